@@ -1,0 +1,157 @@
+"""CLIP's ModifiedResNet as CRIS uses it: pixels -> a pyramid at strides 8, 16 and 32.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", section 2.4: a ResNet-D with
+three stem convolutions, average pooling before every strided convolution, and attention pooling at its end. CRIS
+(Wang et al., CVPR 2022, section 3.1) keeps the grid: its attention pool is a self-attention over all positions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refseg.clip.layers import BatchNorm2d
+from refseg.errors import ConfigError
+
+__all__ = ["ModifiedResNet", "Pyramid", "ResNetConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig:
+    """Sizes of a ModifiedResNet."""
+
+    layers: tuple[int, int, int, int]
+    """Bottlenecks in each of the four stages."""
+    width: int
+    """Channels after the stem; stage i gives 4 * 2**i * width."""
+    heads: int
+    """Heads of the attention pool."""
+    output_dim: int
+    """Channels of the last map: the dimension of CLIP's joint space."""
+    pretrained_size: int = 224
+    """Side in pixels that CLIP was trained at: it fixes the positional embedding's grid, a 32nd of it."""
+
+    def __post_init__(self) -> None:
+        if min(*self.layers, self.width, self.heads, self.output_dim) < 1 or self.width % 2:
+            raise ConfigError("vision: layers, heads and output_dim must be positive, width positive and even")
+        if self.pretrained_size < 32 or self.pretrained_size % 32:
+            raise ConfigError(f"vision: pretrained_size must be a multiple of 32, got {self.pretrained_size}")
+        if self.width * 32 % self.heads:
+            raise ConfigError(f"vision: {self.heads} heads do not divide {self.width * 32} channels")
+
+    @property
+    def channels(self) -> tuple[int, int, int]:
+        """Channels of the pyramid's three maps."""
+        return self.width * 8, self.width * 16, self.output_dim
+
+
+class Pyramid(NamedTuple):
+    """The feature maps of a picture at three scales."""
+
+    v3: Float[Tensor, "B C3 H8 W8"]
+    v4: Float[Tensor, "B C4 H16 W16"]
+    v5: Float[Tensor, "B C5 H32 W32"]
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut; a stride is an average pooling, never a strided convolution."""
+
+    expansion = 4
+
+    def __init__(self, inplanes: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        outplanes = planes * self.expansion
+        self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
+        self.bn1 = BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(planes)
+        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(planes, outplanes, 1, bias=False)
+        self.bn3 = BatchNorm2d(outplanes)
+        self.downsample: nn.Sequential | None = None
+        if stride > 1 or inplanes != outplanes:
+            self.downsample = nn.Sequential()
+            # CLIP's names: the pooling has none of the numbers, so that the convolution is "0".
+            self.downsample.add_module("-1", nn.AvgPool2d(stride))
+            self.downsample.add_module("0", nn.Conv2d(inplanes, outplanes, 1, bias=False))
+            self.downsample.add_module("1", BatchNorm2d(outplanes))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
+        """Transform a map; a stride of 2 halves its sides."""
+        h = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        h = F.relu(self.bn2(self.conv2(h)), inplace=True)
+        h = self.bn3(self.conv3(self.avgpool(h)))
+        shortcut = x if self.downsample is None else self.downsample(x)
+        return F.relu(h + shortcut, inplace=True)
+
+
+class AttentionPool2d(nn.Module):
+    """CLIP's attention pool turned into self-attention over all positions, beside a convolutional shortcut.
+
+    CLIP's weights are kept. Its first positional embedding, that of the pooled token, has no use here; the others are
+    resized to the grid. `connect` is CRIS' own and is in no CLIP archive.
+    """
+
+    def __init__(self, grid: int, channels: int, heads: int, output_dim: int) -> None:
+        super().__init__()
+        self.grid, self.heads = grid, heads
+        self.positional_embedding = nn.Parameter(torch.randn(grid**2 + 1, channels) / channels**0.5)
+        self.k_proj = nn.Linear(channels, channels)
+        self.q_proj = nn.Linear(channels, channels)
+        self.v_proj = nn.Linear(channels, channels)
+        self.c_proj = nn.Linear(channels, output_dim)
+        self.connect = nn.Sequential(nn.Conv2d(channels, output_dim, 1, bias=False), BatchNorm2d(output_dim))
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        """Mix all positions and project them into CLIP's joint space, no longer pooled."""
+        batch, channels, height, width = x.shape
+        grid = self.positional_embedding[1:].T.reshape(1, channels, self.grid, self.grid)
+        position = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
+        tokens = (x + position.to(x.dtype)).flatten(2).mT
+
+        def split(projected: Tensor) -> Tensor:
+            return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        mixed = F.scaled_dot_product_attention(
+            split(self.q_proj(tokens)), split(self.k_proj(tokens)), split(self.v_proj(tokens))
+        )
+        pooled = self.c_proj(mixed.transpose(1, 2).flatten(2)).mT.unflatten(-1, (height, width))
+        return F.relu(pooled + self.connect(x), inplace=True)
+
+
+class ModifiedResNet(nn.Module):
+    """The image encoder, with OpenAI's key names."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = BatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = BatchNorm2d(width)
+        self.avgpool = nn.AvgPool2d(2)
+        stages, inplanes = [], width
+        for index, blocks in enumerate(config.layers):
+            planes = width * 2**index
+            stage = [Bottleneck(inplanes, planes, stride=1 if index == 0 else 2)]
+            inplanes = planes * Bottleneck.expansion
+            stage += [Bottleneck(inplanes, planes) for _ in range(1, blocks)]
+            stages.append(nn.Sequential(*stage))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.attnpool = AttentionPool2d(config.pretrained_size // 32, inplanes, config.heads, config.output_dim)
+
+    def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Pyramid:
+        """Encode normalised pixels, S a multiple of 32, into maps of S/8, S/16 and S/32."""
+        x = F.relu(self.bn1(self.conv1(pixels)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        x = F.relu(self.bn3(self.conv3(x)), inplace=True)
+        v3 = self.layer2(self.layer1(self.avgpool(x)))
+        v4 = self.layer3(v3)
+        return Pyramid(v3, v4, self.attnpool(self.layer4(v4)))

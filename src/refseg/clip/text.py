@@ -1,0 +1,81 @@
+"""CLIP's text transformer: tokens -> words and sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from refseg.clip.layers import ResidualAttentionBlock
+from refseg.errors import ConfigError
+
+__all__ = ["Language", "TextConfig", "TextTransformer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Sizes of a text transformer."""
+
+    width: int
+    heads: int
+    layers: int
+    output_dim: int
+    """The dimension of CLIP's joint space, and of the sentence."""
+    context_length: int = 77
+    """The most tokens that have a positional embedding."""
+    vocabulary_size: int = 49408
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.heads, self.layers, self.output_dim, self.context_length, self.vocabulary_size) < 1:
+            raise ConfigError("text: every size must be positive")
+        if self.width % self.heads:
+            raise ConfigError(f"text: {self.heads} heads do not divide a width of {self.width}")
+
+
+class Language(NamedTuple):
+    """An expression, encoded."""
+
+    words: Float[Tensor, "B L D"]
+    """One vector a token, before the projection into the joint space."""
+    sentence: Float[Tensor, "B E"]
+    """The end token's vector in the joint space."""
+
+
+class TextTransformer(nn.Module):
+    """The text encoder, with OpenAI's key names.
+
+    Attention is causal, so that padding after the end token changes nothing before it and needs no mask here.
+    """
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.token_embedding = nn.Embedding(config.vocabulary_size, width)
+        self.positional_embedding = nn.Parameter(torch.empty(config.context_length, width))
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList(
+            ResidualAttentionBlock(width, config.heads) for _ in range(config.layers)
+        )
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(torch.empty(width, config.output_dim))
+        # Of no use in segmentation. It stays because every CLIP and every CRIS checkpoint holds it.
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        nn.init.normal_(self.positional_embedding, std=0.01)
+        nn.init.normal_(self.text_projection, std=width**-0.5)
+
+    def forward(self, tokens: Int64[Tensor, "B L"]) -> Language:
+        """Encode tokens, L at most `context_length`; the sentence stands at the highest id, the first end token."""
+        length = tokens.shape[1]
+        x = self.token_embedding(tokens) + self.positional_embedding[:length]
+        causal = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype).triu(1)
+        resblocks = self.transformer.resblocks
+        assert isinstance(resblocks, nn.ModuleList)
+        for block in resblocks:
+            x = block(x, causal)
+        words = self.ln_final(x)
+        end = words[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
+        return Language(words, end @ self.text_projection)

@@ -1,0 +1,117 @@
+"""Frozen dataclasses to JSON and back, strictly: what a config does not know it refuses, and says what was meant."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from refseg.errors import ConfigError, did_you_mean
+
+__all__ = ["from_dict", "load_json", "replace", "save_json", "to_dict"]
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a config dataclass as plain JSON values: tuples become lists, nested configs become objects."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False))
+    return plain
+
+
+def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
+    """Build a config of `kind` from JSON values.
+
+    Raises:
+        ConfigError: A key is unknown or missing, or a value is of the wrong type; the message names the place.
+    """
+    assert dataclasses.is_dataclass(kind)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected an object with the fields of {kind.__name__}, got {_shown(values)}")
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(
+                f"{where}: unknown field {key!r}{did_you_mean(str(key), fields)}; known are: {', '.join(sorted(fields))}"
+            )
+    for name, field in fields.items():
+        if (
+            name not in values
+            and field.default is dataclasses.MISSING
+            and field.default_factory is dataclasses.MISSING
+        ):
+            raise ConfigError(f"{where}: field {name!r} is missing")
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def replace(config: T, **changes: Any) -> T:
+    """Return a copy of a config with some fields changed, as strictly checked as one read from JSON."""
+    return from_dict(type(config), {**to_dict(config), **{key: _plain(value) for key, value in changes.items()}})
+
+
+def save_json(values: dict[str, Any], path: Path) -> None:
+    """Write JSON values, indented, with a newline at the end."""
+    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ConfigError: The file is missing, unreadable, not JSON, or not an object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got {_shown(values)}")
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_dict(typing.cast("type[Any]", hint), value, where=where)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        (inner,) = (argument for argument in arguments if argument is not type(None))
+        return _convert(inner, value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {_shown(value)}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {_shown(value)}")
+        hints = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(hints) != len(value):
+            raise ConfigError(f"{where}: expected {len(hints)} values, got {len(value)}")
+        return tuple(
+            _convert(inner, item, f"{where}[{i}]") for i, (inner, item) in enumerate(zip(hints, value, strict=True))
+        )
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where}: expected {hint.__name__}, got {_shown(value)}")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -1,0 +1,62 @@
+"""The contract: what every segmenter takes, returns and declares."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Protocol
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+__all__ = ["Segmenter", "SegmenterConfig"]
+
+
+class SegmenterConfig(Protocol):
+    """What the config of any segmenter says about its inputs and outputs."""
+
+    @property
+    def image_size(self) -> int:
+        """S, the side in pixels of the square that pictures are letterboxed into."""
+        ...
+
+    @property
+    def word_length(self) -> int:
+        """L, the tokens that an expression is padded or cut to, start and end token included."""
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """The probability above which a pixel belongs to the mask."""
+        ...
+
+
+class Segmenter(nn.Module, ABC):
+    """A referring segmentation model: pixels and tokens in, logits out, in every mode.
+
+    The work splits into what depends on the picture alone and what depends on the words, so that a picture is encoded
+    once for many expressions: `forward` is `segment(encode_image(pixels), tokens, padding)`.
+    """
+
+    family: ClassVar[str]
+    """The name of the model family, as a model folder's config gives it."""
+    config: Any
+
+    @abstractmethod
+    def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> tuple[Tensor, ...]:
+        """Compute all that depends on the pictures alone: tensors whose first axis is the picture."""
+
+    @abstractmethod
+    def segment(
+        self, image: tuple[Tensor, ...], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B 1 h w"]:
+        """Segment B encoded pictures by B expressions; a first axis of one is shared by all expressions."""
+
+    def forward(
+        self, pixels: Float[Tensor, "B 3 S S"], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B 1 h w"]:
+        """Return logits at a quarter of the side; `padding` is True where a token is padding."""
+        return self.segment(self.encode_image(pixels), tokens, padding)
+
+    @abstractmethod
+    def is_backbone(self, parameter: str) -> bool:
+        """Whether a parameter belongs to the pretrained towers, which train at a lower learning rate."""

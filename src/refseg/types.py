@@ -1,0 +1,109 @@
+"""The three values that flow through the package, and the letters that stand for their axes.
+
+| letter | axis                                                           |
+|--------|----------------------------------------------------------------|
+| B      | expressions (each with its picture) computed together          |
+| S      | side of the square that a picture is letterboxed into, pixels  |
+| L      | tokens of an expression, start and end token included          |
+| H, W   | height and width of the picture as its owner sees it, pixels   |
+| C      | channels                                                       |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+from PIL import Image
+from torch import Tensor
+
+__all__ = ["Batch", "Prediction", "Sample"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One reference: a picture, the expressions that mean the same region of it, and that region.
+
+    Pictures and masks are loaded when asked for, so that a list of samples costs only its words.
+    """
+
+    id: str
+    """Unique within the data set."""
+    image_id: str
+    """Shared by all samples of one picture."""
+    expressions: tuple[str, ...]
+    """The words, verbatim; each of them means the same region."""
+    load_image: Callable[[], Image.Image]
+    """Returns the picture as RGB, (H, W)."""
+    load_mask: Callable[[], Bool[ndarray, "H W"]] | None
+    """Returns the meant pixels, or is None where the expressions fit nothing in the picture."""
+    split: str
+    source: str
+    """The data set that the sample comes from."""
+    attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
+    """What else is known, for breakdowns: `temper`, `rivals`, `kind`..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Training input: N pictures, and B expressions each of which asks about one of them."""
+
+    pixels: Float[Tensor, "N 3 S S"]
+    """Letterboxed and normalised."""
+    tokens: Int64[Tensor, "B L"]
+    padding: Bool[Tensor, "B L"]
+    """True where a token is padding."""
+    image_index: Int64[Tensor, "B"]
+    """Which of the N pictures each expression asks about."""
+    target: Float[Tensor, "B 1 h w"]
+    """The meant region at a quarter of the side, S/4, in 0..1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the model found for one expression."""
+
+    expression: str
+    """The words, verbatim."""
+    probability: Float[ndarray, "H W"]
+    """How likely each pixel is to be meant, 0..1, float32, at the picture's own size."""
+    threshold: float
+    """A pixel is in the mask where its probability is greater."""
+    truncated: bool = False
+    """True where the expression was longer than the model reads, so that its end was cut off."""
+
+    @cached_property
+    def mask(self) -> Bool[ndarray, "H W"]:
+        """The pixels that the words mean."""
+        return self.probability > self.threshold
+
+    @cached_property
+    def empty(self) -> bool:
+        """True where nothing in the picture fits the words: no pixel exceeds the threshold."""
+        return not bool(self.mask.any())
+
+    @cached_property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """The smallest box (x0, y0, x1, y1) around the mask in pixels, x1 and y1 exclusive; None where it is empty."""
+        if self.empty:
+            return None
+        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
+        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+    @cached_property
+    def score(self) -> float:
+        """How far the model agrees with its own mask, 0..1: the intersection over union that it expects of it.
+
+        With p the probabilities and M the mask it is sum(p in M) / (|M| + sum(p outside M)): the expected intersection
+        over the expected union, were every pixel right with just its probability. It falls when the inside is unsure
+        and when other places are nearly as likely. It is 0 for an empty mask. It is the model's own belief: it is not
+        calibrated against truth, and a model is sure of itself on pictures unlike those it was trained on.
+        """
+        inside = float(self.probability.sum(where=self.mask, dtype=np.float64))
+        everything = float(self.probability.sum(dtype=np.float64))
+        union = float(self.mask.sum()) + everything - inside
+        return min(1.0, inside / union) if inside > 0 else 0.0
