@@ -117,10 +117,12 @@ class AttentionPool2d(nn.Module):
         def split(projected: Tensor) -> Tensor:
             return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-        mixed = F.scaled_dot_product_attention(
-            split(self.q_proj(tokens)), split(self.k_proj(tokens)), split(self.v_proj(tokens))
-        )
-        pooled = self.c_proj(mixed.transpose(1, 2).flatten(2)).mT.unflatten(-1, (height, width))
+        query, key, value = split(self.q_proj(tokens)), split(self.k_proj(tokens)), split(self.v_proj(tokens))
+        # Written out: on a CPU the fused kernel's gradients are rounded so differently that a batch of two, on which
+        # the neck's batch norm magnifies rounding, leaves the recorded values of the reference behind.
+        attention = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
+        mixed = (attention @ value).transpose(1, 2).flatten(2)
+        pooled = self.c_proj(mixed).mT.unflatten(-1, (height, width))
         return F.relu(pooled + self.connect(x), inplace=True)
 
 

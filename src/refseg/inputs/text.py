@@ -144,7 +144,8 @@ def _clean(text: str) -> str:
 def _byte_pairs() -> BytePairEncoder:
     """Read the vocabulary: every byte, every byte that ends a word, one entry a merge, start, end."""
     packed = resources.files("refseg.inputs").joinpath("bpe_merges.txt.gz").read_bytes()
-    merges = [tuple(line.split(" ")) for line in gzip.decompress(packed).decode("utf-8").splitlines()]
+    lines = gzip.decompress(packed).decode("utf-8").splitlines()
+    merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
     # CLIP numbers the printable bytes first, then the rest in the order of their stand-ins.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = [*alphabet, *(letter + WORD_END for letter in alphabet), *(first + second for first, second in merges)]

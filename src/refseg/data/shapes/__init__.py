@@ -1,0 +1,23 @@
+"""Shapes: generated scenes with referring expressions, to train, test and show a model without downloads."""
+
+from refseg.data.shapes.dataset import SAMPLES_PER_SCENE, Shapes
+from refseg.data.shapes.expressions import Reference
+from refseg.data.shapes.render import render, thing_masks
+from refseg.data.shapes.scene import Scene, Thing, generate_scene
+from refseg.data.shapes.vocabulary import COLOURS, HELD_OUT, KINDS, SIZES, TEXTURES
+
+__all__ = [
+    "COLOURS",
+    "HELD_OUT",
+    "KINDS",
+    "SAMPLES_PER_SCENE",
+    "SIZES",
+    "TEXTURES",
+    "Reference",
+    "Scene",
+    "Shapes",
+    "Thing",
+    "generate_scene",
+    "render",
+    "thing_masks",
+]

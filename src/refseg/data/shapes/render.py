@@ -43,7 +43,7 @@ def render(scene: Scene, scale: float = 1.0) -> tuple[UInt8[ndarray, "H W 3"], U
 def thing_masks(scene: Scene, scale: float = 1.0) -> Bool[ndarray, "N H W"]:
     """Return where each of the N things is seen; no two overlap."""
     labels = render(scene, scale)[1]
-    return labels[None] == np.arange(1, len(scene.things) + 1, dtype=np.uint8)[:, None, None]
+    return np.asarray(labels[None] == np.arange(1, len(scene.things) + 1, dtype=np.uint8)[:, None, None])
 
 
 _MAJORITY = [0] * 128 + [255] * 128
@@ -67,12 +67,14 @@ def _draw_thing(thing: Thing, unit: int, width: int, height: int) -> tuple[Image
     u, v = c * across + s * down, c * down - s * across
     if thing.kind == "cube":
         second, light = _cube_faces(thing.texture, u, v)
+    elif thing.kind == "ring":
+        second, light = _pattern_of_ring(thing.texture, u, v), _light(thing.kind, across, down)
     else:
         second, light = _pattern(thing.texture, u, v), _light(thing.kind, across, down)
     first_tone, second_tone, rim = TONES[thing.colour]
     brightness = light * (1 + thing.shade)
-    if thing.colour == "black":
-        brightness = np.minimum(brightness, 1.1)
+    if thing.colour == "black":  # light falls on black as a gleam: multiplying it would leave it flat
+        brightness = 1 + 2.2 * np.maximum(brightness - 1.1, 0)
     tones = np.array([first_tone, second_tone], dtype=np.float32)[second.view(np.uint8)]
     colour = Image.fromarray(np.clip(tones * brightness[..., None], 0, 255).astype(np.uint8))
     _draw_rim(colour, thing, x, y, radius, max(fine, round(0.07 * radius)), rim)
@@ -88,24 +90,38 @@ def _pattern(
     step = step or 2 * PERIOD[texture]
     if texture == "striped":
         return np.asarray(((u * 0.8 + v * 0.6) / step) % 1.0 < 0.45)
-    a, b = (u / step) % 1.0, (v / step) % 1.0
     if texture == "checkered":
-        return np.asarray((a < 0.5) ^ (b < 0.5))
+        return np.asarray(((u / step) % 1.0 < 0.5) ^ ((v / step) % 1.0 < 0.5))
+    a, b = (u / step + 0.5) % 1.0, (v / step + 0.5) % 1.0  # a dot in the middle
     return np.asarray((a - 0.5) ** 2 + (b - 0.5) ** 2 < 0.098)
+
+
+def _pattern_of_ring(texture: str, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
+    """Return where the second tone is on a ring: its band is too narrow for any pattern that does not follow it."""
+    if texture == "plain":
+        return np.zeros(u.shape, dtype=bool)
+    if texture == "striped":
+        return _pattern(texture, u, v, 0.42)
+    middle, around = (1 + HOLE) / 2, 10  # of the band; how often the pattern repeats along it
+    angle, radius = np.arctan2(v, u) * (around / (2 * math.pi)), np.hypot(u, v)
+    if texture == "checkered":
+        return np.asarray((angle % 1.0 < 0.5) ^ (radius < middle))
+    along = (angle % 1.0 - 0.5) * (2 * math.pi * middle / around)
+    return np.asarray(along**2 + (radius - middle) ** 2 < 0.018)
 
 
 def _light(kind: str, across: Float[ndarray, "1 w"], down: Float[ndarray, "h 1"]) -> Float[ndarray, "h w"]:
     """Return the brightness that light from the top left gives, about 1."""
     if kind == "ball":
         distance = (across + 0.35) ** 2 + (down + 0.4) ** 2
-        return 1.05 - 0.2 * distance + 0.5 * np.exp(distance * -9.0)
-    return 1.0 - 0.09 * (across + down)
+        return np.asarray(1.05 - 0.2 * distance + 0.5 * np.exp(distance * -9.0))
+    return np.asarray(1.0 - 0.09 * (across + down))
 
 
 def _cube_faces(
     texture: str, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]
 ) -> tuple[Bool[ndarray, "h w"], Float[ndarray, "h w"]]:
-    """Return the second tone and the brightness of a cube: three faces that meet in the middle, each with its texture."""
+    """Return the second tone and the brightness of a cube: three faces that meet in the middle."""
     # The faces meet along three edges from the middle: down, up right, up left.
     on_top = v < -np.abs(u) * math.tan(math.pi / 6)
     on_left = ~on_top & (u < 0)
@@ -120,7 +136,8 @@ def _cube_faces(
     steps = {"striped": 0.4, "dotted": 0.5, "checkered": 0.66}
     if texture == "striped":
         return np.asarray((other / 0.4) % 1.0 < 0.45), light
-    return _pattern(texture, along, other, steps[texture]), light
+    shift = steps[texture] / 2 if texture == "dotted" else 0.0
+    return _pattern(texture, along - shift, other - shift, steps[texture]), light
 
 
 def _draw_rim(

@@ -19,7 +19,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 
 SIZES = MappingProxyType({"small": (0.14, 0.18), "medium": (0.22, 0.27), "large": (0.33, 0.40)})
-"""The range of diameters of each size, in units of the short side of the picture. Only small and large are ever said."""
+"""Diameters of each size, in units of the short side of the picture. Only small and large are ever said."""
 
 HELD_OUT = frozenset(
     {
@@ -41,12 +41,12 @@ TONES: MappingProxyType[str, tuple[Tone, Tone, Tone]] = MappingProxyType(
     {
         "red": ((222, 42, 40), (128, 8, 18), (95, 5, 12)),
         "orange": ((246, 130, 20), (255, 206, 140), (150, 70, 5)),
-        "yellow": ((250, 222, 40), (192, 146, 4), (135, 105, 5)),
+        "yellow": ((250, 222, 40), (212, 162, 8), (135, 105, 5)),
         "green": ((35, 155, 65), (160, 230, 145), (12, 80, 30)),
         "blue": ((38, 88, 218), (150, 195, 252), (15, 35, 110)),
         "purple": ((132, 48, 172), (212, 160, 240), (66, 18, 92)),
         "white": ((246, 246, 244), (166, 169, 175), (110, 112, 118)),
-        "black": ((26, 26, 30), (118, 120, 128), (150, 152, 158)),
+        "black": ((26, 26, 30), (122, 124, 132), (66, 68, 74)),
     }
 )
 """RGB of each colour, of the second tone that its textures are drawn in, and of its outline."""

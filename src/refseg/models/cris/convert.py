@@ -1,23 +1,35 @@
 """The names of the reference's checkpoints and ours: one table, read in both directions.
 
 The reference is DerrickWang005/CRIS.pytorch. Its files hold a dict with `state_dict` among training state, and every
-key carries the prefix that data-parallel training gives it.
+key carries the prefix that data-parallel training gives it. `refseg.checkpoint.convert` makes model folders of them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from refseg.clip.resnet import ResNetConfig
 from refseg.clip.text import TextConfig
-from refseg.clip.weights import infer_resnet, infer_text
-from refseg.errors import WeightsError
+from refseg.clip.weights import count_layers, infer_resnet, infer_text, read_file
+from refseg.config import from_dict, to_dict
+from refseg.errors import ConfigError, WeightsError
 from refseg.models.cris.model import CRISConfig
 
-__all__ = ["config_from_reference", "from_reference", "is_reference", "to_reference"]
+__all__ = [
+    "as_checkpoint",
+    "config_from_reference",
+    "from_reference",
+    "infer_config",
+    "is_reference",
+    "read_checkpoint",
+    "to_reference",
+]
 
 PARALLEL = "module."
 
@@ -53,6 +65,56 @@ LAYER_NAMES = (
 LAYER = re.compile(r"(decoder\.layers\.\d+\.)(.*)")
 
 
+# The training state that the reference saves beside the weights, as far as it says what the weights are.
+SCORES = ("epoch", "cur_iou", "best_iou", "prec")
+# Our own entry in a file for the reference, which reads none but `state_dict`: no shape tells the heads, for example.
+CONFIG = "refseg_config"
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], CRISConfig, dict[str, Any]]:
+    """Read a checkpoint of the reference: weights under our names, sizes, and the scores saved beside them.
+
+    The file may also be a bare state dict, with or without the data-parallel prefix. Nothing in it is executed.
+
+    Raises:
+        WeightsError: The file is missing, broken, unsafe or no CRIS.
+    """
+    path = Path(path)
+    state, beside = read_file(path)
+    if not is_reference(state):
+        hint = ""
+        if "visual.layer1.0.conv1.weight" in state:
+            hint = ": it is CLIP alone" if "token_embedding.weight" in state else ": it has refseg's own names already"
+        raise WeightsError(f"{path}: no CRIS of the reference{hint}; no name starts with 'backbone.visual.'")
+    try:
+        renamed = from_reference(state)
+        config = infer_config(renamed)
+        if CONFIG in beside:
+            config = from_dict(CRISConfig, beside[CONFIG], where=CONFIG)
+    except (WeightsError, ConfigError) as error:
+        raise WeightsError(f"{path}: {error}") from None
+    return renamed, config, {key: plain for key in SCORES if (plain := _numbers(beside.get(key))) is not None}
+
+
+def as_checkpoint(state: Mapping[str, Tensor], config: CRISConfig, scores: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the reference's test program reads: its names, and the entries of its training state.
+
+    The optimiser's state is empty, so that the reference can evaluate it and cannot resume it.
+
+    Raises:
+        WeightsError: The reference has no such model.
+    """
+    if not config.contrastive or not config.decoder_layers:
+        lacking = "a decoder" if config.contrastive else "text-to-pixel contrastive learning"
+        raise WeightsError(f"the reference has no CRIS without {lacking}, so that it could not load this one")
+    scores = {key: plain for key in SCORES if (plain := _numbers(scores.get(key))) is not None}
+    return (
+        {"epoch": 0, "cur_iou": 0.0, "best_iou": 0.0, "prec": {}}
+        | scores
+        | {"state_dict": to_reference(state), "optimizer": {}, "scheduler": {}, CONFIG: to_dict(config)}
+    )
+
+
 def is_reference(state: Mapping[str, Tensor]) -> bool:
     """Whether a state dict has the reference's names."""
     return any(key.removeprefix(PARALLEL).startswith("backbone.visual.") for key in state)
@@ -85,24 +147,42 @@ def config_from_reference(state: Mapping[str, Tensor]) -> CRISConfig:
 
 
 def infer_config(state: Mapping[str, Tensor]) -> CRISConfig:
-    """Find the sizes of a CRIS from the shapes of its weights, under our names."""
+    """Find the sizes of a CRIS from the shapes of its weights, under our names.
+
+    Raises:
+        WeightsError: A weight that tells a size is missing, or of an impossible shape.
+        ConfigError: The sizes do not fit each other.
+    """
     vision: ResNetConfig = infer_resnet(state, "visual.")
     text: TextConfig = infer_text(state, "text.")
+    layers = count_layers(state, r"decoder\.layers\.(\d+)\.")
     try:
         neck = tuple(len(state[f"neck.project{level}.0.weight"]) for level in (3, 4, 5))
         kernel = state["projector.kernel.weight"]
-        layers = {int(key.split(".")[2]) for key in state if key.startswith("decoder.layers.")}
         hidden = len(state["decoder.layers.0.ffn.0.weight"]) if layers else 2048
     except KeyError as error:
         raise WeightsError(f"these weights are no CRIS: {error.args[0]!r} is missing") from None
+    except TypeError:
+        raise WeightsError(
+            "these weights are no CRIS: a weight of the neck or the decoder is a single number"
+        ) from None
     return CRISConfig(
         vision=vision,
         text=text,
         neck_channels=(neck[0], neck[1], neck[2]),
-        decoder_layers=max(layers, default=-1) + 1,
+        decoder_layers=layers,
         decoder_hidden=hidden,
         contrastive=kernel.ndim == 2,
     )
+
+
+def _numbers(value: Any) -> Any:
+    """Return a finite number, or an object of such, as JSON has them; None for anything else."""
+    if isinstance(value, Mapping):
+        return {str(key): plain for key, item in value.items() if (plain := _numbers(item)) is not None}
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return value
+    return None
 
 
 def _renamed(key: str, source: int) -> str:

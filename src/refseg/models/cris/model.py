@@ -114,9 +114,9 @@ def cris(clip: str, **changes: Any) -> CRISConfig:
 
 def cris_compact(**changes: Any) -> CRISConfig:
     """Return a small CRIS for generated scenes: the same classes with smaller numbers, made to train on a laptop."""
-    width, joint = 96, 128
+    width, joint = 96, 96
     values: dict[str, Any] = {
-        "vision": ResNetConfig(layers=(1, 2, 2, 2), width=16, heads=8, output_dim=joint, pretrained_size=192),
+        "vision": ResNetConfig(layers=(1, 2, 2, 1), width=16, heads=8, output_dim=joint, pretrained_size=192),
         "text": TextConfig(width=width, heads=4, layers=3, output_dim=joint),
         "neck_channels": (64, width, 128),
         "decoder_layers": 3,

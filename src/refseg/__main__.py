@@ -1,0 +1,5 @@
+"""`python -m refseg` is `refseg`."""
+
+from refseg.cli.main import main
+
+raise SystemExit(main())

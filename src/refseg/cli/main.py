@@ -1,0 +1,78 @@
+"""The command line: finds the verb and hands over. A verb's module, and PyTorch with it, is imported when chosen."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import NoReturn
+
+from refseg import __version__
+from refseg.errors import EXIT_CODE, RefsegError, UnknownNameError
+
+__all__ = ["main"]
+
+VERBS: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "predict": "find the pixels that expressions mean in pictures",
+        "evaluate": "score a model on a data set",
+        "train": "train a model by a named recipe",
+        "convert": "turn the reference's checkpoints into model folders, and back",
+        "models": "list the models that refseg knows by name",
+    }
+)
+INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_CODE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line, `sys.argv` by default, and return the exit code: 0, or 2 with one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(words)
+    except RefsegError as error:
+        print(f"refseg: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return EXIT_CODE
+    except KeyboardInterrupt:
+        print("refseg: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(words: list[str]) -> int:
+    if words and not words[0].startswith("-"):
+        verb, *rest = words
+        if verb not in VERBS:
+            raise UnknownNameError("command", verb, VERBS)
+        module = importlib.import_module(f"refseg.cli.{verb}")
+        parser = _Parser(prog=f"refseg {verb}", description=module.__doc__, formatter_class=_formatter())
+        module.add_arguments(parser)
+        code: int = module.run(parser.parse_intermixed_args(rest))
+        return code
+    parser = _Parser(
+        prog="refseg",
+        description="Referring image segmentation: a picture and some words in, the pixels that the words mean out.",
+        epilog="verbs:\n" + "".join(f"  {verb:<10}{help}\n" for verb, help in VERBS.items()),
+        formatter_class=_formatter(),
+    )
+    parser.add_argument("verb", nargs="?", help="what to do; `refseg VERB --help` tells more")
+    parser.add_argument("--version", action="version", version=f"refseg {__version__}")
+    parser.parse_args(words)
+    parser.print_help()
+    return 0
+
+
+def _formatter() -> type[argparse.HelpFormatter]:
+    return argparse.RawDescriptionHelpFormatter

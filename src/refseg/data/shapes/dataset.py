@@ -1,0 +1,169 @@
+"""Shapes as a data set: a sequence of samples that are made when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import overload
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from numpy import ndarray
+from PIL import Image
+
+from refseg.data.shapes.expressions import Reference, refer, refer_to_nothing
+from refseg.data.shapes.render import render, thing_masks
+from refseg.data.shapes.scene import Scene, generate_scene
+from refseg.errors import UnknownNameError
+from refseg.types import Sample
+
+__all__ = ["SAMPLES_PER_SCENE", "SPLITS", "Shapes"]
+
+SAMPLES_PER_SCENE = 4
+"""Three things that are meant, and one sample that fits nothing."""
+SPLITS = {"train": 60_000, "val": 500, "test": 1_000}
+"""Scenes of each split."""
+TAG = 20_240_607
+"""Part of every seed; a change of the generator that changes the data changes this too."""
+
+
+class Shapes(Sequence[Sample]):
+    """Generated scenes with referring expressions: nothing is downloaded or stored, and every run gives the same.
+
+    Samples 4i..4i+3 are of scene i: three things, each with one to three expressions that mean it and nothing else,
+    and then one expression that fits nothing. `train` and `val` never show the pairs of colour and kind in `HELD_OUT`;
+    every scene of `test` shows one. The attributes of a sample:
+
+    - `tempers`, `forms`: of its expressions, in their order, joined by commas;
+    - `target`: the index of the meant thing in the scene, -1 for nothing;
+    - `rivals`: how many other things of its kind there are;
+    - `held_out`: whether it is of a held-out pair.
+
+    Looking at all samples of a scene at once (`samples_of`) is the cheapest: the scene is made, and drawn, once.
+    """
+
+    def __init__(self, split: str, scale: float = 1.0) -> None:
+        """Choose a split (`train`, `val` or `test`) and the size of pictures over the usual 320 x 240.
+
+        Raises:
+            UnknownNameError: there is no such split.
+            ValueError: the scale is not positive.
+        """
+        if split not in SPLITS:
+            raise UnknownNameError("split", split, SPLITS)
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, but is {scale}")
+        self.split = split
+        self.scale = scale
+
+    @property
+    def scenes(self) -> int:
+        """How many scenes there are."""
+        return SPLITS[self.split]
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures there are: one of each scene."""
+        return self.scenes
+
+    def __len__(self) -> int:
+        return self.scenes * SAMPLES_PER_SCENE
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        scene, member = divmod(index % len(self), SAMPLES_PER_SCENE)
+        return self.samples_of(scene)[member]
+
+    def scene(self, index: int) -> Scene:
+        """Return scene `index`, 0..scenes-1."""
+        return self._made(index).scene
+
+    def references(self, index: int) -> tuple[tuple[Reference, ...], ...]:
+        """Return the references behind each of the four samples of scene `index`."""
+        return self._made(index).references
+
+    def samples_of(self, index: int) -> tuple[Sample, ...]:
+        """Return the four samples of scene `index`; they share its picture, which is drawn once."""
+        made = self._made(index)
+        return tuple(self._sample(index, member, made) for member in range(SAMPLES_PER_SCENE))
+
+    def masks(self, index: int) -> Bool[ndarray, "N H W"]:
+        """Return where each of the N things of scene `index` is seen, in the order of `scene(index).things`."""
+        return thing_masks(self.scene(index), self.scale)
+
+    def _made(self, index: int) -> _Made:
+        if not 0 <= index < self.scenes:
+            raise IndexError(f"scene {index} of {self.scenes}")
+        return _made(self.split, index)
+
+    def _sample(self, index: int, member: int, made: _Made) -> Sample:
+        references = made.references[member]
+        target = references[0].target
+        thing = None if target is None else made.scene.things[target]
+        return Sample(
+            id=f"shapes/{self.split}/{index}/{member}",
+            image_id=f"shapes/{self.split}/{index}",
+            expressions=tuple(reference.expression for reference in references),
+            load_image=partial(_load_image, self.split, index, self.scale),
+            load_mask=None if target is None else partial(_load_mask, self.split, index, self.scale, target),
+            split=self.split,
+            source="shapes",
+            attributes={
+                "tempers": ",".join(reference.temper for reference in references),
+                "forms": ",".join(reference.form for reference in references),
+                "rivals": 0 if thing is None else sum(t.kind == thing.kind for t in made.scene.things) - 1,
+                "held_out": thing is not None and thing.held_out,
+                "target": -1 if target is None else target,
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    scene: Scene
+    references: tuple[tuple[Reference, ...], ...]
+
+
+@lru_cache(maxsize=512)
+def _made(split: str, index: int) -> _Made:
+    """Return a scene and its references. Seeded by split and index alone, so that order and process do not matter."""
+    rng = np.random.default_rng((TAG, tuple(SPLITS).index(split), index))
+    held_out = split == "test"
+    while True:
+        scene = generate_scene(rng, held_out=held_out)
+        order = rng.permutation(len(scene.things)).tolist()
+        order.sort(key=lambda i: not scene.things[i].held_out)  # what `test` is about comes first
+        found: list[tuple[Reference, ...]] = []
+        for left, target in zip(range(len(order), 0, -1), order, strict=True):
+            if len(found) + left < SAMPLES_PER_SCENE - 1:
+                break
+            references = refer(rng, scene, target)
+            if references:
+                found.append(references)
+            if len(found) == SAMPLES_PER_SCENE - 1:
+                found.append((refer_to_nothing(rng, scene, say_held_out=held_out),))
+                return _Made(scene=scene, references=tuple(found))
+
+
+@lru_cache(maxsize=64)
+def _drawn(split: str, index: int, scale: float) -> tuple[UInt8[ndarray, "H W 3"], UInt8[ndarray, "H W"]]:
+    return render(_made(split, index).scene, scale)
+
+
+# Functions of the module, not closures: samples travel to the workers of a DataLoader.
+
+
+def _load_image(split: str, index: int, scale: float) -> Image.Image:
+    return Image.fromarray(_drawn(split, index, scale)[0])
+
+
+def _load_mask(split: str, index: int, scale: float, target: int) -> Bool[ndarray, "H W"]:
+    return np.asarray(_drawn(split, index, scale)[1] == target + 1)

@@ -1,0 +1,230 @@
+"""The zoo: the one table of models that have a name, with their weights, licence and expected score.
+
+Importing this module is cheap. torch and the model families are imported by the functions that need them, so that
+`refseg models` and the command line's help answer at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from refseg.config import from_dict, load_json, replace
+from refseg.errors import ConfigError, UnknownNameError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from refseg.models.base import Segmenter
+
+__all__ = ["FAMILIES", "ZOO", "Family", "ZooEntry", "create_model", "family", "zoo_entry"]
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What all models of one kind share: their classes, and how sizes are read from weights."""
+
+    name: str
+    config: type[Any]
+    model: Callable[[Any], Segmenter]
+    infer_config: Callable[[Mapping[str, Tensor]], Any]
+    """Finds a config from shapes alone; raises WeightsError where they are no such model's."""
+    sizes: tuple[str, ...]
+    """The fields of the config that shapes determine; dots lead into nested configs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZooEntry:
+    """A model with a name."""
+
+    name: str
+    family: str
+    config: Callable[[], Any]
+    """Builds the config."""
+    parameters: int
+    clip: str | None = None
+    """OpenAI's name for the pretrained pair of towers that fits."""
+    weights: Path | None = None
+    """The model folder inside this package, for a model that comes with it."""
+    licence: str
+    summary: str
+    score: str
+    """What to expect of trained weights, with the metric."""
+
+
+def _cris_family() -> Family:
+    from refseg.models.cris.convert import infer_config
+    from refseg.models.cris.model import CRIS, CRISConfig
+
+    return Family(
+        name="cris",
+        config=CRISConfig,
+        model=CRIS,
+        infer_config=infer_config,
+        sizes=(
+            "vision.layers",
+            "vision.width",
+            "vision.output_dim",
+            "vision.pretrained_size",
+            "text.width",
+            "text.layers",
+            "text.output_dim",
+            "text.context_length",
+            "text.vocabulary_size",
+            "neck_channels",
+            "decoder_layers",
+            "contrastive",
+        ),
+    )
+
+
+def _cris(clip: str) -> Any:
+    from refseg.models.cris.model import cris
+
+    return cris(clip)
+
+
+def _compact() -> Any:
+    from refseg.models.cris.model import cris_compact
+
+    return cris_compact()
+
+
+def _bundled(name: str) -> Any:
+    return from_dict(family("cris").config, load_json(WEIGHTS / name / "config.json").get("config"))
+
+
+FAMILIES: dict[str, Callable[[], Family]] = {"cris": _cris_family}
+
+ZOO = {
+    entry.name: entry
+    for entry in (
+        ZooEntry(
+            name="cris-r50",
+            family="cris",
+            config=partial(_cris, "RN50"),
+            parameters=146_849_122,
+            clip="RN50",
+            licence="MIT, the published weights of CRIS and of CLIP",
+            summary="CRIS on CLIP's ResNet-50, as published; convert the authors' checkpoint or train it",
+            score="published mean IoU: RefCOCO 69.52/72.72/64.70, RefCOCO+ 61.39/67.10/52.48, G-Ref (umd) 59.35/59.39",
+        ),
+        ZooEntry(
+            name="cris-r101",
+            family="cris",
+            config=partial(_cris, "RN101"),
+            parameters=161_251_682,
+            clip="RN101",
+            licence="MIT, the published weights of CRIS and of CLIP",
+            summary="CRIS on CLIP's ResNet-101, as published; convert the authors' checkpoint or train it",
+            score="published mean IoU: RefCOCO 70.47/73.18/66.10, RefCOCO+ 62.27/68.08/53.68, G-Ref (umd) 59.87/60.36",
+        ),
+        ZooEntry(
+            name="cris-r50x4",
+            family="cris",
+            config=partial(_cris, "RN50x4"),
+            parameters=241_248_314,
+            clip="RN50x4",
+            licence="MIT, the published weights of CLIP",
+            summary="CRIS on CLIP's ResNet-50x4; nobody has published it",
+            score="unknown",
+        ),
+        ZooEntry(
+            name="cris-r50x16",
+            family="cris",
+            config=partial(_cris, "RN50x16"),
+            parameters=379_710_098,
+            clip="RN50x16",
+            licence="MIT, the published weights of CLIP",
+            summary="CRIS on CLIP's ResNet-50x16; nobody has published it",
+            score="unknown",
+        ),
+        ZooEntry(
+            name="cris-r50x64",
+            family="cris",
+            config=partial(_cris, "RN50x64"),
+            parameters=776_752_834,
+            clip="RN50x64",
+            licence="MIT, the published weights of CLIP",
+            summary="CRIS on CLIP's ResNet-50x64; nobody has published it",
+            score="unknown",
+        ),
+        ZooEntry(
+            name="cris-compact",
+            family="cris",
+            config=_compact,
+            parameters=8_309_626,
+            licence="Apache-2.0, as this package",
+            summary="a small CRIS that trains on a laptop, for generated scenes",
+            score="that of `shapes`, which is this architecture trained",
+        ),
+        ZooEntry(
+            name="shapes",
+            family="cris",
+            config=partial(_bundled, "shapes"),
+            parameters=8_309_626,
+            weights=WEIGHTS / "shapes",
+            licence="Apache-2.0, as this package; trained on generated scenes only",
+            summary="the model that comes with refseg: it segments generated scenes of shapes, not photographs",
+            score="docs/results",
+        ),
+    )
+}
+
+
+def zoo_entry(name: str) -> ZooEntry:
+    """Return the entry of a name.
+
+    Raises:
+        UnknownNameError: No model has this name.
+    """
+    if name not in ZOO:
+        raise UnknownNameError("model", name, ZOO)
+    return ZOO[name]
+
+
+def family(name: str) -> Family:
+    """Return a model family by the name that a model folder gives it.
+
+    Raises:
+        UnknownNameError: There is no such family.
+    """
+    if name not in FAMILIES:
+        raise UnknownNameError("model family", name, FAMILIES)
+    return FAMILIES[name]()
+
+
+def create_model(name: str, *, pretrained: bool | str | Path = False, **changes: Any) -> Segmenter:
+    """Build a model of the zoo, untrained, in training mode.
+
+    Args:
+        name: A name of the zoo. That of a trained model gives its architecture; `load_model` brings its weights.
+        pretrained: False draws random weights. A path is a local file of CLIP's weights for the two towers. True
+            fetches that file from OpenAI's address, once.
+        **changes: Fields of the config, such as `decoder_layers=1` or `contrastive=False`.
+
+    Raises:
+        UnknownNameError: No model has this name.
+        ConfigError: There is no such field, or its value does not fit.
+        WeightsError: CLIP's file is broken or does not fit.
+        DownloadError: CLIP's file could not be fetched.
+    """
+    entry = zoo_entry(name)
+    if pretrained and entry.clip is None:
+        raise ConfigError(f"{name}: no pretrained towers have its sizes; leave `pretrained` out")
+    if entry.weights is not None and not entry.weights.is_dir():
+        raise WeightsError(f"{name}: its folder is missing from this installation: {entry.weights}")
+    kind = family(entry.family)
+    model = kind.model(replace(entry.config(), **changes))
+    if pretrained:
+        from refseg.clip.weights import Towers, download_clip, load_towers, read_clip
+
+        assert entry.clip is not None
+        path = download_clip(entry.clip) if pretrained is True else Path(pretrained)
+        load_towers(cast(Towers, model), read_clip(path))
+    return model

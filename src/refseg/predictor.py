@@ -1,0 +1,148 @@
+"""From a picture and words to masks: load a model, encode a picture once, ask as often as you like."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from refseg.checkpoint import load_model, resolve
+from refseg.errors import ConfigError, InputError
+from refseg.inputs.image import Frame, ImageSource, letterbox, read_image
+from refseg.inputs.text import Tokenizer, check_expression
+from refseg.models.base import Segmenter
+from refseg.types import Prediction
+
+__all__ = ["BUNDLED", "EncodedImage", "Predictor", "load", "pick_device"]
+
+BUNDLED = "shapes"
+"""The model that comes with the package: it knows generated scenes, not photos."""
+DEVICES = ("auto", "cpu", "cuda", "mps")
+CHUNK = 16
+"""Expressions computed together, which bounds the memory however many are asked."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedImage:
+    """A picture as one model encoded it: hand it back to `Predictor.segment` with any words."""
+
+    features: tuple[Tensor, ...]
+    frame: Frame
+    """The picture's own size, and how it lies in the model's square."""
+    predictor: Predictor
+
+
+class Predictor:
+    """A model ready to answer.
+
+    Args:
+        model: the model; it is moved to the device and put into evaluation mode.
+        device: `auto` takes a CUDA GPU, else Apple's, else the processor.
+
+    Raises:
+        ConfigError: the device is unknown or not there.
+    """
+
+    def __init__(self, model: Segmenter, device: str = "auto") -> None:
+        self.device = pick_device(device)
+        # Convolutions on a CPU run up to twice as fast when the channels of a pixel lie together.
+        self.model = model.to(device=self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.tokenizer = Tokenizer(model.config.word_length)
+
+    @classmethod
+    def from_pretrained(cls, model: str | os.PathLike[str], device: str = "auto") -> Predictor:
+        """Load a model by a zoo name, a model folder or a Hub name such as `user/name`.
+
+        Raises:
+            UnknownNameError, WeightsError, ConfigError, DownloadError: there is no such model, it is broken, or it
+                cannot be fetched.
+        """
+        return cls(load_model(resolve(model)), device)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload the model as a model folder to the Hugging Face Hub and return its address.
+
+        Raises:
+            DownloadError: the Hub cannot be reached or refuses.
+        """
+        import tempfile
+
+        from refseg.checkpoint import push_to_hub, save_model
+
+        with tempfile.TemporaryDirectory() as folder:
+            save_model(self.model, Path(folder) / "model")
+            return push_to_hub(Path(folder) / "model", repo_id, private=private)
+
+    @torch.inference_mode()
+    def encode(self, image: ImageSource) -> EncodedImage:
+        """Encode a picture: a path, a PIL image, an RGB uint8 array (H, W, 3), or an open file.
+
+        Raises:
+            ImageError: it cannot be read as a picture.
+        """
+        pixels, frame = letterbox(read_image(image), self.model.config.image_size)
+        batch = pixels[None].to(self.device, memory_format=torch.channels_last)
+        return EncodedImage(tuple(self.model.encode_image(batch)), frame, self)
+
+    @torch.inference_mode()
+    def segment(
+        self, image: EncodedImage, expressions: Sequence[str], *, threshold: float | None = None
+    ) -> list[Prediction]:
+        """Find the pixels that each expression means, in their order.
+
+        Args:
+            image: what `encode` of this same predictor returned.
+            expressions: the words, one text for each thing looked for.
+            threshold: probability above which a pixel is in the mask, between 0 and 1; the model's own if None.
+
+        Raises:
+            ExpressionError: an expression is blank or not text.
+            InputError: the picture was encoded by another predictor.
+            ConfigError: the threshold is out of range.
+        """
+        if image.predictor is not self:
+            raise InputError("this picture was encoded by another predictor; encode it with the one that segments")
+        limit = self.model.config.threshold if threshold is None else threshold
+        if not 0 < limit < 1:
+            raise ConfigError(f"threshold must lie between 0 and 1, got {limit}")
+        words = self.tokenizer([check_expression(expression) for expression in expressions])
+        predictions: list[Prediction] = []
+        for start in range(0, len(expressions), CHUNK):
+            part = slice(start, start + CHUNK)
+            logits = self.model.segment(
+                image.features, words.tokens[part].to(self.device), words.padding[part].to(self.device)
+            )
+            # Probabilities are brought back, not logits: so does the reference. Cubic interpolation overshoots.
+            probability = image.frame.restore(logits.float().sigmoid()).clamp_(0, 1).cpu().numpy()
+            predictions += [
+                Prediction(expression, row, limit, truncated)
+                for expression, row, truncated in zip(
+                    expressions[part], probability, words.truncated[part], strict=True
+                )
+            ]
+        return predictions
+
+
+def load(model: str | os.PathLike[str] = BUNDLED, device: str = "auto") -> Predictor:
+    """Return a predictor: of the model that comes with the package, or of a zoo name, a model folder or a Hub name."""
+    return Predictor.from_pretrained(model, device)
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of a name; `auto` takes the fastest kind there is.
+
+    Raises:
+        ConfigError: the name is unknown, or the machine has no such device.
+    """
+    if name not in DEVICES:
+        raise ConfigError(f"unknown device {name!r}; known are: {', '.join(DEVICES)}")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
+    if not there[name]:
+        raise ConfigError(f"this machine has no {name} device that PyTorch can use; take --device auto")
+    return torch.device(name)

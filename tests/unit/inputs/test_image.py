@@ -1,0 +1,453 @@
+"""Any picture is read or refused in one line; letterbox and restore equal OpenCV's, recorded in opencv_warps.npz."""
+
+import gc
+import io
+import runpy
+import struct
+import time
+import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from refseg.errors import ConfigError, ImageError
+from refseg.inputs.image import MAX_PIXELS, MEAN, STD, Frame, letterbox, read_image
+
+DATA = Path(__file__).parents[2] / "data"
+RECORDER = runpy.run_path(str(DATA / "record_opencv.py"))
+picture, region, probabilities, sample = (RECORDER[name] for name in ("picture", "region", "probabilities", "sample"))
+CASES = pytest.mark.parametrize(("height", "width", "side", "keep"), RECORDER["CASES"])
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    with np.load(DATA / "opencv_warps.npz") as file:
+        return dict(file)
+
+
+def levels(pixels):
+    """The 8-bit values (S, S, 3) of normalised pixels."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    return ((pixels * std + mean) * 255).permute(1, 2, 0).numpy()
+
+
+def rows_of(image):
+    return np.asarray(image).tolist()
+
+
+# ── reading ──
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    Image.fromarray(picture(30, 40)).save(path)
+    return path
+
+
+def test_every_way_to_hand_in_a_picture(photo):
+    array = picture(30, 40)
+    with Image.open(photo) as opened, photo.open("rb") as file:
+        for source in (photo, str(photo), opened, file, io.BytesIO(photo.read_bytes()), array, array[:, ::-1][:, ::-1]):
+            image = read_image(source)
+            assert type(image) is Image.Image
+            assert image.mode == "RGB"
+            assert np.array_equal(np.asarray(image), array)
+
+
+def test_a_stream_that_cannot_seek(photo):
+    class Pipe(io.RawIOBase):
+        def __init__(self):
+            self.rest = io.BytesIO(photo.read_bytes())
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            return self.rest.readinto(buffer)
+
+    assert read_image(Pipe()).size == (40, 30)
+
+
+def test_arrays_of_grey_and_with_alpha():
+    grey = picture(5, 6)[..., 0]
+    assert np.array_equal(np.asarray(read_image(grey)), np.repeat(grey[..., None], 3, axis=2))
+    assert rows_of(read_image(np.array([[[255, 0, 0, 0], [255, 0, 0, 255]]], np.uint8))) == [[[255] * 3, [255, 0, 0]]]
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (4, 4, 1), (3, 4, 4, 4), (0, 4, 3), (4, 0)])
+def test_arrays_that_are_no_picture(shape):
+    with pytest.raises(ImageError, match="height, width, 3"):
+        read_image(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int64, bool])
+def test_arrays_of_another_type(kind):
+    with pytest.raises(ImageError, match="uint8"):
+        read_image(np.zeros((4, 4, 3), kind))
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "colour"),
+    [
+        ("1", 1, (255, 255, 255)),
+        ("L", 77, (77, 77, 77)),
+        ("LA", (77, 255), (77, 77, 77)),
+        ("LA", (77, 0), (255, 255, 255)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 0), (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+        ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+        ("I", 200, (200, 200, 200)),
+        ("I", 200 * 257, (200, 200, 200)),
+        ("F", 0.2, (51, 51, 51)),
+        ("F", 51.4, (51, 51, 51)),
+        ("F", float("nan"), (0, 0, 0)),
+        ("I;16", 51 * 257, (51, 51, 51)),
+        ("I;16", 100, (0, 0, 0)),
+        ("I;16B", 51 * 257, (51, 51, 51)),
+        ("HSV", (0, 0, 77), (77, 77, 77)),
+    ],
+)
+def test_every_mode_becomes_rgb(mode, value, colour):
+    image = read_image(Image.new(mode, (3, 2), value))
+    assert image.mode == "RGB"
+    assert rows_of(image) == [[list(colour)] * 3] * 2
+
+
+def test_numbers_of_unknown_range_are_stretched():
+    image = Image.fromarray(np.array([[-100, 0, 100]], np.int32))
+    assert rows_of(read_image(image)) == [[[0] * 3, [128] * 3, [255] * 3]]
+
+
+def test_16_bit_png_is_scaled_not_clipped(tmp_path):
+    deep = np.array([[0, 257, 128 * 257, 40_000, 65_535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    assert np.asarray(read_image(tmp_path / "deep.png"))[0, :, 0].tolist() == [0, 1, 128, 156, 255]
+
+
+@pytest.mark.parametrize("transparency", [0, bytes([0, 128, 255])])
+def test_palette_with_transparency(tmp_path, transparency):
+    image = Image.new("P", (3, 1))
+    image.putpalette([200, 0, 0, 0, 200, 0, 0, 0, 200])
+    image.putdata([0, 1, 2])
+    image.save(tmp_path / "palette.png", transparency=transparency)
+    seen = rows_of(read_image(tmp_path / "palette.png"))[0]
+    assert seen[0] == [255, 255, 255]
+    assert seen[2] == [0, 0, 200]
+    assert seen[1] == ([0, 200, 0] if transparency == 0 else [127, 227, 127])
+
+
+def test_palette_without_transparency_and_gif_takes_the_first_frame(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour).quantize() for colour in ("red", "blue")]
+    for name in ("frames.gif", "frames.tif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert rows_of(read_image(tmp_path / name))[0][0] == [255, 0, 0]
+
+
+def test_cmyk_jpeg_of_adobe(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=95)
+    red, green, blue = rows_of(read_image(tmp_path / "print.jpg"))[0][0]
+    assert red > 245
+    assert max(green, blue) < 10
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif"])
+def test_exif_orientation_is_applied_once(tmp_path, orientation, kind):
+    upright = Image.fromarray(np.kron(np.array([[0, 80, 160], [250, 200, 120]], np.uint8), np.ones((16, 16), np.uint8)))
+    to_stored = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.T,
+        6: lambda a: np.rot90(a),  # the camera was turned: a viewer turns the stored picture clockwise
+        7: lambda a: a[::-1, ::-1].T,
+        8: lambda a: np.rot90(a, -1),
+    }[orientation]
+    stored = Image.fromarray(np.ascontiguousarray(to_stored(np.asarray(upright))))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.convert("RGB").save(tmp_path / f"turned.{kind}", exif=exif, **({"lossless": True} if kind == "webp" else {}))
+    for source in (tmp_path / f"turned.{kind}", read_image(tmp_path / f"turned.{kind}")):
+        image = read_image(source)
+        assert image.size == upright.size
+        assert np.abs(np.asarray(image)[..., 0].astype(int) - np.asarray(upright)).max() < 12
+
+
+def test_a_given_picture_stays_as_it_is():
+    image = Image.new("RGB", (4, 2))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    image.info["exif"] = exif.tobytes()
+    assert read_image(image).size == (2, 4)
+    assert image.size == (4, 2)
+    assert "exif" in image.info
+
+
+def test_broken_exif_does_not_matter(tmp_path):
+    Image.fromarray(picture(8, 9)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09nonsense")
+    assert read_image(tmp_path / "odd.jpg").size == (9, 8)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000)])
+def test_extreme_shapes(tmp_path, size):
+    Image.new("RGB", size, "red").save(tmp_path / "extreme.png")
+    image = read_image(tmp_path / "extreme.png")
+    assert image.size == size
+    pixels, frame = letterbox(image, 416)
+    assert pixels.isfinite().all()
+    assert frame.restore(torch.rand(1, 1, 104, 104)).shape == (1, size[1], size[0])
+
+
+def png_of(width, height):
+    """A PNG that claims a size and holds nearly nothing."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(10_001, 10_000), (13_000, 13_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, size):
+    (tmp_path / "bomb.png").write_bytes(png_of(*size))
+    start = time.perf_counter()
+    with pytest.raises(ImageError, match=r"bomb\.png' is too large") as caught:
+        read_image(tmp_path / "bomb.png")
+    assert time.perf_counter() - start < 1
+    assert "\n" not in str(caught.value)
+
+
+def test_a_picture_that_pillow_would_warn_of_is_read_in_silence(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, "PNG")
+    filters = list(warnings.filters)
+    assert read_image(file).size == (40, 30)
+    assert list(warnings.filters) == filters
+    assert MAX_PIXELS == 100_000_000
+
+
+def test_the_limit_holds_for_every_source(photo):
+    for source in (photo, picture(30, 40), Image.new("RGB", (40, 30)), io.BytesIO(photo.read_bytes())):
+        with pytest.raises(ImageError, match="40x30 are 1,200 pixels, the limit is 1,199"):
+            read_image(source, max_pixels=1199)
+        assert read_image(source, max_pixels=1200).size == (40, 30)
+
+
+def jpeg(size=(400, 300)):
+    file = io.BytesIO()
+    Image.fromarray(picture(size[1], size[0])).save(file, "JPEG")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("missing.jpg", None, "there is no file"),
+        ("text.jpg", b"this is not a picture\n" * 9, "not a picture"),
+        ("empty.jpg", b"", r"empty \(0 bytes\)"),
+        ("cut.jpg", jpeg()[:5000], "broken.*truncated"),
+        ("head.jpg", jpeg()[:20], "broken|not a picture|cannot be read"),
+        ("nothing.png", png_of(5, 5), "broken"),
+        ("line\nbreak.jpg", None, r"there is no file '.*line\\nbreak"),
+        ("drawing.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a picture"),
+        ("x" * 300, None, "cannot be opened"),
+        ("a\0b", None, "cannot be opened|there is no file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_in_one_line(tmp_path, name, content, says):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageError, match=says) as caught:
+        read_image(path)
+    message = str(caught.value)
+    assert repr(str(path)) in message
+    assert "; " in message  # the remedy
+    assert "\n" not in message
+    if content is not None:
+        with pytest.raises(ImageError, match="the given file"):
+            read_image(io.BytesIO(content))
+
+
+def test_a_folder_and_a_forbidden_file(tmp_path, photo, monkeypatch):
+    with pytest.raises(ImageError, match="is a folder"):
+        read_image(tmp_path)
+
+    def forbid(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", forbid)
+    with pytest.raises(ImageError, match="may not be read; check its permissions"):
+        read_image(photo)
+
+
+@pytest.mark.parametrize("source", [None, 3, b"bytes", [[1]], io.StringIO("text")])
+def test_what_is_no_picture_is_refused(source):
+    with pytest.raises(ImageError):
+        read_image(source)
+
+
+@pytest.mark.parametrize("content", [jpeg(), jpeg()[:5000], b"", b"text" * 9])
+def test_no_file_stays_open(tmp_path, content):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    try:
+        read_image(path)
+    except ImageError:
+        pass
+    gc.collect()  # an open file would warn here, and warnings are errors
+    assert not [link for link in Path("/proc/self/fd").glob("*") if link.resolve() == path]
+
+
+@given(
+    content=st.binary(max_size=300),
+    start=st.sampled_from([b"", jpeg((20, 20))[:300], png_of(9, 9), b"GIF89a", b"II*\0"]),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_bytes_are_read_or_refused(content, start):
+    try:
+        image = read_image(io.BytesIO(start + content), max_pixels=10_000)
+    except ImageError as error:
+        assert "\n" not in str(error)
+    else:
+        assert image.mode == "RGB"
+
+
+def test_threads_leave_the_warning_filters_alone(photo):
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(read_image, [photo] * 200))
+    assert list(warnings.filters) == filters
+
+
+# ── there and back ──
+
+
+@CASES
+def test_letterbox_equals_opencv(recorded, height, width, side, keep):
+    pixels, frame = letterbox(Image.fromarray(picture(height, width)), side)
+    assert frame == Frame(height, width, side)
+    assert pixels.dtype == torch.float32
+    assert pixels.shape == (3, side, side)
+    difference = np.abs(levels(pixels)[::keep, ::keep] - recorded[f"{height}x{width}_{side}_picture"])
+    assert difference.max() < 1.001
+    assert difference.mean() < 0.01
+
+
+@CASES
+def test_restore_equals_opencv(recorded, height, width, side, keep):
+    maps = torch.from_numpy(probabilities(side))[None, None]
+    restored = Frame(height, width, side).restore(maps)
+    assert restored.dtype == torch.float32
+    assert restored.shape == (1, height, width)
+    assert np.abs(sample(restored[0].numpy()) - recorded[f"{height}x{width}_{side}_map"]).max() < 2e-6
+
+
+@CASES
+def test_a_letterboxed_mask_equals_opencv(recorded, height, width, side, keep):
+    square = Frame(height, width, side).letterbox_mask(region(height, width))
+    assert square.dtype == torch.float32
+    assert square.shape == (side, side)
+    difference = square.numpy()[::keep, ::keep] - recorded[f"{height}x{width}_{side}_mask"] / np.float32(255)
+    assert np.abs(difference).max() < 0.501 / 255 + 1e-6  # OpenCV rounds to 1/255
+
+
+@pytest.mark.parametrize("side", [1, 2, 13, 104, 500])
+def test_restore_enlarges_first(side):
+    frame = Frame(90, 120, 416)
+    maps = torch.rand(2, 1, side, side, generator=torch.Generator().manual_seed(0))
+    enlarged = torch.nn.functional.interpolate(maps, size=(416, 416), mode="bicubic", align_corners=True)
+    assert torch.allclose(frame.restore(maps), frame.restore(enlarged), atol=1e-5)
+
+
+def test_restore_in_blocks_is_restore(monkeypatch):
+    frame, maps = Frame(70, 110, 64), torch.rand(2, 1, 16, 16)
+    whole = frame.restore(maps)
+    monkeypatch.setattr("refseg.inputs.image.BLOCK", 32)
+    assert torch.allclose(frame.restore(maps), whole, atol=1e-6)
+    image = Image.fromarray(picture(70, 110))
+    narrow = letterbox(image, 64)[0]
+    monkeypatch.undo()
+    assert torch.allclose(letterbox(image, 64)[0], narrow, atol=1e-6)
+
+
+def test_restore_carries_gradients_and_ignores_autocast():
+    frame, maps = Frame(30, 20, 32), torch.rand(1, 1, 8, 8, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        restored = frame.restore(maps.bfloat16())
+        assert restored.dtype == torch.float32
+    frame.restore(maps).sum().backward()
+    assert maps.grad is not None
+    assert (maps.grad != 0).any()
+
+
+@given(height=st.integers(1, 300), width=st.integers(1, 300), size=st.sampled_from([32, 64, 96]))
+@settings(max_examples=60, deadline=None)
+def test_a_smooth_map_survives_there_and_back(height, width, size):
+    y, x = np.mgrid[:height, :width]
+    smooth = (0.5 + 0.25 * x / width - 0.25 * y / height).astype(np.float32)
+    frame = Frame(height, width, size)
+    restored = frame.restore(frame.letterbox_mask(smooth)[None, None])[0].numpy()
+    assert restored.shape == smooth.shape
+    edge = int(np.ceil(3 / frame.scale)) + 3  # the outermost pixels blend into the border
+    inner = np.s_[edge : height - edge, edge : width - edge]
+    assert np.abs(restored[inner] - smooth[inner]).max(initial=0) < 0.02
+
+
+@given(height=st.integers(1, 400), width=st.integers(1, 400), size=st.integers(1, 100), colour=st.integers(0, 255))
+@settings(max_examples=60, deadline=None)
+def test_a_plain_picture_stays_within_its_colours(height, width, size, colour):
+    pixels, frame = letterbox(Image.new("RGB", (width, height), (colour,) * 3), size)
+    values = levels(pixels)
+    assert -0.01 <= values.min() <= values.max() <= 255.01
+    assert frame.scale == pytest.approx(min(size / height, size / width))
+    assert np.abs(values - np.rint(values)).max() < 0.01  # rounded to 8 bits, as OpenCV does
+
+
+def test_the_border_is_nearly_zero():
+    pixels, _ = letterbox(Image.new("RGB", (100, 20), "red"), 64)
+    assert pixels[:, 0].abs().max() < 0.01
+
+
+def test_restore_overshoots_as_bicubic_does():
+    maps = torch.zeros(1, 1, 16, 16)
+    maps[..., 8:] = 1
+    restored = Frame(200, 200, 64).restore(maps)
+    assert restored.min() < -0.01
+    assert restored.max() > 1.01
+
+
+def test_masks_of_floats_and_of_wrong_sizes():
+    frame, mask = Frame(30, 40, 32), region(30, 40)
+    assert torch.equal(frame.letterbox_mask(mask), frame.letterbox_mask(mask.astype(np.float32)))
+    for wrong in (mask.T, mask.astype(np.uint8)):
+        with pytest.raises(ImageError, match=r"\(30, 40\)"):
+            frame.letterbox_mask(wrong)
+
+
+def test_what_cannot_be_letterboxed():
+    with pytest.raises(ImageError, match="read_image"):
+        letterbox(Image.new("L", (4, 4)), 32)
+    for numbers in ((0, 4, 32), (4, 0, 32), (4, 4, 0)):
+        with pytest.raises(ConfigError, match="1 or more"):
+            Frame(*numbers)
+
+
+def test_a_huge_picture_is_letterboxed_in_little_time_and_memory():
+    image = Image.fromarray(np.zeros((4000, 25_000), np.uint8)).convert("RGB")
+    start = time.perf_counter()
+    pixels, _ = letterbox(image, 416)
+    assert time.perf_counter() - start < 10
+    assert pixels.shape == (3, 416, 416)
