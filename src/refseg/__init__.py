@@ -6,9 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from refseg.checkpoint import load_model, save_model
+    from refseg.checkpoint import convert, load_model, save_model
     from refseg.errors import RefsegError
-    from refseg.models.cris.convert import convert
     from refseg.models.zoo import create_model
     from refseg.predictor import EncodedImage, Predictor, load
     from refseg.types import Batch, Prediction, Sample
@@ -38,7 +37,7 @@ _HOMES = {
     "Predictor": "refseg.predictor",
     "RefsegError": "refseg.errors",
     "Sample": "refseg.types",
-    "convert": "refseg.models.cris.convert",
+    "convert": "refseg.checkpoint",
     "create_model": "refseg.models.zoo",
     "load": "refseg.predictor",
     "load_model": "refseg.checkpoint",

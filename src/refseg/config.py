@@ -38,11 +38,7 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
                 f"{where}: unknown field {key!r}{did_you_mean(str(key), fields)}; known are: {', '.join(sorted(fields))}"
             )
     for name, field in fields.items():
-        if (
-            name not in values
-            and field.default is dataclasses.MISSING
-            and field.default_factory is dataclasses.MISSING
-        ):
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: field {name!r} is missing")
     hints = typing.get_type_hints(kind)
     return kind(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})

@@ -61,7 +61,7 @@ class Predictor:
             UnknownNameError, WeightsError, ConfigError, DownloadError: there is no such model, it is broken, or it
                 cannot be fetched.
         """
-        return cls(load_model(resolve(model)), device)
+        return cls(load_model(resolve(model if isinstance(model, str) else Path(model))), device)
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload the model as a model folder to the Hugging Face Hub and return its address.

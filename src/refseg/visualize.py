@@ -31,7 +31,9 @@ def overlay(image: Image.Image, mask: Bool[ndarray, "H W"], *, dim: bool = True)
     """
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     inside = mask[..., None]
-    shown = np.where(inside, pixels * (1 - TINT) + np.array(COLOUR, dtype=np.float32) * TINT, pixels * (DIM if dim else 1))
+    shown = np.where(
+        inside, pixels * (1 - TINT) + np.array(COLOUR, dtype=np.float32) * TINT, pixels * (DIM if dim else 1)
+    )
     shown[_border(mask, max(1, round(max(mask.shape) / 400)))] = COLOUR
     return Image.fromarray(shown.round().clip(0, 255).astype(np.uint8))
 
@@ -62,4 +64,5 @@ def panels(pictures: Sequence[tuple[Image.Image, str]], *, columns: int = 3, wid
 def _border(mask: Bool[ndarray, "H W"], thickness: int) -> Bool[ndarray, "H W"]:
     """Return the pixels around a mask, outside of it, up to a thickness."""
     grown = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * thickness + 1))
-    return (np.asarray(grown) > 0) & ~mask
+    around: ndarray = (np.asarray(grown) > 0) & ~mask
+    return around

@@ -34,6 +34,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise DataError(f"--limit must be at least 1, got {arguments.limit}")
     if arguments.out is not None and not arguments.out.parent.is_dir():
         raise OutputError(f"{arguments.out}: there is no folder {arguments.out.parent}")
+    if arguments.out is not None and arguments.out.is_dir():
+        raise OutputError(f"{arguments.out}: is a folder; name a file in it")
 
     from refseg import __version__
     from refseg.data.shapes import Shapes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from types import MappingProxyType
 from typing import NoReturn
 
 from refseg import __version__
-from refseg.errors import EXIT_CODE, RefsegError, UnknownNameError
+from refseg.errors import EXIT_CODE, OutputError, RefsegError, UnknownNameError
 
 __all__ = ["main"]
 
@@ -31,14 +32,18 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_CODE, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(EXIT_CODE, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` by default, and return the exit code: 0, or 2 with one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # words and file names may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return _run(words)
+        code = _run(words)
+        _flush()
+        return code
     except RefsegError as error:
         print(f"refseg: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return EXIT_CODE
@@ -46,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("refseg: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output has gone.
+        _silence()
         return 1
 
 
@@ -72,6 +77,22 @@ def _run(words: list[str]) -> int:
     parser.parse_args(words)
     parser.print_help()
     return 0
+
+
+def _flush() -> None:
+    """Bring what was printed to its reader now: at exit nobody could say that it failed."""
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _silence()
+        raise OutputError(f"stdout: cannot be written: {error.strerror or error}") from None
+
+
+def _silence() -> None:
+    """Send what is still to be printed nowhere, so that Python does not complain again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _formatter() -> type[argparse.HelpFormatter]:

@@ -10,15 +10,13 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from refseg.errors import ExpressionError, InputError, OutputError
+from refseg.errors import ConfigError, ExpressionError, InputError, OutputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,29 +34,43 @@ PICTURES = frozenset(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="IMAGE... EXPRESSION...", help=(
-        "a picture (- reads it from stdin), perhaps more pictures, then expressions. The first argument is a picture; "
-        "those after it are, as long as they are files or end as pictures do. An expression - reads expressions from "
-        "stdin, one a line"
-    ))
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IMAGE... EXPRESSION...",
+        help=(
+            "a picture (- reads it from stdin), perhaps more pictures, then expressions. The first argument is a "
+            "picture; those after it are, as long as they are files or end as pictures do. An expression - reads "
+            "expressions from stdin, one a line"
+        ),
+    )
     parser.add_argument("--expressions", metavar="FILE", help="a text file of more expressions, one a line; - is stdin")
-    parser.add_argument("--model", default="shapes", help=(
-        "a zoo name, a model folder, or a Hub name such as user/name (default: shapes, the model that comes with the "
-        "package; it knows generated scenes, not photos)"
-    ))
-    parser.add_argument("--out", default="predictions", metavar="DIR", type=Path, help="where to write (default: %(default)s)")
+    parser.add_argument(
+        "--model",
+        default="shapes",
+        help=(
+            "a zoo name, a model folder, or a Hub name such as user/name (default: shapes, the model that comes with "
+            "the package; it knows generated scenes, not photos)"
+        ),
+    )
+    parser.add_argument(
+        "--out", default="predictions", metavar="DIR", type=Path, help="where to write (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
-    parser.add_argument("--threshold", type=float, help="probability above which a pixel is meant (default: the model's)")
+    parser.add_argument(
+        "--threshold", type=float, help="probability above which a pixel is meant (default: the model's)"
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
+    # What can be refused is refused before the seconds that a model takes, and before anything is written.
     pictures, expressions = _sort_out(arguments.inputs, arguments.expressions)
-    # What can be refused is refused before the seconds that PyTorch takes, and before anything is written.
+    if arguments.threshold is not None and not 0 < arguments.threshold < 1:
+        raise ConfigError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
     names = _names(pictures)
-    with _writable(arguments.out):
-        pass
+    _check_writable(arguments.out)
     from refseg.inputs.image import read_image
     from refseg.inputs.text import check_expression
     from refseg.predictor import load
@@ -66,10 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     for expression in expressions:
         check_expression(expression)
+    sources = [_source(picture) for picture in pictures]
+    if len(sources) > 1:  # a broken picture among several is refused before the first is worked on
+        for source in sources:
+            read_image(source)
     predictor = load(arguments.model, arguments.device)
     results = []
-    for picture, name in zip(pictures, names, strict=True):
-        image = read_image(io.BytesIO(_stdin_bytes()) if picture == STDIN else picture)
+    for picture, source, name in zip(pictures, sources, names, strict=True):
+        image = read_image(source)
         predictions = predictor.segment(predictor.encode(image), expressions, threshold=arguments.threshold)
         for index, prediction in enumerate(predictions):
             stem = f"{name}__{index:03d}"
@@ -86,7 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
                 found = "nothing fits" if prediction.empty else f"score {prediction.score:.2f}, box {prediction.box}"
                 print(f"{_short(prediction.expression)}: {found} -> {arguments.out / stem}_overlay.png")
     if arguments.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        readable = getattr(sys.stdout, "encoding", "").lower() == "utf-8"
+        print(json.dumps(results, indent=2, ensure_ascii=not readable))
     return 0
 
 
@@ -116,18 +133,37 @@ def _is_picture(argument: str) -> bool:
         return False
 
 
+def _source(picture: str) -> str | IO[bytes]:
+    """Return what a picture can be read from more than once: of stdin and pipes, their bytes."""
+    if picture == STDIN:
+        return io.BytesIO(_stdin_bytes())
+    try:
+        return io.BytesIO(_file_bytes(picture)) if Path(picture).is_fifo() else picture
+    except OSError:  # too long for a file's name; the reader of pictures says so
+        return picture
+
+
 def _stdin_bytes() -> bytes:
-    data = sys.stdin.buffer.read(LONGEST_INPUT + 1)
-    if len(data) > LONGEST_INPUT:
-        raise InputError(f"stdin holds more than {LONGEST_INPUT // 2**20} MiB")
-    return data
+    if sys.stdin is None:
+        raise InputError("stdin is closed, so that - has nothing to read")
+    return _all_bytes(sys.stdin.buffer, "stdin")
 
 
 def _file_bytes(file: str) -> bytes:
     try:
-        return Path(file).read_bytes()
+        with Path(file).open("rb") as opened:
+            return _all_bytes(opened, file)
     except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _all_bytes(file: IO[bytes], name: str) -> bytes:
+    data = file.read(LONGEST_INPUT + 1)
+    if len(data) > LONGEST_INPUT:
+        raise InputError(f"{name} holds more than {LONGEST_INPUT // 2**20} MiB")
+    return data
 
 
 def _lines(data: bytes, where: str) -> list[str]:
@@ -151,13 +187,11 @@ def _names(pictures: Sequence[str]) -> list[str]:
     return names
 
 
-@contextmanager
-def _writable(folder: Path) -> Iterator[None]:
+def _check_writable(folder: Path) -> None:
     """Make a folder and check that it can be written into."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            yield
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
@@ -183,27 +217,22 @@ def _describe(prediction: Prediction, picture: str, model: str, stem: str) -> di
 
 
 def _write(folder: Path, stem: str, prediction: Prediction, shown: Image.Image, result: dict[str, Any]) -> None:
-    """Write the three files of a result, each whole or not at all."""
+    """Write the three files of a result, all of them whole or none."""
     import numpy as np
     from PIL import Image
 
     mask = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-    text = json.dumps(result, indent=2, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
-    _put(folder / f"{stem}.png", lambda file: mask.save(file, "PNG"))
-    _put(folder / f"{stem}_overlay.png", lambda file: shown.save(file, "PNG", compress_level=1))
-    _put(folder / f"{stem}.json", lambda file: file.write(text))
-
-
-def _put(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # File names may hold halves of characters, which UTF-8 cannot: written as JSON's escapes, they are read back.
+    text = json.dumps(result, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
     try:
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
+        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as draft:
+            mask.save(Path(draft, f"{stem}.png"))
+            shown.save(Path(draft, f"{stem}_overlay.png"), compress_level=1)
+            Path(draft, f"{stem}.json").write_bytes(text)
+            for written in sorted(Path(draft).iterdir()):
+                written.replace(folder / written.name)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        raise OutputError(f"{folder / stem}.png: cannot be written: {error.strerror or error}") from None
 
 
 def _short(expression: str) -> str:

@@ -56,5 +56,5 @@ def _change(text: str) -> tuple[str, Any]:
         raise ConfigError(f"{text!r} is not KEY=VALUE, such as epochs=10")
     try:
         return key, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return key, value

@@ -1,0 +1,1 @@
+"""CLIP's towers: pixels and tokens in, features out."""

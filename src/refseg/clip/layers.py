@@ -59,9 +59,7 @@ class ResidualAttentionBlock(nn.Module):
         self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(
-        self, x: Float[Tensor, "B T D"], mask: Float[Tensor, "T T"] | None = None
-    ) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], mask: Float[Tensor, "T T"] | None = None) -> Float[Tensor, "B T D"]:
         """Let T tokens attend to each other; `mask` is added to the attention logits."""
         h = self.ln_1(x)
         x = x + self.attn(h, h, h, attn_mask=mask, need_weights=False)[0]

@@ -19,14 +19,10 @@ class TowerSizes:
     text: TextConfig
 
 
-def _pair(
-    layers: tuple[int, int, int, int], width: int, joint: int, size: int, text_width: int
-) -> TowerSizes:
+def _pair(layers: tuple[int, int, int, int], width: int, joint: int, size: int, text_width: int) -> TowerSizes:
     # In all of CLIP a head has 64 channels, in either tower.
     return TowerSizes(
-        vision=ResNetConfig(
-            layers=layers, width=width, heads=width * 32 // 64, output_dim=joint, pretrained_size=size
-        ),
+        vision=ResNetConfig(layers=layers, width=width, heads=width * 32 // 64, output_dim=joint, pretrained_size=size),
         text=TextConfig(width=text_width, heads=text_width // 64, layers=12, output_dim=joint),
     )
 

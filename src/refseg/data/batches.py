@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ STRIDE = 4
 """Pixels of the square to a pixel of the logits, on a side."""
 
 
+@runtime_checkable
 class PictureData(Protocol):
     """A data set seen picture by picture."""
 
@@ -152,6 +153,8 @@ def batches(drawer: Drawer, order: DrawOrder, steps: range, workers: int = 0) ->
         collate_fn=collate,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_one_thread,
+        # A loader draws a seed for its workers, which use none: from here, not from the model's random numbers.
+        generator=torch.Generator(),
     )
 
 

@@ -53,7 +53,9 @@ def evaluate(
         progress: whether to show a bar.
     """
     metrics, scored = SegmentationMetrics(), []
-    for picture in tqdm(list(range(data.pictures) if pictures is None else pictures), unit="picture", disable=not progress):
+    for picture in tqdm(
+        list(range(data.pictures) if pictures is None else pictures), unit="picture", disable=not progress
+    ):
         samples = data.samples_of(picture)
         encoded = predictor.encode(samples[0].load_image())
         asked = [(sample, i) for sample in samples for i in range(len(sample.expressions))]

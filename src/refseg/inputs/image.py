@@ -15,8 +15,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,9 +29,18 @@ from torch.nn import functional
 
 from refseg.errors import ConfigError, ImageError
 
-__all__ = ["MAX_PIXELS", "MEAN", "STD", "Frame", "ImageSource", "letterbox", "read_image"]
+__all__ = ["MAX_PIXELS", "MEAN", "STD", "BinaryFile", "Frame", "ImageSource", "letterbox", "read_image"]
 
-ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | ndarray | IO[bytes]
+
+@runtime_checkable
+class BinaryFile(Protocol):
+    """Anything with bytes to read: an open file, `io.BytesIO`, an upload."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes, or all that are left."""
+
+
+ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | ndarray | BinaryFile
 """What a picture may come as."""
 
 MAX_PIXELS = 100_000_000
@@ -51,7 +61,7 @@ UPRIGHT: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-BLOCK = 8192  # rows or columns restored at a time, which bounds the memory for pictures that are extremely long
+BLOCK = 4096  # rows or columns computed at a time, which bounds the memory for pictures that are extremely long
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -82,7 +92,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         name = repr(os.fsdecode(source))
         with _open(source, name) as file:
             return _from_file(file, name, max_pixels)
-    if hasattr(source, "read"):
+    if isinstance(source, BinaryFile):
         return _from_file(source, "the given file", max_pixels)
     raise ImageError(
         f"a picture cannot come as {type(source).__name__}; "
@@ -90,7 +100,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     )
 
 
-def _open(path: str | os.PathLike[str], name: str) -> IO[bytes]:
+def _open(path: str | os.PathLike[str], name: str) -> BufferedReader:
     try:
         return Path(path).open("rb")
     except FileNotFoundError:
@@ -113,20 +123,26 @@ def _from_array(array: ndarray, max_pixels: int) -> Image.Image:
     return _from_pil(Image.fromarray(np.ascontiguousarray(array)), "the given array", max_pixels)
 
 
-def _from_file(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
+def _from_file(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
     try:
         with _quiet_pillow():
-            image = Image.open(file, formats=FORMATS)
+            image = Image.open(cast("IO[bytes]", file), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large ({_one_line(error)}); scale it down") from error
     except (UnidentifiedImageError, KeyError):  # KeyError: this Pillow does not know one of the kinds
-        size = file.seek(0, os.SEEK_END) if file.seekable() else None
-        if size == 0:
+        if _is_empty(file):
             raise ImageError(f"{name} is empty (0 bytes); fetch or write it again") from None
         raise ImageError(f"{name} is not a picture, or not of a kind that is read here; give {_kinds()}") from None
     except Exception as error:  # decoders raise whatever broken data lead them to
         raise ImageError(f"{name} cannot be read ({_one_line(error)}); give {_kinds()}") from error
     return _from_pil(image, name, max_pixels)
+
+
+def _is_empty(file: BinaryFile) -> bool:
+    try:
+        return cast("IO[bytes]", file).seek(0, os.SEEK_END) == 0
+    except (OSError, AttributeError):  # a stream that cannot seek
+        return False
 
 
 def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
@@ -292,7 +308,7 @@ class Frame:
                 f"a mask of {mask.dtype} and shape {mask.shape} does not fit the picture; "
                 f"give bool, or float in 0..1, of shape {(self.height, self.width)}"
             )
-        values = torch.from_numpy(np.array(mask, dtype=np.uint8 if mask.dtype == bool else np.float32))
+        values = mask.view(np.uint8) if mask.dtype == bool else mask
         return _warp(values[..., None], self._picture_rows(_linear), self._picture_columns(_linear))[0]
 
     # OpenCV gets the transform from three points in float32 and looks up, for each pixel of the result, where in the
@@ -353,8 +369,7 @@ def letterbox(image: Image.Image, size: int) -> tuple[Float[Tensor, "3 {size} {s
     frame = Frame(image.height, image.width, size)
     # OpenCV sets the border in the picture's 8 bits.
     border = torch.tensor(MEAN).mul(255).round()
-    picture = torch.from_numpy(np.array(image))
-    square = _warp(picture, frame._picture_rows(_cubic), frame._picture_columns(_cubic), border)
+    square = _warp(np.asarray(image), frame._picture_rows(_cubic), frame._picture_columns(_cubic), border)
     square = square.add_(0.5).floor_().clamp_(0, 255)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return square.div_(255).sub_(mean).div_(std), frame
@@ -408,21 +423,26 @@ class _Taps:
         return result
 
     def only(self, wanted: Bool[Tensor, "n"]) -> _Taps:
+        """These taps for some of the output pixels."""
         return _Taps(self.index[:, wanted], self.weight[:, wanted])
+
+    def narrow(self, values: Shaped[ndarray, "..."], axis: int) -> tuple[_Taps, Shaped[ndarray, "..."]]:
+        """A copy of the values without what no tap looks at along this axis, and the taps for it."""
+        needed, index = torch.unique(self.index, return_inverse=True)
+        return _Taps(index, self.weight), values.take(needed.numpy(), axis=axis)
 
 
 def _warp(
-    picture: Shaped[Tensor, "H W C"], rows: _Taps, columns: _Taps, border: Float[Tensor, "C"] | None = None
+    picture: Shaped[ndarray, "H W C"], rows: _Taps, columns: _Taps, border: Float[Tensor, "C"] | None = None
 ) -> Float[Tensor, "C S S"]:
     """Interpolate along one axis, then along the other; what lies outside the picture has the border's colour, or 0."""
-    width, channels = picture.shape[1:]
-    if width > BLOCK:  # of an extremely wide picture whole rows would be large: first drop the columns nothing needs
-        needed, index = torch.unique(columns.index, return_inverse=True)
-        picture, columns, width = picture.index_select(1, needed), _Taps(index, columns.weight), len(needed)
-    border = torch.zeros(channels) if border is None else border
     within = rows.weight.any(dim=0)  # the square's other rows are border and nothing else
-    rows = rows.only(within)
-    lines = rows.apply(picture.reshape(len(picture), width * channels))
+    rows, picture = rows.only(within).narrow(picture, axis=0)
+    if picture.shape[1] > BLOCK:  # not worth it for others; of these, whole rows would take much memory
+        columns, picture = columns.narrow(picture, axis=1)
+    width, channels = picture.shape[1:]
+    border = torch.zeros(channels) if border is None else border
+    lines = rows.apply(torch.from_numpy(picture).view(len(picture), width * channels))
     # Seen from the border's colour, everything outside is zero and needs no tap.
     lines.view(len(lines), width, channels).sub_(border * rows.weight.sum(dim=0)[:, None, None])
     # Both passes gather whole lines of memory: the second runs on the transposed picture.

@@ -1,0 +1,1 @@
+"""The segmenters, one folder a family, and the zoo that names them."""

@@ -1,0 +1,1 @@
+"""Runs: named, small, and ready to be killed."""

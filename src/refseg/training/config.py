@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 from refseg.errors import ConfigError
@@ -48,12 +50,17 @@ class TrainingConfig:
         positive = (self.epochs, self.steps_per_epoch, self.batch_size, self.expressions_per_picture)
         if min(positive) < 1:
             raise ConfigError("epochs, steps_per_epoch, batch_size and expressions_per_picture must be positive")
+        numbers = (self.learning_rate, self.backbone_factor, self.weight_decay, self.decay, self.max_norm)
+        if not all(math.isfinite(number) for number in numbers):
+            raise ConfigError("learning_rate, backbone_factor, weight_decay, decay and max_norm must be finite")
         if self.learning_rate <= 0 or self.backbone_factor < 0 or self.weight_decay < 0 or self.max_norm < 0:
             raise ConfigError("learning_rate must be positive; backbone_factor, weight_decay and max_norm at least 0")
-        if min(self.warmup_steps, self.workers, self.validation_pictures) < 0:
-            raise ConfigError("warmup_steps, workers and validation_pictures must be at least 0")
+        if min(self.warmup_steps, self.workers, self.validation_pictures, self.seed) < 0:
+            raise ConfigError("warmup_steps, workers, validation_pictures and seed must be at least 0")
         if self.sizes and (self.sizes[0][0] != 0 or any(size < 32 or size % 32 for _, size in self.sizes)):
             raise ConfigError("sizes must start at share 0, and every side must be a multiple of 32")
+        if any(not earlier < later <= 1 for (earlier, _), (later, _) in pairwise(self.sizes)):
+            raise ConfigError("the shares of sizes must rise, up to 1")
 
     @property
     def steps(self) -> int:

@@ -66,12 +66,12 @@ def train(
     torch.manual_seed(config.seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        model = model.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = build_optimizer(model, config)
+        progress = restore(folder, config, model, optimizer) or Progress()
         save_json(to_dict(config), folder / "training.json")
     except OSError as error:
         raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from None
-    model = model.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(model, config)
-    progress = restore(folder, config, model, optimizer) or Progress()
     sizes = config.sizes or ((0.0, model.config.image_size),)
     order = DrawOrder(
         pictures=data.pictures,
@@ -83,21 +83,18 @@ def train(
     loader = batches(Drawer(data, model.config.word_length), order, range(progress.step, config.steps), config.workers)
     with Tracker(folder, config.steps, progress.step, show=show) as tracker:
         model.train()
-        total = torch.zeros((), device=place)
+        losses: list[float] = []
         for batch in loader:
             rate = set_learning_rates(optimizer, config, progress.step)
-            loss = _step(model, optimizer, config, to_device(batch, place))
+            loss = float(_step(model, optimizer, config, to_device(batch, place)))
             progress.step += 1
-            total += loss
+            if not math.isfinite(loss):
+                raise TrainingError(f"the loss is {loss} at step {progress.step}; lower learning_rate or set max_norm")
+            losses.append(loss)
             if progress.step % LOG_EVERY == 0:
-                mean = float(total) / LOG_EVERY
-                if not math.isfinite(mean):
-                    raise TrainingError(
-                        f"the loss is {mean} at step {progress.step}; lower learning_rate or set max_norm"
-                    )
-                total.zero_()
-                tracker.log(progress.step, loss=mean, learning_rate=rate)
-            tracker.advance(float(loss))
+                tracker.log(progress.step, loss=sum(losses) / len(losses), learning_rate=rate)
+                losses.clear()
+            tracker.advance(loss)
             if progress.step % config.steps_per_epoch == 0 or progress.step == config.steps:
                 _end_epoch(model, config, validation, folder, objects, optimizer, progress, tracker, device)
                 model.train()

@@ -24,7 +24,8 @@ def build_optimizer(model: Segmenter, config: TrainingConfig) -> torch.optim.Opt
         (backbone if model.is_backbone(name) else new).append(parameter)
     rates = (config.learning_rate * config.backbone_factor, config.learning_rate)
     groups = [
-        {"params": members, "lr": rate, "initial_lr": rate} for members, rate in zip((backbone, new), rates, strict=True)
+        {"params": members, "lr": rate, "initial_lr": rate}
+        for members, rate in zip((backbone, new), rates, strict=True)
     ]
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)

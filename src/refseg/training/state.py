@@ -69,11 +69,12 @@ def restore(
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found_model, found = state["model_config"], dict(state["training"])
     except Exception as error:  # torch names no one exception for a broken file
         raise TrainingError(f"{path}: cannot be read ({type(error).__name__}); delete it to start anew") from None
-    if state["model_config"] != to_dict(model.config):
+    if found_model != to_dict(model.config):
         raise TrainingError(f"{path}: belongs to a run of another model; choose another folder or delete it")
-    wanted, found = to_dict(config), state["training"]
+    wanted = to_dict(config)
     # How batches are prepared, and how often one validates, changes no weight.
     different = sorted(
         key for key in wanted if wanted[key] != found.get(key) and key not in {"workers", "validation_pictures"}

@@ -55,5 +55,6 @@ class Tracker:
                 self._board.add_scalar(name, value, step)
 
     def note(self, text: str) -> None:
-        """Show a line above the bar."""
-        self._bar.write(text, file=sys.stderr)
+        """Show a line above the bar, where there is one."""
+        if not self._bar.disable:
+            self._bar.write(text, file=sys.stderr)

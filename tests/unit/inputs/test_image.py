@@ -1,10 +1,12 @@
 """Any picture is read or refused in one line; letterbox and restore equal OpenCV's, recorded in opencv_warps.npz."""
 
+import contextlib
 import gc
 import io
 import runpy
 import struct
 import time
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -123,8 +125,8 @@ def test_every_mode_becomes_rgb(mode, value, colour):
 
 
 def test_numbers_of_unknown_range_are_stretched():
-    image = Image.fromarray(np.array([[-100, 0, 100]], np.int32))
-    assert rows_of(read_image(image)) == [[[0] * 3, [128] * 3, [255] * 3]]
+    image = Image.fromarray(np.array([[-100, 2, 100]], np.int32))
+    assert rows_of(read_image(image)) == [[[0] * 3, [130] * 3, [255] * 3]]
 
 
 def test_16_bit_png_is_scaled_not_clipped(tmp_path):
@@ -303,10 +305,8 @@ def test_what_is_no_picture_is_refused(source):
 def test_no_file_stays_open(tmp_path, content):
     path = tmp_path / "photo.jpg"
     path.write_bytes(content)
-    try:
+    with contextlib.suppress(ImageError):
         read_image(path)
-    except ImageError:
-        pass
     gc.collect()  # an open file would warn here, and warnings are errors
     assert not [link for link in Path("/proc/self/fd").glob("*") if link.resolve() == path]
 
@@ -320,9 +320,11 @@ def test_any_bytes_are_read_or_refused(content, start):
     try:
         image = read_image(io.BytesIO(start + content), max_pixels=10_000)
     except ImageError as error:
-        assert "\n" not in str(error)
+        message = str(error)
     else:
+        message = ""
         assert image.mode == "RGB"
+    assert "\n" not in message
 
 
 def test_threads_leave_the_warning_filters_alone(photo):
@@ -394,7 +396,7 @@ def test_restore_carries_gradients_and_ignores_autocast():
 
 
 @given(height=st.integers(1, 300), width=st.integers(1, 300), size=st.sampled_from([32, 64, 96]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_smooth_map_survives_there_and_back(height, width, size):
     y, x = np.mgrid[:height, :width]
     smooth = (0.5 + 0.25 * x / width - 0.25 * y / height).astype(np.float32)
@@ -407,7 +409,7 @@ def test_a_smooth_map_survives_there_and_back(height, width, size):
 
 
 @given(height=st.integers(1, 400), width=st.integers(1, 400), size=st.integers(1, 100), colour=st.integers(0, 255))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_plain_picture_stays_within_its_colours(height, width, size, colour):
     pixels, frame = letterbox(Image.new("RGB", (width, height), (colour,) * 3), size)
     values = levels(pixels)
@@ -445,9 +447,12 @@ def test_what_cannot_be_letterboxed():
             Frame(*numbers)
 
 
-def test_a_huge_picture_is_letterboxed_in_little_time_and_memory():
-    image = Image.fromarray(np.zeros((4000, 25_000), np.uint8)).convert("RGB")
-    start = time.perf_counter()
-    pixels, _ = letterbox(image, 416)
-    assert time.perf_counter() - start < 10
-    assert pixels.shape == (3, 416, 416)
+@pytest.mark.parametrize(("height", "width"), [(1200, 9000), (9000, 1200)])
+def test_a_large_picture_is_letterboxed_in_little_memory(height, width):
+    image = Image.new("RGB", (width, height), "red")
+    tracemalloc.start()
+    pixels, _ = letterbox(image, 64)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.6 * height * width * 3  # the picture's own bytes, as Pillow hands them over, and little more
+    assert np.abs(levels(pixels)[32, 32] - (255, 0, 0)).max() < 0.01

@@ -65,12 +65,9 @@ def test_special_tokens_cannot_be_written(special):
 
 
 def test_a_token_zero_is_not_padding():
-    made = Tokenizer(8)(["!a"])  # inside a word the exclamation mark is token 0, and followed by a space it is 256
-    assert Tokenizer().encode("!/")[1] != 0
-    spelled = Tokenizer().encode("!\u20ac")
-    assert 0 in spelled[1:-1]
-    made = Tokenizer(12)(["!\u20ac"])
-    assert made.padding[0].tolist() == [False] * len(spelled) + [True] * (12 - len(spelled))
+    ids = Tokenizer().encode("!/ cup")  # an exclamation mark that does not end its piece is token 0
+    assert 0 in ids
+    assert Tokenizer(9)(["!/ cup"]).padding[0].tolist() == [False] * len(ids) + [True] * (9 - len(ids))
 
 
 def test_nothing_and_no_expressions():
@@ -81,7 +78,7 @@ def test_nothing_and_no_expressions():
 
 
 @given(text=st.text(st.characters(exclude_categories=())), length=st.integers(2, 77))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_text_becomes_tokens(text, length):
     tokenizer = Tokenizer(length)
     ids = tokenizer.encode(text)
@@ -96,7 +93,7 @@ def test_any_text_becomes_tokens(text, length):
 
 
 @given(text=st.text("abc XYZ'!?.,&;ltgmp<>0123 \t\n\u00a0\u00e9\u4e2d\U0001f600", max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_case_and_space_do_not_matter(text):
     tokenizer = Tokenizer()
     spaced = "  " + text.replace(" ", " \t ") + "\n"

@@ -1,0 +1,1 @@
+"""CRIS: CLIP-Driven Referring Image Segmentation (CVPR 2022)."""

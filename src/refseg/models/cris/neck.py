@@ -1,7 +1,8 @@
 """Cross-modal neck: a pyramid and a sentence -> one map that has heard the sentence (CRIS, section 3.2).
 
 The published code differs from the paper's equations: every projection is a convolution with normalisation and ReLU,
-the product of picture and sentence is normalised again, and two convolutions follow the coordinates. This is the code's.
+the product of picture and sentence is normalised again, and two convolutions follow the coordinates. This is the
+code's.
 """
 
 from __future__ import annotations

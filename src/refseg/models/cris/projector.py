@@ -43,8 +43,8 @@ class Projector(nn.Module):
         if isinstance(self.kernel, nn.Conv2d):
             logits: Tensor = self.kernel(self.mix(pixels))
             return logits
-        predicted = self.kernel(sentence)
-        kernel = predicted[:, :-1].unflatten(-1, (self.channels, KERNEL**2)).mT
+        predicted: Tensor = self.kernel(sentence)
+        kernel = predicted[:, :-1].reshape(-1, self.channels, KERNEL**2).mT
         return _correlate(pixels, kernel, self.mix) + predicted[:, -1, None, None, None]
 
 
@@ -57,6 +57,8 @@ def _correlate(
     product, which are then shifted and summed. The 1x1 convolution before it is folded into that matrix.
     """
     height, width = pixels.shape[-2:]
+    assert mix.bias is not None
     taps = torch.baddbmm(kernel @ mix.bias[None, :, None], kernel @ mix.weight[:, :, 0, 0], pixels.flatten(2))
     # `fold` adds tap (i, j) at the pixel's own place plus (i - 1, j - 1); a correlation wants minus: hence the flip.
-    return F.fold(taps.flip(1), (height, width), KERNEL, padding=KERNEL // 2)
+    logits: Tensor = F.fold(taps.flip(1), (height, width), KERNEL, padding=KERNEL // 2)
+    return logits

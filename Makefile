@@ -1,0 +1,48 @@
+# make demo | test | check | docs | bench. Each first makes .venv, if it is missing or older than what it is made of.
+
+PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# Two processes with one thread each are faster on two cores than one process with two.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+EXPRESSIONS := "the red ball" "the largest ring" "second star from the left" "the cube on the right"
+
+.PHONY: demo test check docs bench clean
+
+demo: .venv/core  ## words in, masks out
+	@rm -f demo/scene__*
+	$(BIN)/refseg predict examples/scene.png $(EXPRESSIONS) --out demo
+	@echo "Look at:" && ls demo/scene__*_overlay.png
+
+test: .venv/full  ## everything that needs neither a GPU nor real photos
+	$(PYTEST) -m "not gpu and not real"
+
+check: .venv/full  ## before every commit: style, types, and the tests that are fast
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(PYTEST) -q -m "not slow and not gpu and not real"
+
+docs: .venv/full  ## the site, in site/
+	$(BIN)/zensical build --clean --strict
+
+bench: .venv/full  ## speeds, each a ratio within one run
+	$(BIN)/python benchmarks/predict_speed.py && $(BIN)/python benchmarks/forward_speed.py
+
+clean:  ## what the other targets made
+	rm -rf .venv site demo
+
+# Files that stand for a finished installation: one that was interrupted has none, and is done again.
+.venv/core: pyproject.toml constraints.txt
+	@set -e; \
+	for python in $(PYTHON); do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; python=; \
+	done; \
+	[ -n "$$python" ] || { echo "refseg needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python" >&2; exit 1; }; \
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv
+	@echo "Installing refseg and PyTorch into .venv; a minute or two"
+	@$(PIP) -qq -e .
+	@touch $@
+
+.venv/full: .venv/core
+	@echo "Installing the tools and the training extra into .venv"
+	@$(PIP) -qq -e '.[dev,train]'
+	@touch $@

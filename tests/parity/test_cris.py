@@ -1,0 +1,142 @@
+"""CRIS against values recorded from the reference: R50, three decoder layers, 416 pixels, a batch of two."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from refseg.models.cris.convert import config_from_reference, from_reference, to_reference
+from refseg.models.cris.model import CRIS, cris
+
+_spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_name("recipe.py"))
+recipe = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(recipe)
+
+# How far a gradient's norm may be from the recorded one, relatively, and the share of all that must be within 1e-3.
+# A batch of two at random weights magnifies rounding: the neck normalises the sentences over the batch, where two
+# values become +-1 whatever they were, and ReLUs switch on the last bit. What is recorded is float32 itself, and the
+# same model in float64 is up to 1.6e-2 away from it. How many of ours are within 1e-3 is a matter of the order of
+# summation: all but 4 on two threads of the machine at hand, all but 48 on one, whichever way attention and projector
+# are written.
+FAR, NEAR, SHARE = 2e-2, 1e-3, 0.8
+# A bias of all keys shifts every attention logit alike, and softmax does not see it: its gradient is zero, and what was
+# recorded (7e-7) is rounding.
+ZERO = "backbone.visual.attnpool.k_proj.bias"
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(recipe.DATA / "cris_r50_n3_416.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.fixture(scope="module")
+def batch(golden):
+    pixels, tokens, target = recipe.inputs(
+        int(golden["image_seed"]), int(golden["batch"]), int(golden["size"]), int(golden["word_len"])
+    )
+    assert (tokens.numpy() == golden["tokens"]).all()
+    return pixels, tokens, tokens == 0, target
+
+
+@pytest.fixture(scope="module")
+def state():
+    return recipe.weights(recipe.reference_shapes("r50"))
+
+
+@pytest.fixture(scope="module")
+def model(state):
+    with torch.device("meta"):
+        model = CRIS(cris("RN50", dropout=0.0))
+    model.load_state_dict(from_reference(state), assign=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def stages(model, batch):
+    pixels, tokens, padding, _ = batch
+    model.eval()
+    with torch.no_grad():
+        pyramid = model.visual(pixels)
+        words, sentence = model.text(tokens)
+        neck = model.neck(model.neck.project(pyramid), sentence)
+        decoder = model.decoder(neck, words, padding)
+        return {
+            "v3": pyramid.v3,
+            "v4": pyramid.v4,
+            "v5": pyramid.v5,
+            "words": words,
+            "state": sentence,
+            "neck": neck,
+            "decoder": decoder.flatten(2),
+            "logits": model.projector(decoder, sentence),
+        }
+
+
+def test_the_sizes_follow_from_the_shapes(state):
+    assert config_from_reference(state) == cris("RN50")
+
+
+@pytest.mark.parametrize("name", ["v3", "v4", "v5", "words", "state", "neck", "decoder"])
+def test_every_stage(name, stages, golden):
+    found = stages[name]
+    assert list(found.shape) == list(golden[f"{name}_shape"])
+    assert np.abs(found.flatten(1)[:, :64].numpy() - golden[f"{name}_head"]).max() < 1e-3
+    assert float(found.mean()) == pytest.approx(float(golden[f"{name}_mean"]), abs=1e-4)
+    assert float(found.std()) == pytest.approx(float(golden[f"{name}_std"]), rel=1e-3)
+
+
+def test_logits(stages, golden):
+    assert np.abs(stages["logits"].numpy() - golden["logits"]).max() < 1e-3
+
+
+def test_forward_is_the_stages(model, batch, stages):
+    pixels, tokens, padding, _ = batch
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(model(pixels, tokens, padding), stages["logits"])
+
+
+@pytest.mark.slow
+def test_first_loss_and_its_gradients(model, batch, stages, golden):
+    # `stages` comes first: training mode moves the running statistics.
+    pixels, tokens, padding, target = batch
+    model.train()
+    loss = functional.binary_cross_entropy_with_logits(model(pixels, tokens, padding), target)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(golden["losses"][0]), rel=1e-4)
+
+    named = dict(model.named_parameters())
+    reference_names = (key.removeprefix("module.") for key in to_reference(named))
+    gradients = {key: value.grad for key, value in zip(reference_names, named.values(), strict=True)}
+    recorded = json.loads(str(golden["grad_norms"]))
+    assert {key for key, value in gradients.items() if value is None} == {"backbone.logit_scale"}
+    assert float(gradients.pop(ZERO).norm()) < 1e-5
+    off = {key: abs(float(value.norm()) / recorded[key] - 1) for key, value in gradients.items() if value is not None}
+    assert len(off) == len(recorded) - 2 == 447
+    assert {key: value for key, value in off.items() if value > FAR} == {}
+    assert sum(value < NEAR for value in off.values()) > SHARE * len(off)
+    total = sum(float(gradients[key].norm()) ** 2 for key in off) ** 0.5
+    assert total == pytest.approx(sum(recorded[key] ** 2 for key in off) ** 0.5, rel=NEAR)
+
+
+@pytest.mark.parametrize(("backbone", "clip"), [("r50", "RN50"), ("r101", "RN101")])
+def test_names_and_shapes_of_the_state_dict(backbone, clip):
+    shapes = recipe.reference_shapes(backbone)
+    with torch.device("meta"):
+        model = CRIS(cris(clip))
+    ours = {key: list(value.shape) for key, value in to_reference(model.state_dict()).items()}
+    assert ours == {f"module.{key}": shape for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("backbone", ["r50", "r101"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_names_there_and_back(backbone, prefix):
+    state = {f"{prefix}{key}": torch.empty(0) for key in recipe.reference_shapes(backbone)}
+    back = to_reference(from_reference(state))
+    assert list(back) == [f"module.{key.removeprefix('module.')}" for key in state]
+    assert all(value is state[key.removeprefix("module.") if not prefix else key] for key, value in back.items())

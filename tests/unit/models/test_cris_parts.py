@@ -1,0 +1,156 @@
+"""CRIS' parts against plain, independent ways to compute the same."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from refseg.clip.layers import BatchNorm1d, BatchNorm2d, ResidualAttentionBlock
+from refseg.clip.resnet import AttentionPool2d
+from refseg.errors import ConfigError, UnknownNameError
+from refseg.models.cris.decoder import sine_1d, sine_2d
+from refseg.models.cris.model import CRIS, cris, cris_compact
+from refseg.models.cris.projector import Projector
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_projector_is_a_convolution_with_a_kernel_per_expression(batch):
+    projector = Projector(16, 12, contrastive=True).eval()
+    vision, sentence = torch.randn(batch, 16, 5, 7), torch.randn(batch, 12)
+    found = projector(vision, sentence)
+    assert found.shape == (batch, 1, 20, 28)
+    pixels = projector.mix(projector.pixels(vision))
+    predicted = projector.kernel(sentence)
+    expected = functional.conv2d(
+        pixels.reshape(1, batch * 8, 20, 28),
+        predicted[:, :-1].reshape(batch, 8, 3, 3),
+        predicted[:, -1],
+        padding=1,
+        groups=batch,
+    ).transpose(0, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_plain_projector_does_not_hear_the_sentence():
+    projector = Projector(16, 12, contrastive=False).eval()
+    vision = torch.randn(2, 16, 4, 4)
+    assert torch.equal(projector(vision, torch.randn(2, 12)), projector(vision, torch.randn(2, 12)))
+
+
+def test_sine_1d_is_written_out():
+    found = sine_1d(8, 5)
+    for position in range(5):
+        for channel in range(8):
+            angle = position * 10_000 ** (-2 * (channel // 2) / 8)
+            expected = math.cos(angle) if channel % 2 else math.sin(angle)
+            assert float(found[position, channel]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_sine_2d_encodes_x_then_y():
+    rows, columns = 3, 4
+    found = sine_2d(8, rows, columns)
+    assert found.shape == (12, 8)
+    for y in range(rows):
+        for x in range(columns):
+            for channel in range(8):
+                position, inner = (x, channel) if channel < 4 else (y, channel - 4)
+                angle = position * 10_000 ** (-2 * (inner // 2) / 4)
+                expected = math.cos(angle) if inner % 2 else math.sin(angle)
+                assert float(found[y * columns + x, channel]) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (5, 4)])
+def test_attention_pool_is_multi_head_attention_beside_a_convolution(size):
+    pool = AttentionPool2d(grid=3, channels=16, heads=4, output_dim=12).eval()
+    x = torch.randn(2, 16, *size)
+    position = functional.interpolate(
+        pool.positional_embedding[1:].reshape(3, 3, 16).permute(2, 0, 1)[None], size=size, mode="bicubic"
+    )
+    tokens = (x + position).flatten(2).permute(2, 0, 1)
+    attended, _ = functional.multi_head_attention_forward(
+        query=tokens,
+        key=tokens,
+        value=tokens,
+        embed_dim_to_check=16,
+        num_heads=4,
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=pool.c_proj.weight,
+        out_proj_bias=pool.c_proj.bias,
+        use_separate_proj_weight=True,
+        q_proj_weight=pool.q_proj.weight,
+        k_proj_weight=pool.k_proj.weight,
+        v_proj_weight=pool.v_proj.weight,
+        training=False,
+    )
+    expected = torch.relu(attended.permute(1, 2, 0).reshape(2, 12, *size) + pool.connect(x))
+    torch.testing.assert_close(pool(x), expected, rtol=0, atol=1e-5)
+
+
+def test_text_block_looks_back_only():
+    block = ResidualAttentionBlock(8, 2).eval()
+    x = torch.randn(1, 5, 8)
+    mask = torch.full((5, 5), float("-inf")).triu(1)
+    changed = x.clone()
+    changed[:, 3:] += 1
+    assert torch.equal(block(x, mask)[:, :3], block(changed, mask)[:, :3])
+
+
+@pytest.mark.parametrize(("norm", "shape"), [(BatchNorm1d(3), (1, 3)), (BatchNorm2d(3), (1, 3, 1, 1))])
+def test_norms_train_on_a_single_value(norm, shape):
+    norm.train()
+    x = torch.randn(shape)
+    before = norm.running_var.clone()
+    torch.testing.assert_close(norm(x), x / math.sqrt(1 + norm.eps))
+    assert torch.equal(norm.running_var, before)
+
+
+# Table 4 of the paper's talk: with or without contrastive learning, decoder layers, millions of parameters.
+ABLATION = [
+    (False, 0, 131.86),
+    (True, 0, 134.22),
+    (False, 1, 136.07),
+    (True, 1, 138.43),
+    (True, 2, 142.64),
+    (True, 3, 146.85),
+    (True, 4, 151.06),
+]
+
+
+@pytest.mark.parametrize(("contrastive", "layers", "millions"), ABLATION)
+def test_parameters_of_the_ablation(contrastive, layers, millions):
+    with torch.device("meta"):
+        model = CRIS(cris("RN50", contrastive=contrastive, decoder_layers=layers))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"decoder_heads": 7}, "decoder_heads"),
+        ({"decoder_layers": -1}, "decoder_layers"),
+        ({"image_size": 100}, "multiple of 32"),
+        ({"word_length": 78}, "2..77"),
+        ({"threshold": 1.0}, "threshold"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"neck_channels": (8, 9, 8)}, "neck_channels"),
+    ],
+)
+def test_sizes_that_do_not_fit(change, said):
+    with pytest.raises(ConfigError, match=said):
+        cris_compact(**change)
+
+
+def test_an_unknown_clip():
+    with pytest.raises(UnknownNameError, match="did you mean 'RN50x4'"):
+        cris("RN50x5")
