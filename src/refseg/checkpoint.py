@@ -408,7 +408,10 @@ def _hub_out_of_reach() -> str | None:
     proxy = proxies.get(endpoint.scheme) or proxies.get("all")
     if proxy and not urllib.request.proxy_bypass(endpoint.hostname or ""):
         target = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    port = target.port or {"https": 443, "socks5": 1080, "socks5h": 1080}.get(target.scheme, 80)
+    try:
+        port = target.port or {"https": 443, "socks5": 1080, "socks5h": 1080}.get(target.scheme, 80)
+    except ValueError as error:
+        return f"{target.geturl()} is no address: {error}"
     outcome: list[str | None] = []
 
     def knock() -> None:

@@ -1,6 +1,7 @@
 import json
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -298,8 +299,20 @@ class TestHub:
 
     def test_a_slow_look_up_is_not_waited_for(self, hub, monkeypatch):
         monkeypatch.setattr(checkpoint, "PATIENCE", 0.05)
-        monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(0.5))
+        asked = threading.Event()
+
+        def connect(*_, **__):
+            asked.wait(10)
+            raise OSError
+
+        monkeypatch.setattr(socket, "create_connection", connect)
         with pytest.raises(DownloadError, match=r"no answer in 0\.05 seconds"):
+            resolve("user/name")
+        asked.set()
+
+    def test_an_address_that_is_none(self, hub, monkeypatch):
+        monkeypatch.setattr(hub, "ENDPOINT", "http://localhost:port")
+        with pytest.raises(DownloadError, match="is no address"):
             resolve("user/name")
 
     def test_offline_by_choice(self, hub, monkeypatch):
@@ -390,7 +403,7 @@ class TestHub:
         with pytest.raises(WeightsError):
             push_to_hub(tmp_path / "none", "user/name")
         monkeypatch.setattr(hub, "ENDPOINT", "https://refseg.invalid")
-        with pytest.raises(OutputError, match="user/name: not uploaded: refseg.invalid cannot be reached"):
+        with pytest.raises(OutputError, match=r"user/name: not uploaded: refseg\.invalid cannot be reached"):
             push_to_hub(folder, "user/name")
 
 

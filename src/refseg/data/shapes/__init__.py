@@ -1,5 +1,7 @@
 """Shapes: generated scenes with referring expressions, to train, test and show a model without downloads."""
 
+from pathlib import Path
+
 from refseg.data.shapes.dataset import SAMPLES_PER_SCENE, Shapes
 from refseg.data.shapes.expressions import Reference
 from refseg.data.shapes.render import render, thing_masks
@@ -8,6 +10,7 @@ from refseg.data.shapes.vocabulary import COLOURS, HELD_OUT, KINDS, SIZES, TEXTU
 
 __all__ = [
     "COLOURS",
+    "EXAMPLE",
     "HELD_OUT",
     "KINDS",
     "SAMPLES_PER_SCENE",
@@ -21,3 +24,6 @@ __all__ = [
     "render",
     "thing_masks",
 ]
+
+EXAMPLE = Path(__file__).with_name("scene.png")
+"""A picture to try the command line on: scene 218 of `test`, drawn at twice the usual size, 640 x 480."""

@@ -1,0 +1,37 @@
+"""Draw the README's picture: what the bundled model finds in the bundled scene.
+
+    python scripts/readme_picture.py docs/images/demo.png
+"""
+
+import sys
+
+from PIL import Image
+
+import refseg
+from refseg.data.shapes import EXAMPLE
+from refseg.visualize import overlay, panels
+
+EXPRESSIONS = (
+    "the top green heart",
+    "the bottom green heart",
+    "second heart from the left",
+    "the small heart below the purple cross",
+    "the yellow ring",
+    "the blue star",
+)
+
+
+def main(target: str) -> None:
+    """Segment the scene by each expression and write the panels."""
+    image = Image.open(EXAMPLE).convert("RGB")
+    predictor = refseg.load()
+    found = predictor.segment(predictor.encode(image), EXPRESSIONS)
+    shown = [
+        (overlay(image, one.mask), f"{one.expression} - " + ("nothing fits" if one.empty else f"score {one.score:.2f}"))
+        for one in found
+    ]
+    panels(shown, columns=3, width=300).save(target, optimize=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
