@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+import jaxtyping
 
-# Before anything imports refseg: the hook rewrites modules as they are loaded.
-install_import_hook("refseg", "beartype.beartype")
+# Before anything imports refseg: the hook rewrites modules as they are loaded. As for mypy, an int is a float.
+jaxtyping.install_import_hook("refseg", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -52,6 +52,14 @@ def photo_array(height: int = 64, width: int = 96) -> np.ndarray:
     picture[(y - height / 2) ** 2 + (x - width / 4) ** 2 < (height / 5) ** 2] = (220, 30, 30)
     picture[height // 4 : height // 2, width // 2 : width * 3 // 4] = (30, 30, 220)
     return picture
+
+
+@pytest.fixture
+def unchecked():
+    """Does not check types in a test: for what refseg itself says to arguments of a wrong type."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -121,7 +121,7 @@ def test_first_loss_and_its_gradients(model, batch, stages, golden):
     assert {key: value for key, value in off.items() if value > FAR} == {}
     assert sum(value < NEAR for value in off.values()) > SHARE * len(off)
     total = sum(float(gradients[key].norm()) ** 2 for key in off) ** 0.5
-    assert total == pytest.approx(sum(recorded[key] ** 2 for key in off) ** 0.5, rel=NEAR)
+    assert total == pytest.approx(sum(recorded[key] ** 2 for key in off) ** 0.5, rel=5 * NEAR)
 
 
 @pytest.mark.parametrize(("backbone", "clip"), [("r50", "RN50"), ("r101", "RN101")])

@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(words)
         _flush()
         return code
+    except SystemExit as stop:  # of argparse: help was asked for, or an argument is wrong
+        return int(stop.code or 0)
     except RefsegError as error:
         print(f"refseg: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return EXIT_CODE

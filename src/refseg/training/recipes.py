@@ -36,9 +36,9 @@ def shapes() -> Recipe:
         training=TrainingConfig(
             epochs=45,
             steps_per_epoch=200,
-            batch_size=12,
+            batch_size=8,
             expressions_per_picture=8,
-            sizes=((0.0, 128), (0.65, 192)),
+            sizes=((0.0, 128), (0.55, 192), (0.78, 256)),
             optimizer="adamw",
             learning_rate=1e-3,
             backbone_factor=1.0,

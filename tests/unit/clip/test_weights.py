@@ -96,10 +96,7 @@ class Leaf(nn.Module):
 def archive(state, path, kind, half):
     """Write a TorchScript archive as OpenAI did: traced or scripted, matrices in fp16."""
     module = Scripted({key: value.half() if half and value.ndim > 1 else value for key, value in state.items()}).eval()
-    if kind == "traced":
-        scripted = torch.jit.trace(module, torch.zeros(2))
-    else:
-        scripted = torch.jit.script(module)
+    scripted = torch.jit.trace(module, torch.zeros(2)) if kind == "traced" else torch.jit.script(module)
     torch.jit.save(scripted, str(path))
     return path
 
@@ -152,7 +149,8 @@ class TestArchives:
         path = archive(state, tmp_path / "RN50.pt", "scripted", half=True)
         content = bytearray(path.read_bytes())
         with zipfile.ZipFile(path) as file:
-            content[file.getinfo("RN50/data/3").header_offset + 200] ^= 1
+            largest = max(file.infolist(), key=lambda entry: entry.file_size)
+            content[content.index(file.read(largest)) + 1000] ^= 1
         path.write_bytes(content)
         with pytest.raises(WeightsError, match="broken"):
             read_clip(path)
@@ -442,7 +440,7 @@ class TestLoading:
             (lambda s: s.update({"visual.attnpool.connect.0.wight": torch.zeros(1)}), "unexpected are attnpool"),
             (lambda s: s.update(more=torch.zeros(1)), "unexpected are more"),
             (lambda s: s.update({"ln_final.bias": torch.zeros(1)}), "of another shape are ln_final.bias"),
-            (lambda s: [s.pop(key) for key in list(s) if ".bn1." in key], "and 24 more"),
+            (lambda s: [s.pop(key) for key in list(s) if ".bn1." in key], "and 21 more"),
         ],
     )
     def test_everything_else_is_refused(self, state, change, said):
@@ -455,7 +453,7 @@ class TestLoading:
         with torch.device("meta"):
             clip = Towers(sizes.vision, sizes.text)
         state = {f"visual.{key}": value for key, value in clip.visual.state_dict().items() if "connect" not in key}
-        with pytest.raises(WeightsError, match="^CLIP's RN101 does not fit this model"):
+        with pytest.raises(WeightsError, match=r"^CLIP's RN101 does not fit this model"):
             load_towers(Towers(), state | clip.text.state_dict())
 
     def test_an_unpublished_clip_is_described(self, state):
@@ -473,9 +471,9 @@ class TestSizes:
         assert infer_text(towers.text.state_dict()) == TOWERS[name].text
 
     def test_of_other_weights(self):
-        with pytest.raises(WeightsError, match="'visual.layer1.0.conv1.weight' is missing"):
+        with pytest.raises(WeightsError, match=r"'visual\.layer1\.0\.conv1\.weight' is missing"):
             infer_resnet({})
-        with pytest.raises(WeightsError, match="'token_embedding.weight' is missing"):
+        with pytest.raises(WeightsError, match=r"'token_embedding\.weight' is missing"):
             infer_text({})
         with pytest.raises(WeightsError, match="has the shape"):
             infer_text({"token_embedding.weight": torch.zeros(3)})
@@ -495,9 +493,9 @@ class Server(http.server.BaseHTTPRequestHandler):
 
     content = b""
     manner = "honest"
-    asked: list  # noqa: RUF012
+    asked: list
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         content, manner = self.content, self.manner
         ranged = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         self.asked.append((self.path, self.headers.get("Range")))

@@ -296,6 +296,7 @@ def test_a_folder_and_a_forbidden_file(tmp_path, photo, monkeypatch):
 
 
 @pytest.mark.parametrize("source", [None, 3, b"bytes", [[1]], io.StringIO("text")])
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_no_picture_is_refused(source):
     with pytest.raises(ImageError):
         read_image(source)
@@ -431,6 +432,7 @@ def test_restore_overshoots_as_bicubic_does():
     assert restored.max() > 1.01
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_masks_of_floats_and_of_wrong_sizes():
     frame, mask = Frame(30, 40, 32), region(30, 40)
     assert torch.equal(frame.letterbox_mask(mask), frame.letterbox_mask(mask.astype(np.float32)))

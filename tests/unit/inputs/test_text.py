@@ -143,6 +143,7 @@ def test_a_blank_expression_is_refused(text):
 
 
 @pytest.mark.parametrize("text", [None, 3, b"cup", ["cup"]])
+@pytest.mark.usefixtures("unchecked")
 def test_what_is_not_text_is_refused(text):
     for use in (check_expression, Tokenizer().encode, lambda given: Tokenizer()([given])):
         with pytest.raises(ExpressionError, match=type(text).__name__):
@@ -159,6 +160,7 @@ def test_an_expression_is_returned_verbatim():
 
 
 @pytest.mark.parametrize("length", [1, 0, -1, 78, 17.0, "17", True, None])
+@pytest.mark.usefixtures("unchecked")
 def test_word_length_out_of_range_is_refused(length):
     with pytest.raises(ConfigError, match="2 to 77"):
         Tokenizer(length)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 __all__ = ["HOLE", "OUTLINES", "REACH", "draw_silhouette", "turn", "visible_shares"]
 
-HOLE = 0.55
+HOLE = 0.5
 """Radius of the hole of a ring, whose outer radius is 1."""
 LOW_RESOLUTION = 72
 """Short side, in pixels, of the label map that visibility is estimated on."""

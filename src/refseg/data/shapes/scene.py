@@ -152,9 +152,9 @@ def _place(
 ) -> tuple[Thing, ...] | None:
     """Return the things at random places, in random depth order, or None where they do not fit."""
     placed: list[Thing] = []
-    crowded = len(looks) >= 7
+    crowded = len(looks) >= 6
     for colour, kind in looks:
-        size = pick(rng, tuple(SIZES), (0.45, 0.35, 0.2) if crowded else (0.36, 0.36, 0.28))
+        size = pick(rng, tuple(SIZES), (0.55, 0.35, 0.1) if crowded else (0.4, 0.38, 0.22))
         low, high = SIZES[size]
         diameter = low + (high - low) * float(rng.random())
         texture = pick(rng, TEXTURES, (0.4, 0.2, 0.2, 0.2))

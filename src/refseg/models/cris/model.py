@@ -19,6 +19,9 @@ from refseg.models.cris.projector import Projector
 
 __all__ = ["CRIS", "CRISConfig", "cris", "cris_compact"]
 
+LARGEST = 4096
+"""Of `image_size`: a config from a stranger must not make a predictor take all memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CRISConfig:
@@ -51,8 +54,8 @@ class CRISConfig:
             raise ConfigError("decoder_layers must be at least 0, and decoder_heads must divide neck_channels[1]")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
-        if self.image_size < 32 or self.image_size % 32:
-            raise ConfigError(f"image_size must be a multiple of 32, got {self.image_size}")
+        if not 32 <= self.image_size <= LARGEST or self.image_size % 32:
+            raise ConfigError(f"image_size must be a multiple of 32 up to {LARGEST}, got {self.image_size}")
         if not 2 <= self.word_length <= self.text.context_length:
             raise ConfigError(f"word_length must lie in 2..{self.text.context_length}, got {self.word_length}")
         if not 0 < self.threshold < 1:
@@ -118,12 +121,12 @@ def cris_compact(**changes: Any) -> CRISConfig:
     values: dict[str, Any] = {
         "vision": ResNetConfig(layers=(1, 2, 2, 1), width=16, heads=8, output_dim=joint, pretrained_size=192),
         "text": TextConfig(width=width, heads=4, layers=3, output_dim=joint),
-        "neck_channels": (64, width, 128),
+        "neck_channels": (64, width, 96),
         "decoder_layers": 3,
         "decoder_heads": 4,
         "decoder_hidden": 256,
         "dropout": 0.0,
-        "image_size": 192,
+        "image_size": 256,
         "word_length": 24,
     } | changes
     return CRISConfig(**values)

@@ -1,0 +1,589 @@
+"""`refseg predict`, and what the command line says to input it cannot use: the real command, in process where it can."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import pickle
+import shutil
+import statistics
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco
+
+from refseg.cli import predict as verb
+from refseg.cli.main import main
+
+CUP = "the cup on the left"
+
+
+@pytest.fixture
+def command(capsys, model_folder, tmp_path, monkeypatch):
+    """Runs `refseg predict` on the tiny model in an empty folder: returns exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words, model=model_folder, device="cpu"):
+        code = main(["predict", *map(str, words), "--model", str(model), "--device", device])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """Runs `refseg predict`, which must refuse: in one line, with exit code 2, writing nothing. Returns the line."""
+
+    def run(*words, **options):
+        code, out, err = command(*words, **options)
+        assert (code, out) == (2, "")
+        assert "Traceback" not in err
+        assert len(err.splitlines()) == 1, err
+        assert err.endswith("\n")
+        assert files_in(Path("predictions")) == []
+        return err
+
+    return run
+
+
+@pytest.fixture
+def stdin(monkeypatch):
+    """Puts bytes on stdin."""
+    return lambda data: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def files_in(folder):
+    return sorted(path.name for path in folder.rglob("*")) if folder.exists() else []
+
+
+def result(name, folder="predictions"):
+    return json.loads(Path(folder, f"{name}.json").read_text(encoding="utf-8"))
+
+
+def mask(name, folder="predictions"):
+    with Image.open(Path(folder, f"{name}.png")) as image:
+        assert image.mode == "L"
+        return np.asarray(image)
+
+
+# ── what is written ──
+
+
+def test_three_files_for_each_expression(command, photo):
+    code, out, err = command(photo, CUP, "the second ring")
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 2
+    assert files_in(Path("predictions")) == sorted(
+        f"photo__{number}{ending}" for number in ("000", "001") for ending in (".png", "_overlay.png", ".json")
+    )
+
+
+def test_the_mask_is_black_and_white_at_the_photos_size(command, photo):
+    command(photo, CUP, "the second ring", "blue square")
+    masks = [mask(f"photo__{number:03d}") for number in range(3)]
+    assert {one.shape for one in masks} == {(64, 96)}
+    assert set(np.unique(masks)) == {0, 255}
+    with Image.open("predictions/photo__000_overlay.png") as overlay:
+        assert (overlay.mode, overlay.size) == ("RGB", (96, 64))
+
+
+def test_the_json_says_what_the_mask_shows(command, photo, model_folder):
+    command(photo, "the second ring")
+    said, shown = result("photo__000"), mask("photo__000") > 0
+    assert said.keys() == {
+        *("image", "expression", "score", "empty", "box", "segmentation", "threshold", "truncated", "model"),
+        *("mask", "overlay"),
+    }
+    assert (coco.decode(said["segmentation"]) == shown).all()
+    assert said["segmentation"]["size"] == [64, 96]
+    rows, columns = np.nonzero(shown)
+    assert said["box"] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert 0 < said["score"] < 1
+    assert (said["empty"], said["truncated"], said["threshold"]) == (False, False, 0.35)
+    assert (said["image"], said["model"]) == (str(photo), str(model_folder))
+    assert (said["mask"], said["overlay"]) == ("photo__000.png", "photo__000_overlay.png")
+
+
+def test_where_nothing_fits_the_mask_is_black_and_there_is_no_box(command, photo):
+    code, out, _ = command(photo, CUP, "--threshold", "0.999999")
+    assert code == 0
+    assert "nothing fits" in out
+    assert not mask("photo__000").any()
+    said = result("photo__000")
+    assert (said["empty"], said["box"], said["score"]) == (True, None, 0)
+    assert not coco.decode(said["segmentation"]).any()
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["  the   cup ", "🟥 the 👍🏽 one", "左边的杯子", "l'été\tdernier", '"quoted" \\ & <b>', "\udcff half"],
+)
+def test_expressions_are_kept_verbatim(command, photo, expression):
+    code, out, _ = command(photo, expression, "--json")
+    assert code == 0
+    assert result("photo__000")["expression"] == expression
+    assert json.loads(out)[0]["expression"] == expression
+
+
+def test_json_prints_what_the_files_say(command, photo):
+    code, out, err = command(photo, CUP, "blue square", "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out) == [result("photo__000"), result("photo__001")]
+
+
+def test_a_photo_is_turned_as_its_camera_noted(command, picture, tmp_path):
+    noted = Image.Exif()
+    noted[0x0112] = 6  # a quarter turn clockwise is still to be done
+    Image.fromarray(np.ascontiguousarray(np.rot90(picture))).save(tmp_path / "turned.png", exif=noted)
+    Image.fromarray(picture).save(tmp_path / "upright.png")
+    assert command(tmp_path / "turned.png", tmp_path / "upright.png", "blue square")[0] == 0
+    assert mask("turned__000").shape == (64, 96)
+    assert (mask("turned__000") == mask("upright__000")).all()
+
+
+def test_several_pictures_and_the_same_name_in_two_folders(command, picture):
+    for folder, flip in (("a", picture), ("b", picture[:, ::-1])):
+        Path(folder).mkdir()
+        Image.fromarray(np.ascontiguousarray(flip)).save(f"{folder}/x.png")
+    Image.fromarray(picture[:32]).save("y.png")
+    code, out, _ = command("a/x.png", "b/x.png", "y.png", "blue square", "--json")
+    assert code == 0
+    assert [(one["image"], one["mask"]) for one in json.loads(out)] == [
+        ("a/x.png", "x__000.png"),
+        ("b/x.png", "x-2__000.png"),
+        ("y.png", "y__000.png"),
+    ]
+    assert len(files_in(Path("predictions"))) == 9
+    assert (mask("x__000") != mask("x-2__000")).any()
+    assert mask("y__000").shape == (32, 96)
+
+
+def test_asking_together_is_asking_alone(command, photo):
+    command(photo, CUP, "blue square")
+    command(photo, CUP, "--out", "first")
+    command(photo, "blue square", "--out", "second")
+    for together, folder in (("photo__000", "first"), ("photo__001", "second")):
+        assert (mask(together) == mask("photo__000", folder)).all()
+        assert result(together)["score"] == pytest.approx(result("photo__000", folder)["score"], abs=2e-6)
+
+
+def test_the_same_command_gives_the_same_bytes(command, photo):
+    def run(folder):
+        command(photo, CUP, "--out", folder)
+        return [hashlib.sha256(Path(folder, name).read_bytes()).hexdigest() for name in files_in(Path(folder))]
+
+    assert run("one") == run("two")
+
+
+def test_a_threshold_moves_the_border(command, photo):
+    areas = []
+    for threshold in ("0.2", "0.35", "0.5"):
+        command(photo, "blue square", "--threshold", threshold)
+        areas.append(np.count_nonzero(mask("photo__000")))
+        assert result("photo__000")["threshold"] == float(threshold)
+    assert areas[0] > areas[1] > areas[2]
+
+
+def test_the_model_that_comes_with_the_package_is_the_default(tmp_path, photo, monkeypatch, model_folder):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr("refseg.checkpoint.resolve", lambda name: asked.append(name) or model_folder)
+    monkeypatch.setattr("refseg.predictor.resolve", lambda name: asked.append(name) or model_folder)
+    assert main(["predict", str(photo), CUP]) == 0
+    assert asked == ["shapes"]
+    assert len(files_in(Path("predictions"))) == 3
+
+
+# ── where words and pictures come from ──
+
+
+def test_expressions_from_a_file(command, photo):
+    Path("words.txt").write_bytes("\ufeffthe cup\r\n\n  左边\n   \nlast".encode())
+    assert command(photo, "first", "--expressions", "words.txt")[0] == 0
+    assert [result(f"photo__{i:03d}")["expression"] for i in range(4)] == ["first", "the cup", "  左边", "last"]
+
+
+@pytest.mark.parametrize("words", [("-",), ("--expressions", "-")])
+def test_expressions_from_stdin(command, photo, stdin, words):
+    stdin(b"the cup\nthe ring\n")
+    assert command(photo, *words)[0] == 0
+    assert [result(f"photo__{i:03d}")["expression"] for i in range(2)] == ["the cup", "the ring"]
+
+
+def test_a_picture_from_stdin(command, photo, stdin):
+    stdin(photo.read_bytes())
+    assert command("-", photo, CUP)[0] == 0
+    assert (mask("stdin__000") == mask("photo__000")).all()
+
+
+def test_a_picture_from_a_pipe_among_others(command, photo, tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", str(photo), str(pipe)]):
+        assert command(pipe, photo, CUP)[0] == 0
+    assert (mask("pipe__000") == mask("photo__000")).all()
+
+
+@pytest.mark.parametrize("words", [("-", "-"), ("-", "-", CUP), ("-", CUP, "--expressions", "-")])
+def test_stdin_is_for_one_thing(refused, stdin, words):
+    stdin(b"")
+    assert "only once" in refused(*words)
+
+
+def test_closed_stdin(refused, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert "stdin is closed" in refused("-", CUP)
+
+
+# ── unusual, and fine ──
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 10), (10, 20_000)])
+def test_odd_sizes_work(command, size):
+    Image.new("RGB", size, "red").save("odd.png")
+    assert command("odd.png", CUP)[0] == 0
+    assert mask("odd__000").shape == size[::-1]
+
+
+def test_a_long_expression_is_cut_and_said_to_be(command, photo):
+    long = "the cup " * 1250
+    code, out, err = command(photo, long)
+    assert code == 0
+    assert len(err.splitlines()) == 1
+    assert "longer than the 17 tokens" in err
+    assert len(err + out) < 500
+    assert result("photo__000")["truncated"] is True
+    assert result("photo__000")["expression"] == long
+
+
+def test_one_enormous_word_is_no_trouble(command, photo):
+    assert command(photo, "x" * 10_000)[0] == 0
+    assert result("photo__000")["truncated"] is True
+
+
+# ── refused: pictures ──
+
+
+def tiny_png(width, height):
+    """A PNG of a few bytes whose header declares any size."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def test_a_missing_picture(refused):
+    assert "there is no file 'nowhere.jpg'" in refused("nowhere.jpg", CUP)
+
+
+def test_a_folder_for_a_picture(refused):
+    Path("photos.jpg").mkdir()
+    assert "folder" in refused("photos.jpg", CUP)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"this is text\n" * 100, "not a picture"),
+        (b"", "empty (0 bytes)"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 50, ""),
+        (tiny_png(60_000, 60_000), "too large"),
+        (tiny_png(2**31 - 1, 2**31 - 1), ""),
+        (tiny_png(500, 500), "broken"),
+    ],
+    ids=["text", "empty", "start of a JPEG", "bomb", "enormous bomb", "missing pixels"],
+)
+def test_files_that_are_no_pictures(refused, content, said):
+    Path("file.jpg").write_bytes(content)
+    assert said in refused("file.jpg", CUP)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_a_truncated_jpeg(refused, picture, share):
+    whole = io.BytesIO()
+    Image.fromarray(picture).save(whole, "JPEG", quality=95)
+    Path("cut.jpg").write_bytes(whole.getvalue()[: int(len(whole.getvalue()) * share)])
+    assert "cut.jpg" in refused("cut.jpg", CUP)
+
+
+def test_a_name_too_long_for_a_file(refused):
+    refused("n" * 5000 + ".jpg", CUP)
+
+
+def test_a_name_too_long_for_the_files_to_write(refused, photo):
+    shutil.copy(photo, "n" * 250)
+    assert "cannot be written" in refused("n" * 250, CUP)
+
+
+def test_a_broken_picture_among_good_ones_stops_before_the_first(refused, photo):
+    Path("broken.jpg").write_bytes(b"")
+    refused(photo, "broken.jpg", CUP)
+    refused(photo, "missing.jpg", CUP)
+
+
+# ── refused: words and numbers ──
+
+
+@pytest.mark.parametrize("expression", ["", " ", "\t\n \u3000"])
+def test_a_blank_expression(refused, photo, expression):
+    assert "blank" in refused(photo, expression)
+
+
+def test_no_expression(refused, photo):
+    assert "no expression" in refused(photo)
+
+
+def test_a_file_of_expressions_that_is_missing_empty_or_no_text(refused, photo):
+    assert "No such file" in refused(photo, "--expressions", "missing.txt")
+    Path("empty.txt").write_text("\n \n")
+    assert "no expression" in refused(photo, "--expressions", "empty.txt")
+    assert "not UTF-8" in refused(photo, "--expressions", photo)
+
+
+@pytest.mark.parametrize("threshold", ["0", "1", "-0.1", "nan", "inf"])
+def test_a_threshold_out_of_range(refused, photo, threshold):
+    assert "between 0 and 1" in refused(photo, CUP, f"--threshold={threshold}")
+
+
+def test_a_threshold_that_is_no_number(refused, photo):
+    assert "invalid float value: 'half'" in refused(photo, CUP, "--threshold", "half")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(refused, photo):
+    assert "no cuda device" in refused(photo, CUP, device="cuda")
+
+
+# ── refused: models ──
+
+
+def test_an_unknown_model(refused, photo):
+    assert "did you mean 'shapes'?" in refused(photo, CUP, model="shape")
+
+
+def test_a_folder_that_is_no_model(refused, photo, tmp_path):
+    (tmp_path / "folder").mkdir()
+    assert "config.json" in refused(photo, CUP, model=tmp_path / "folder")
+
+
+def test_a_model_folder_without_weights_or_with_half_of_them(refused, photo, model_folder, tmp_path):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "half"))
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    for kept in (whole[: len(whole) // 2], whole[:100], whole[:4], b"", b"\xff" * 64):
+        weights.write_bytes(kept)
+        assert "model.safetensors" in refused(photo, CUP, model=folder)
+    weights.unlink()
+    assert "missing" in refused(photo, CUP, model=folder)
+
+
+def test_weights_of_another_architecture(refused, photo, model_folder, tmp_path):
+    folder = Path(shutil.copytree(model_folder, tmp_path / "other"))
+    values = json.loads((folder / "config.json").read_text())
+    values["config"]["decoder_layers"] = 2
+    (folder / "config.json").write_text(json.dumps(values))
+    assert "decoder_layers" in refused(photo, CUP, model=folder)
+
+
+def test_a_checkpoint_for_a_model(refused, photo, tmp_path):
+    torch.save({}, tmp_path / "model.pth")
+    assert "refseg convert" in refused(photo, CUP, model=tmp_path / "model.pth")
+
+
+class Trap:
+    """Unpickling it runs code that leaves a file behind."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return exec, (f"open({str(self.path)!r}, 'w').close()",)
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch", "legacy torch"])
+def test_code_in_a_checkpoint_is_not_run(capsys, tmp_path, how):
+    sprung, checkpoint = tmp_path / "sprung", tmp_path / "trap.pth"
+    if how == "pickle":
+        checkpoint.write_bytes(pickle.dumps({"state_dict": Trap(sprung)}))
+    else:
+        torch.save({"state_dict": Trap(sprung)}, checkpoint, _use_new_zipfile_serialization=how == "torch")
+    assert main(["convert", str(checkpoint), str(tmp_path / "folder")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1, err
+    assert not sprung.exists()
+    assert not (tmp_path / "folder").exists()
+    if how == "pickle":  # the trap itself works
+        pickle.loads(checkpoint.read_bytes())
+        assert sprung.exists()
+
+
+# ── refused: where to write ──
+
+
+def test_an_output_below_a_file(refused, photo):
+    Path("file").write_text("kept")
+    assert "cannot be written" in refused(photo, CUP, "--out", "file/below")
+    assert "cannot be written" in refused(photo, CUP, "--out", "file")
+    assert Path("file").read_text() == "kept"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
+def test_an_output_where_no_file_can_be(refused, photo):
+    assert "cannot be written" in refused(photo, CUP, "--out", "/proc/refseg")
+    assert "cannot be written" in refused(photo, CUP, "--out", "/proc")
+
+
+@pytest.mark.parametrize("fails_at", ["photo__000.png", "photo__000_overlay.png", "photo__000.json"])
+def test_a_full_disk_leaves_no_part_of_a_result(refused, photo, monkeypatch, fails_at):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    real_save, real_write = Image.Image.save, Path.write_bytes
+
+    def save(self, path, *args, **kwargs):
+        real_save(self, path, *args, **kwargs)
+        if Path(path).name == fails_at:
+            full(self)
+
+    def write_bytes(self, data):
+        real_write(self, data[:10])
+        full(self)
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    if fails_at.endswith(".json"):
+        monkeypatch.setattr(Path, "write_bytes", write_bytes)
+    assert "No space left on device" in refused(photo, CUP)
+
+
+def test_older_results_are_replaced(command, photo):
+    command(photo, CUP, "--threshold", "0.2")
+    before = files_in(Path("predictions"))
+    command(photo, CUP, "--threshold", "0.9999")
+    assert files_in(Path("predictions")) == before
+    assert not mask("photo__000").any()
+
+
+# ── the command line itself ──
+
+
+def test_an_unknown_verb(capsys):
+    assert main(["predikt", "x.jpg", CUP]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("refseg: unknown command 'predikt', did you mean 'predict'?")
+    assert len(err.splitlines()) == 1
+
+
+def test_no_arguments_show_the_help(capsys):
+    assert main([]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for name in ("predict", "evaluate", "train", "convert", "models"):
+        assert name in out
+
+
+@pytest.mark.parametrize(
+    "words", [["--nonsense"], ["predict", "a", "b", "--non\nsense"], ["predict"], ["train", "--x"]]
+)
+def test_arguments_that_do_not_exist(capsys, words):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert "--help" in err
+
+
+@pytest.mark.parametrize("name", ["predict", "evaluate", "train", "convert", "models"])
+def test_every_verb_explains_itself(capsys, name):
+    assert main([name, "--help"]) == 0
+    assert f"usage: refseg {name}" in capsys.readouterr().out
+
+
+def test_an_interrupt_is_one_line(capsys, monkeypatch):
+    def interrupt(arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verb, "run", interrupt)
+    assert main(["predict", "a", "b"]) == 130
+    assert capsys.readouterr().err == "refseg: interrupted\n"
+
+
+def python(*words, **options):
+    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, check=False, timeout=300, **options)
+
+
+def test_as_a_process(photo, model_folder, tmp_path):
+    done = python("-m", "refseg", "predict", photo, "左边 🟥", "--model", model_folder, "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout)[0]["expression"] == "左边 🟥"
+    assert len(files_in(tmp_path / "predictions")) == 3
+
+
+def test_as_a_process_with_an_ascii_terminal(photo, model_folder, tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    words = ("-m", "refseg", "predict", photo, "été 🟥", "--model", model_folder)
+    done = python(*words, "--json", cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["expression"] == "été 🟥"
+    assert python(*words, cwd=tmp_path, env=environment).returncode == 0
+
+
+def test_as_a_process_that_refuses(tmp_path):
+    done = python("-m", "refseg", "predict", "missing.jpg", CUP, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode().splitlines() == ["refseg: there is no file 'missing.jpg'; check the path"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_or_closed_stdout_is_told_in_one_line_or_none():
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run([sys.executable, "-m", "refseg"], stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines() == ["refseg: stdout: cannot be written: No space left on device"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "refseg"], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from refseg.cli.main import main; code = main(['--help']); "
+        "heavy = {'torch', 'numpy', 'PIL', 'safetensors', 'tokenizers', 'pycocotools', 'jaxtyping'} & set(sys.modules); "
+        "sys.exit(code or (print(heavy, file=sys.stderr) or 1 if heavy else 0))"
+    )
+    done = python("-c", code)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.slow
+def test_help_takes_under_a_third_of_the_time_of_importing_torch():
+    assert importlib.util.find_spec("torch") is not None
+
+    def seconds(*words):
+        times = []
+        for _ in range(3):
+            start = time.perf_counter()
+            assert python(*words).returncode == 0
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
+
+    assert seconds("-m", "refseg", "--help") < seconds("-c", "import torch") / 3
