@@ -5,13 +5,14 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # Two processes with one thread each are faster on two cores than one process with two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-EXPRESSIONS := "the red ball" "the largest ring" "second star from the left" "the cube on the right"
+SCENE := src/refseg/data/shapes/scene.png
+EXPRESSIONS := "the leftmost ring" "the rightmost ring" "second ring from the left" "the dotted triangle" "the blue star"
 
 .PHONY: demo test check docs bench clean
 
 demo: .venv/core  ## words in, masks out
 	@rm -f demo/scene__*
-	$(BIN)/refseg predict examples/scene.png $(EXPRESSIONS) --out demo
+	$(BIN)/refseg predict $(SCENE) $(EXPRESSIONS) --out demo
 	@echo "Look at:" && ls demo/scene__*_overlay.png
 
 test: .venv/full  ## everything that needs neither a GPU nor real photos

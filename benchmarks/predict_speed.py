@@ -16,8 +16,8 @@ from PIL import Image
 
 import refseg
 from measure import machine, report, side_by_side, write
+from refseg.data.shapes import EXAMPLE
 
-ROOT = Path(__file__).parents[1]
 EXPRESSIONS = (
     *("the red ball", "the largest ring", "second star from the left", "the cube on the right"),
     *("small striped heart", "the ball to the left of the cube", "middle triangle", "the green cross"),
@@ -27,7 +27,7 @@ EXPRESSIONS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes")
-    parser.add_argument("--picture", type=Path, default=ROOT / "examples" / "scene.png")
+    parser.add_argument("--picture", type=Path, default=EXAMPLE)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20, help="of what is timed within a process; a fourth of it else")
     parser.add_argument("--out", type=Path, help="write all timings there as JSON")

@@ -12,11 +12,11 @@ from refseg.data.shapes import EXAMPLE
 from refseg.visualize import overlay, panels
 
 EXPRESSIONS = (
-    "the top green heart",
-    "the bottom green heart",
-    "second heart from the left",
-    "the small heart below the purple cross",
-    "the yellow ring",
+    "the leftmost ring",
+    "the rightmost ring",
+    "second ring from the left",
+    "the dotted triangle",
+    "the triangle to the left of the dotted triangle",
     "the blue star",
 )
 

@@ -1,12 +1,15 @@
 """What the pages show is run: `console` blocks of `$ refseg` lines, and `python` blocks under `<!-- test -->`.
 
+The commands of the README, with their placeholders for files, are not run: their arguments have to be understood.
 Output that a page shows has to be what the command prints, but for white space; where it shows none, it has to succeed.
 Run as a program, this file writes the command line's page anew.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -19,12 +22,13 @@ from refseg.cli.main import VERBS, main
 from refseg.models.zoo import zoo_entry
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
 CLI_PAGE = ROOT / "docs" / "cli.md"
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^<!-- test -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
-FILE = re.compile(r"`((?:src|tests|docs|benchmarks|scripts|examples)/[\w./-]+)`")
+FILE = re.compile(r"`((?:src|tests|docs|benchmarks|scripts)/[\w./-]+)`")
 NEEDS_MODEL = re.compile(r"refseg predict (?!.*(--help|--model))|refseg\.load\(\)")
 
 
@@ -32,9 +36,9 @@ def named(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def blocks(pattern: re.Pattern[str]) -> list[object]:
+def blocks(pattern: re.Pattern[str], pages: list[Path] = PAGES) -> list[object]:
     found = []
-    for page in PAGES:
+    for page in pages:
         text = page.read_text(encoding="utf-8")
         for match in pattern.finditer(text):
             line = text.count("\n", 0, match.start()) + 1
@@ -64,9 +68,8 @@ def output_of(command: str) -> str:
 
 @pytest.fixture
 def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Work where the examples are and nothing else is."""
-    if (ROOT / "examples").is_dir():
-        (tmp_path / "examples").symlink_to(ROOT / "examples", target_is_directory=True)
+    """Work where the source is and nothing else is."""
+    (tmp_path / "src").symlink_to(ROOT / "src", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
 
@@ -92,7 +95,22 @@ def test_python_runs(block: str, somewhere: None) -> None:
     exec(compile(block, "<page>", "exec"), {"__name__": "page"})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=named)
+@pytest.mark.parametrize("block", blocks(CONSOLE, [README]))
+def test_commands_of_the_readme_are_understood(block: str) -> None:
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    for command, _ in commands(block):
+        program, *words = shlex.split(command, comments=True)
+        if program == "make":
+            assert set(words) <= set(targets), command
+        elif program == "refseg":
+            verb, *rest = words
+            assert verb in VERBS, command
+            parser = argparse.ArgumentParser(exit_on_error=False)
+            importlib.import_module(f"refseg.cli.{verb}").add_arguments(parser)
+            parser.parse_intermixed_args(rest)
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=named)
 def test_links_and_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     links = [page.parent / target for target in LINK.findall(text)]

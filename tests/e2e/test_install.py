@@ -108,12 +108,12 @@ def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:
 
 
 def test_the_installed_model_segments(installed: Path, tmp_path: Path) -> None:
-    picture = ROOT / "examples" / "scene.png"
-    if not (installed / "refseg/models/weights/shapes").is_dir() or not picture.is_file():
-        pytest.skip("this checkout has no bundled model, or no bundled scene, yet")
+    picture = installed / "refseg/data/shapes/scene.png"
+    if not (installed / "refseg/models/weights/shapes").is_dir():
+        pytest.skip("this checkout has no bundled model yet")
     # A home of its own, so that no cache helps.
     run(
-        *(sys.executable, "-m", "refseg", "predict", picture, "the red ball", "--out", tmp_path / "out"),
+        *(sys.executable, "-m", "refseg", "predict", picture, "the leftmost ring", "--out", tmp_path / "out"),
         cwd=tmp_path,
         PYTHONPATH=str(installed),
         HOME=str(tmp_path),

@@ -8,11 +8,12 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import MappingProxyType
 from typing import NoReturn
 
 from refseg import __version__
-from refseg.errors import EXIT_CODE, OutputError, RefsegError, UnknownNameError
+from refseg.errors import EXIT_CODE, RefsegError, UnknownNameError
 
 __all__ = ["main"]
 
@@ -41,11 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # words and file names may hold what the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        code = _run(words)
-        _flush()
+        try:
+            code = _run(words)
+        except SystemExit as stop:  # of argparse: help was asked for, or an argument is wrong
+            code = int(stop.code or 0)
+        print(end="", flush=True)  # when Python does it at exit, nobody can say that it failed
         return code
-    except SystemExit as stop:  # of argparse: help was asked for, or an argument is wrong
-        return int(stop.code or 0)
     except RefsegError as error:
         print(f"refseg: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return EXIT_CODE
@@ -56,6 +58,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read our output has gone.
         _silence()
         return 1
+    except OSError as error:  # a full disk behind stdout, for instance
+        print(f"refseg: {' '.join(str(error).split())}", file=sys.stderr)
+        _silence()
+        return EXIT_CODE
 
 
 def _run(words: list[str]) -> int:
@@ -81,20 +87,10 @@ def _run(words: list[str]) -> int:
     return 0
 
 
-def _flush() -> None:
-    """Bring what was printed to its reader now: at exit nobody could say that it failed."""
-    try:
-        print(end="", flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _silence()
-        raise OutputError(f"stdout: cannot be written: {error.strerror or error}") from None
-
-
 def _silence() -> None:
     """Send what is still to be printed nowhere, so that Python does not complain again when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with suppress(OSError):  # stdout need not be a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _formatter() -> type[argparse.HelpFormatter]:

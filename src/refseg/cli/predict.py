@@ -12,9 +12,9 @@ import io
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from refseg.errors import ConfigError, ExpressionError, InputError, OutputError
 
@@ -79,9 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     for expression in expressions:
         check_expression(expression)
     sources = [_source(picture) for picture in pictures]
-    if len(sources) > 1:  # a broken picture among several is refused before the first is worked on
-        for source in sources:
-            read_image(source)
+    for source in sources:  # a broken picture among many is refused before the first is worked on
+        read_image(source)
     predictor = load(arguments.model, arguments.device)
     results = []
     for picture, source, name in zip(pictures, sources, names, strict=True):
@@ -133,7 +132,7 @@ def _is_picture(argument: str) -> bool:
         return False
 
 
-def _source(picture: str) -> str | IO[bytes]:
+def _source(picture: str) -> str | io.BytesIO:
     """Return what a picture can be read from more than once: of stdin and pipes, their bytes."""
     if picture == STDIN:
         return io.BytesIO(_stdin_bytes())
@@ -146,21 +145,21 @@ def _source(picture: str) -> str | IO[bytes]:
 def _stdin_bytes() -> bytes:
     if sys.stdin is None:
         raise InputError("stdin is closed, so that - has nothing to read")
-    return _all_bytes(sys.stdin.buffer, "stdin")
+    return _all_bytes(sys.stdin.buffer.read, "stdin")
 
 
 def _file_bytes(file: str) -> bytes:
     try:
         with Path(file).open("rb") as opened:
-            return _all_bytes(opened, file)
+            return _all_bytes(opened.read, file)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def _all_bytes(file: IO[bytes], name: str) -> bytes:
-    data = file.read(LONGEST_INPUT + 1)
+def _all_bytes(read: Callable[[int], bytes], name: str) -> bytes:
+    data = read(LONGEST_INPUT + 1)
     if len(data) > LONGEST_INPUT:
         raise InputError(f"{name} holds more than {LONGEST_INPUT // 2**20} MiB")
     return data

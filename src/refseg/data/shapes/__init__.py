@@ -26,4 +26,4 @@ __all__ = [
 ]
 
 EXAMPLE = Path(__file__).with_name("scene.png")
-"""A picture to try the command line on: scene 218 of `test`, drawn at twice the usual size, 640 x 480."""
+"""A picture to try the command line on: scene 150 of `test`, drawn at twice the usual size, 640 x 480."""

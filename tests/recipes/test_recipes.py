@@ -1,0 +1,132 @@
+"""Recipes: each builds; who learns how fast, and when, is as published."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from refseg.config import from_dict, to_dict
+from refseg.errors import ConfigError, UnknownNameError
+from refseg.models.cris.convert import to_reference
+from refseg.models.cris.model import CRIS, cris
+from refseg.training.config import TrainingConfig
+from refseg.training.optim import build_optimizer, learning_rate_factor, set_learning_rates
+from refseg.training.recipes import RECIPES, recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_builds(name):
+    made = recipe(name)
+    with torch.device("meta"):
+        CRIS(made.model)
+    assert from_dict(TrainingConfig, to_dict(made.training)) == made.training
+    assert made.data == "shapes"
+    assert "Command: `refseg train " + name in (RECIPES[name].__doc__ or "")
+
+
+def test_a_recipe_can_be_changed():
+    assert recipe("shapes", epochs=3, sizes=[[0, 64]]).training.sizes == ((0.0, 64),)
+    assert recipe("shapes", epochs=3).training.epochs == 3
+    with pytest.raises(ConfigError, match="did you mean 'epochs'"):
+        recipe("shapes", epoch=3)
+    with pytest.raises(UnknownNameError, match="did you mean 'shapes'"):
+        recipe("shape")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epochs": 0},
+        {"batch_size": 0},
+        {"expressions_per_picture": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"learning_rate": math.inf},
+        {"weight_decay": -1.0},
+        {"max_norm": math.nan},
+        {"decay": math.inf},
+        {"warmup_steps": -1},
+        {"workers": -1},
+        {"seed": -1},
+        {"sizes": ((0.5, 64),)},
+        {"sizes": ((0.0, 65),)},
+        {"sizes": ((0.0, 0),)},
+        {"sizes": ((0.0, 64), (0.6, 96), (0.3, 128))},
+        {"sizes": ((0.0, 64), (1.5, 96))},
+    ],
+)
+def test_impossible_numbers_are_refused(changes):
+    with pytest.raises(ConfigError) as caught:
+        TrainingConfig(**{"steps_per_epoch": 1} | changes)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# ── who ──
+
+
+def test_the_groups_are_those_of_the_reference():
+    """The reference: names with `backbone` and without `positional_embedding`, and all others (CRIS.md, 1.10)."""
+    with torch.device("meta"):
+        model = CRIS(cris("RN50"))
+    config = TrainingConfig(steps_per_epoch=1)
+    backbone, new = build_optimizer(model, config).param_groups
+    slow = {id(parameter) for parameter in backbone["params"]}
+    names = to_reference(dict(model.named_parameters()))
+    for name, parameter in names.items():
+        by_the_reference = name.startswith("module.backbone") and "positional_embedding" not in name
+        assert (id(parameter) in slow) == by_the_reference, name
+    assert len(backbone["params"]) + len(new["params"]) == len(names)
+    assert (backbone["initial_lr"], new["initial_lr"]) == (pytest.approx(1e-5), 1e-4)
+    assert {name for name in names if "positional_embedding" in name} == {
+        "module.backbone.positional_embedding",
+        "module.backbone.visual.attnpool.positional_embedding",
+    }
+
+
+def test_defaults_are_the_published_ones():
+    config = TrainingConfig(steps_per_epoch=662)
+    assert (config.epochs, config.batch_size, config.milestones, config.decay) == (50, 64, (35,), 0.1)
+    assert (config.learning_rate, config.backbone_factor, config.weight_decay) == (1e-4, 0.1, 0.0)
+    assert (config.max_norm, config.warmup_steps, config.optimizer, config.seed) == (0.0, 0, "adam", 0)
+    assert config.expressions_per_picture == 1
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_the_optimizer_is_the_named_one(make_tiny, name, kind):
+    optimizer = build_optimizer(make_tiny(), TrainingConfig(steps_per_epoch=1, optimizer=name, weight_decay=0.5))
+    assert type(optimizer) is kind
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+# ── when ──
+
+
+def test_the_rate_falls_after_its_milestones():
+    config = TrainingConfig(epochs=50, steps_per_epoch=10, milestones=(35, 45))
+    factors = [learning_rate_factor(config, step) for step in range(500)]
+    assert set(factors[:350]) == {1.0}
+    assert factors[350:450] == pytest.approx([0.1] * 100)
+    assert factors[450:] == pytest.approx([0.01] * 50)
+
+
+def test_the_cosine_ends_near_nothing():
+    config = TrainingConfig(epochs=4, steps_per_epoch=25, schedule="cosine")
+    assert learning_rate_factor(config, 0) == 1.0
+    assert learning_rate_factor(config, 25) == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert learning_rate_factor(config, 50) == pytest.approx(0.5)
+    assert learning_rate_factor(config, 99) == pytest.approx(0.000247, abs=1e-6)
+
+
+def test_the_rate_rises_first():
+    config = TrainingConfig(epochs=1, steps_per_epoch=100, warmup_steps=4)
+    assert [learning_rate_factor(config, step) for step in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_both_groups_follow(make_tiny):
+    config = TrainingConfig(epochs=2, steps_per_epoch=1, milestones=(1,), learning_rate=0.5, backbone_factor=0.2)
+    optimizer = build_optimizer(make_tiny(), config)
+    assert set_learning_rates(optimizer, config, 1) == pytest.approx(0.05)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.01, 0.05])
+    assert set_learning_rates(optimizer, config, 0) == 0.5
