@@ -1,6 +1,6 @@
 """Draw the README's picture: what the bundled model finds in the bundled scene.
 
-    python scripts/readme_picture.py docs/images/demo.png
+python scripts/readme_picture.py docs/images/demo.png
 """
 
 import sys

@@ -34,9 +34,8 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for key in values:
         if key not in fields:
-            raise ConfigError(
-                f"{where}: unknown field {key!r}{did_you_mean(str(key), fields)}; known are: {', '.join(sorted(fields))}"
-            )
+            known = ", ".join(sorted(fields))
+            raise ConfigError(f"{where}: unknown field {key!r}{did_you_mean(str(key), fields)}; known are: {known}")
     for name, field in fields.items():
         if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where}: field {name!r} is missing")

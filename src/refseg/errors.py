@@ -22,6 +22,7 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "EXIT_CODE",
     "ConfigError",
     "DataError",
     "DownloadError",
@@ -65,7 +66,11 @@ class UnknownNameError(RefsegError, LookupError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
         super().__init__(f"unknown {kind} {name!r}{did_you_mean(name, known)}; known are: {', '.join(known)}")
-        self.name = name
+        self.kind, self.name, self.known = kind, name, known
+
+    def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str]]]:
+        # What `Exception` pickles is the message alone; errors of worker processes are pickled.
+        return type(self), (self.kind, self.name, self.known)
 
 
 class WeightsError(RefsegError, ValueError):

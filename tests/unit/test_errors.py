@@ -25,7 +25,7 @@ def test_the_tree_at_the_top_is_the_real_one():
         depth = line.index(name) // 4
         path[depth:] = [name]
         drawn[name] = path[depth - 1] if depth else "Exception"
-    assert drawn == {kind.__name__: kind.__base__.__name__ for kind in KINDS}
+    assert drawn == {kind.__name__: kind.__bases__[0].__name__ for kind in KINDS}
 
 
 @pytest.mark.parametrize(

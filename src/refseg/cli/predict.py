@@ -34,10 +34,12 @@ PICTURES = frozenset(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    # argparse knows one kind of positional argument that repeats; these are two.
+    parser.usage = "%(prog)s [options] IMAGE [IMAGE ...] EXPRESSION [EXPRESSION ...]"
     parser.add_argument(
         "inputs",
         nargs="+",
-        metavar="IMAGE... EXPRESSION...",
+        metavar="IMAGE, EXPRESSION",
         help=(
             "a picture (- reads it from stdin), perhaps more pictures, then expressions. The first argument is a "
             "picture; those after it are, as long as they are files or end as pictures do. An expression - reads "

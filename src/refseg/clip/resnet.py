@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from refseg.clip.layers import BatchNorm2d
 from refseg.errors import ConfigError
 
-__all__ = ["ModifiedResNet", "Pyramid", "ResNetConfig"]
+__all__ = ["AttentionPool2d", "Bottleneck", "ModifiedResNet", "Pyramid", "ResNetConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from refseg.inputs.image import letterbox
 from refseg.inputs.text import Tokenizer
 from refseg.types import Batch, Sample
 
-__all__ = ["DrawOrder", "Drawer", "PictureData", "batches", "to_device"]
+__all__ = ["Draw", "DrawOrder", "Drawer", "Drawn", "PictureData", "batches", "collate", "to_device"]
 
 STRIDE = 4
 """Pixels of the square to a pixel of the logits, on a side."""

@@ -12,7 +12,7 @@ from refseg.errors import UnknownNameError
 from refseg.models.cris.model import CRISConfig, cris_compact
 from refseg.training.config import TrainingConfig
 
-__all__ = ["RECIPES", "Recipe", "recipe"]
+__all__ = ["RECIPES", "Recipe", "recipe", "shapes", "shapes_smoke"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +34,11 @@ def shapes() -> Recipe:
     return Recipe(
         model=cris_compact(),
         training=TrainingConfig(
-            epochs=45,
+            epochs=30,
             steps_per_epoch=200,
-            batch_size=8,
+            batch_size=12,
             expressions_per_picture=8,
-            sizes=((0.0, 128), (0.55, 192), (0.78, 256)),
+            sizes=((0.0, 128), (0.6, 192), (0.82, 256)),
             optimizer="adamw",
             learning_rate=1e-3,
             backbone_factor=1.0,
@@ -49,7 +49,7 @@ def shapes() -> Recipe:
             precision="bfloat16",
             seed=1,
             workers=1,
-            validation_pictures=60,
+            validation_pictures=24,
         ),
         data="shapes",
     )

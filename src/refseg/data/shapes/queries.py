@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from refseg.data.shapes.scene import Scene, Thing
 
 __all__ = [
+    "LONGEST_NEXT_TO",
     "Centre",
     "Corner",
     "Denotation",
@@ -25,6 +26,9 @@ __all__ = [
     "Side",
     "SizeExtreme",
     "denote",
+    "gap",
+    "off_direction",
+    "position",
 ]
 
 AXIS_MARGIN = 0.06

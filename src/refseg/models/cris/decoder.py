@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-__all__ = ["VisionLanguageDecoder", "sine_1d", "sine_2d"]
+__all__ = ["DecoderLayer", "VisionLanguageDecoder", "sine_1d", "sine_2d"]
 
 
 class DecoderLayer(nn.Module):
