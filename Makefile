@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # Two processes with one thread each are faster on two cores than one process with two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 SCENE := src/refseg/data/shapes/scene.png
-EXPRESSIONS := "the leftmost ring" "the rightmost ring" "second ring from the left" "the dotted triangle" "the blue star"
+EXPRESSIONS := "the top ring" "the bottom ring" "second ring from the top" "the dotted triangle" "the blue star"
 
 .PHONY: demo test check docs bench clean
 
@@ -26,7 +26,7 @@ docs: .venv/full  ## the site, in site/
 	$(BIN)/zensical build --clean --strict
 
 bench: .venv/full  ## speeds, each a ratio within one run
-	$(BIN)/python benchmarks/predict_speed.py && $(BIN)/python benchmarks/forward_speed.py
+	for what in predict forward shapes; do $(BIN)/python benchmarks/$${what}_speed.py || exit 1; done
 
 clean:  ## what the other targets made
 	rm -rf .venv site demo

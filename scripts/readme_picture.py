@@ -12,11 +12,11 @@ from refseg.data.shapes import EXAMPLE
 from refseg.visualize import overlay, panels
 
 EXPRESSIONS = (
-    "the leftmost ring",
-    "the rightmost ring",
-    "second ring from the left",
+    "the top ring",
+    "the bottom ring",
+    "second ring from the top",
     "the dotted triangle",
-    "the triangle to the left of the dotted triangle",
+    "the triangle to the left of the white triangle",
     "the blue star",
 )
 

@@ -18,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the recipe to change")
     parser.add_argument("--list", action="store_true", help="list the recipes with what they cost and give")
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/RECIPE)")
+    parser.add_argument(
+        "--init",
+        metavar="MODEL",
+        help=("start from the weights of a model folder, of the recipe's sizes, instead of random ones"),
+    )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
 
 
@@ -35,12 +40,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     import torch
 
+    from refseg.checkpoint import load_model, resolve
+    from refseg.config import to_dict
     from refseg.data.shapes import Shapes
     from refseg.models.cris.model import CRIS
     from refseg.training.loop import train
 
     torch.manual_seed(chosen.training.seed)
     model = CRIS(chosen.model)
+    if arguments.init is not None:
+        start = load_model(resolve(arguments.init))
+        if to_dict(start.config) != to_dict(chosen.model):
+            raise ConfigError(f"{arguments.init}: is another model than the recipe {arguments.recipe} trains")
+        model.load_state_dict(start.state_dict())
     validation = Shapes("val")
     folder = arguments.out or Path("runs") / arguments.recipe
     last = train(

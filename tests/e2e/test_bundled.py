@@ -1,0 +1,60 @@
+"""The model that comes with the package does what is claimed of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import refseg
+from refseg.data.shapes import EXAMPLE, Shapes
+from refseg.evaluation.evaluate import evaluate, summarise
+from refseg.models.zoo import WEIGHTS
+
+RECORD = Path(__file__).parents[2] / "docs" / "results" / "shapes" / "test.json"
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return refseg.load(device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("expression", "colour", "kind"),
+    [
+        ("the top ring", "orange", "ring"),
+        ("the bottom ring", "green", "ring"),
+        ("second ring from the top", "black", "ring"),
+        ("the dotted triangle", "white", "triangle"),
+    ],
+)
+def test_the_demo_points_at_what_its_words_mean(bundled, expression, colour, kind):
+    data = Shapes("test", scale=2.0)
+    (target,) = [i for i, t in enumerate(data.scene(150).things) if (t.colour, t.kind) == (colour, kind)]
+    (found,) = bundled.segment(bundled.encode(EXAMPLE), [expression])
+    shared = np.count_nonzero(data.masks(150) & found.mask, axis=(1, 2))
+    assert shared.argmax() == target
+    truth = data.masks(150)[target]
+    assert (truth & found.mask).sum() / (truth | found.mask).sum() > 0.6
+
+
+def test_its_file_is_small():
+    assert (WEIGHTS / "shapes" / "model.safetensors").stat().st_size <= 16_000_000
+
+
+def test_the_record_on_shapes_test_meets_the_bar():
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    assert record["data"] == "shapes:test"
+    assert record["pictures"] == Shapes("test").pictures
+    assert record["mean_iou"] >= 0.75
+    assert record["pointing"] >= 0.9
+
+
+@pytest.mark.slow
+def test_what_is_measured_here_agrees_with_the_record(bundled):
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    data = Shapes("test")
+    summary = summarise(*evaluate(bundled, data, range(60), data.masks))
+    # Sixty scenes hold some 450 expressions: three standard errors of a share near 0.9 are 0.04.
+    assert summary["mean_iou"] == pytest.approx(record["mean_iou"], abs=0.05)
+    assert summary["pointing"] == pytest.approx(record["pointing"], abs=0.05)
