@@ -14,8 +14,8 @@ from refseg.visualize import overlay, panels
 EXPRESSIONS = (
     "the top ring",
     "the bottom ring",
-    "second ring from the top",
-    "the dotted triangle",
+    "the leftmost ring",
+    "the checkered heart",
     "the triangle to the left of the white triangle",
     "the blue star",
 )

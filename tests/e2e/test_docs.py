@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 
 from refseg.cli.main import VERBS, main
-from refseg.models.zoo import zoo_entry
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -29,7 +28,6 @@ CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PYTHON = re.compile(r"^<!-- test -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 FILE = re.compile(r"`((?:src|tests|docs|benchmarks|scripts)/[\w./-]+)`")
-NEEDS_MODEL = re.compile(r"refseg predict (?!.*(--help|--model))|refseg\.load\(\)")
 
 
 def named(page: Path) -> str:
@@ -74,15 +72,8 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
 
 
-def skip_without_model(block: str) -> None:
-    weights = zoo_entry("shapes").weights
-    if NEEDS_MODEL.search(block) and weights is not None and not weights.is_dir():
-        pytest.skip("this checkout has no bundled model yet")
-
-
 @pytest.mark.parametrize("block", blocks(CONSOLE))
 def test_commands_do_what_the_pages_show(block: str, somewhere: None) -> None:
-    skip_without_model(block)
     for command, shown in commands(block):
         printed = output_of(command)
         if shown.strip():
@@ -91,7 +82,6 @@ def test_commands_do_what_the_pages_show(block: str, somewhere: None) -> None:
 
 @pytest.mark.parametrize("block", blocks(PYTHON))
 def test_python_runs(block: str, somewhere: None) -> None:
-    skip_without_model(block)
     exec(compile(block, "<page>", "exec"), {"__name__": "page"})
 
 

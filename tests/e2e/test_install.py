@@ -109,8 +109,6 @@ def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:
 
 def test_the_installed_model_segments(installed: Path, tmp_path: Path) -> None:
     picture = installed / "refseg/data/shapes/scene.png"
-    if not (installed / "refseg/models/weights/shapes").is_dir():
-        pytest.skip("this checkout has no bundled model yet")
     # A home of its own, so that no cache helps.
     run(
         *(sys.executable, "-m", "refseg", "predict", picture, "the leftmost ring", "--out", tmp_path / "out"),

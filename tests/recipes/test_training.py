@@ -19,7 +19,7 @@ from refseg.training.loop import train
 from refseg.training.recipes import RECIPES
 
 # The first losses of `tiny_run`, as this loop gave them when it was written (PyTorch 2.13, x86-64, one thread).
-RECORDED = [1.442524, 0.196237, 0.288092, 0.237776, 0.113125, 0.216576]
+RECORDED = [1.443322, 0.197994, 0.276704, 0.163648, 0.127334, 0.187023]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")
 

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     import torch
 
     from refseg.checkpoint import load_model, resolve
-    from refseg.config import to_dict
+    from refseg.config import replace
     from refseg.data.shapes import Shapes
     from refseg.models.cris.model import CRIS
     from refseg.training.loop import train
@@ -50,7 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     model = CRIS(chosen.model)
     if arguments.init is not None:
         start = load_model(resolve(arguments.init))
-        if to_dict(start.config) != to_dict(chosen.model):
+        # What says how a model is used is in its config too, and no reason to refuse its weights.
+        use = {key: getattr(chosen.model, key) for key in ("image_size", "word_length", "threshold", "dropout")}
+        if replace(start.config, **use) != chosen.model:
             raise ConfigError(f"{arguments.init}: is another model than the recipe {arguments.recipe} trains")
         model.load_state_dict(start.state_dict())
     validation = Shapes("val")

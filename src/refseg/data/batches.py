@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from refseg.inputs.image import letterbox
 from refseg.inputs.text import Tokenizer
 from refseg.types import Batch, Sample
 
-__all__ = ["Draw", "DrawOrder", "Drawer", "Drawn", "PictureData", "batches", "collate", "to_device"]
+__all__ = ["Draw", "DrawOrder", "Drawer", "Drawn", "PictureData", "batches", "collate", "shrink", "to_device"]
 
 STRIDE = 4
 """Pixels of the square to a pixel of the logits, on a side."""
@@ -96,8 +97,8 @@ class Drawn(NamedTuple):
 class Drawer(Dataset[Drawn]):
     """Turns a draw into tensors: letterboxes the picture, tokenises its expressions, resizes their masks."""
 
-    def __init__(self, data: PictureData, word_length: int) -> None:
-        self.data = data
+    def __init__(self, data: PictureData, word_length: int, target: str = "coverage") -> None:
+        self.data, self.target = data, target
         self.tokenizer = Tokenizer(word_length)
 
     def __getitem__(self, draw: Draw) -> Drawn:
@@ -115,10 +116,28 @@ class Drawer(Dataset[Drawn]):
                     else frame.letterbox_mask(sample.load_mask())
                 )
         words = self.tokenizer([expression for _, expression in chosen])
-        # Every fourth pixel, the first one included: the reference resizes its target to the logits by nearest
-        # neighbour, and enlarges logits with aligned corners, which puts them back at nearly the same places.
-        target = torch.stack([masks[sample.id][None, ::STRIDE, ::STRIDE] for sample, _ in chosen])
+        target = torch.stack([shrink(masks[sample.id], self.target) for sample, _ in chosen])
         return Drawn(pixels, words.tokens, words.padding, target)
+
+
+def shrink(mask: Float[Tensor, "S S"], target: str) -> Float[Tensor, "1 h w"]:
+    """Return a mask at a quarter of its side, as a target for logits.
+
+    Logits are enlarged with aligned corners: logit i of n comes to lie at pixel i * (S - 1) / (n - 1).
+
+    Args:
+        mask: 0..1.
+        target: `coverage` takes the mask's share of the cell around just that place. `strided` takes every fourth
+            pixel, as the reference does (its code: nearest neighbour): there masks come out shifted, by nothing at the
+            left and top edges and up to 3 pixels at the right and bottom ones.
+    """
+    if target == "strided":
+        return mask[None, ::STRIDE, ::STRIDE]
+    around = STRIDE // 2
+    padded = F.pad(mask[None, None], (around,) * 4, mode="replicate")
+    share = F.avg_pool2d(padded, 2 * around + 1, stride=1)
+    side = len(mask) // STRIDE
+    return F.interpolate(share, size=(side, side), mode="bilinear", align_corners=True)[0]
 
 
 class _Steps(Sampler[list[Draw]]):

@@ -26,6 +26,8 @@ class TrainingConfig:
     """The most expressions drawn for each picture, which is encoded once for them."""
     sizes: tuple[tuple[float, int], ...] = ()
     """Pairs (share of the run, side in pixels): from that share on pictures have that side. Empty: the model's own."""
+    target: Literal["coverage", "strided"] = "coverage"
+    """How masks become targets at a quarter of the side (see `data.batches.shrink`); `strided` is the published way."""
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = 1e-4
     backbone_factor: float = 0.1

@@ -80,7 +80,9 @@ def train(
         sizes=tuple((round(share * config.steps), size) for share, size in sizes),
         seed=config.seed,
     )
-    loader = batches(Drawer(data, model.config.word_length), order, range(progress.step, config.steps), config.workers)
+    loader = batches(
+        Drawer(data, model.config.word_length, config.target), order, range(progress.step, config.steps), config.workers
+    )
     with Tracker(folder, config.steps, progress.step, show=show) as tracker:
         model.train()
         losses: list[float] = []

@@ -1,4 +1,4 @@
-"""Batches: the same for any number of workers and from any step on; every picture in turn; targets as published."""
+"""Batches: the same for any number of workers and from any step on; targets that come back in place."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from refseg.data.batches import Drawer, DrawOrder, batches, to_device
+from refseg.data.batches import Drawer, DrawOrder, batches, shrink, to_device
 from refseg.data.shapes import Shapes
-from refseg.inputs.image import letterbox
+from refseg.inputs.image import Frame, letterbox
 from refseg.inputs.text import Tokenizer
 from refseg.types import Sample
 
@@ -145,8 +145,8 @@ def fixed():
     return Fixed(mask)
 
 
-def test_targets_are_every_fourth_pixel_of_the_letterboxed_mask(fixed):
-    drawn = Drawer(fixed, LENGTH)[order(pictures=1).at(0)[0]]
+def test_published_targets_are_every_fourth_pixel_of_the_letterboxed_mask(fixed):
+    drawn = Drawer(fixed, LENGTH, "strided")[order(pictures=1).at(0)[0]]
     words = [Tokenizer(LENGTH)([text]).tokens[0].tolist() for text in ("one", "uno", "nothing")]
     targets = {words.index(row.tolist()): target[0] for row, target in zip(drawn.tokens, drawn.target, strict=True)}
     assert targets.keys() == {0, 1, 2}
@@ -155,6 +155,29 @@ def test_targets_are_every_fourth_pixel_of_the_letterboxed_mask(fixed):
     assert torch.equal(targets[1], expected)
     assert not targets[2].any()
     assert fixed.asked == 1
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("place", [(4, 4), (70, 60), (40, 88)])
+def test_a_target_comes_back_to_where_its_mask_was(size, place):
+    """A square's target, restored as logits are, is the square."""
+    y, x = place
+    mask = np.zeros((128, 128), dtype=bool)
+    mask[y : y + 36, x : x + 36] = True
+    frame = Frame(128, 128, size)
+    found = frame.restore(shrink(frame.letterbox_mask(mask), "coverage")[None])[0].numpy() > 0.5
+    assert np.abs(np.argwhere(found).mean(axis=0) - np.argwhere(mask).mean(axis=0)).max() < 0.6 * 128 / size
+    assert (found & mask).sum() / (found | mask).sum() > 0.9
+
+
+def test_a_published_target_comes_back_shifted_to_the_right_and_down():
+    frame, shifts = Frame(128, 128, 128), []
+    for offset in range(4):  # every place that an edge can have between the pixels that are taken
+        mask = np.zeros((128, 128), dtype=bool)
+        mask[80 + offset : 116 + offset, 80 + offset : 116 + offset] = True
+        found = frame.restore(shrink(frame.letterbox_mask(mask), "strided")[None])[0].numpy() > 0.5
+        shifts.append(np.argwhere(found).mean(axis=0) - np.argwhere(mask).mean(axis=0))
+    assert (np.mean(shifts, axis=0) > 1).all()
 
 
 def test_pixels_are_the_letterboxed_picture(fixed):

@@ -126,7 +126,7 @@ def cris_compact(**changes: Any) -> CRISConfig:
         "decoder_heads": 4,
         "decoder_hidden": 256,
         "dropout": 0.0,
-        "image_size": 256,
+        "image_size": 192,
         "word_length": 24,
     } | changes
     return CRISConfig(**values)
