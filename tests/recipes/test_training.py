@@ -360,13 +360,16 @@ def test_the_smoke_recipe_trains_from_the_command_line(tmp_path, capsys, monkeyp
     assert said["n_absent"] == 1
 
 
-def test_a_run_can_start_from_weights(tmp_path, capsys, monkeypatch, make_tiny, model_folder):
+def test_a_run_can_start_from_weights(tmp_path, capsys, monkeypatch, make_tiny):
     from refseg.checkpoint import save_model
     from refseg.cli.main import main
+    from refseg.config import replace
     from refseg.training import recipes
 
     start = make_tiny(seed=9, word_length=24)
-    monkeypatch.setattr(recipes, "cris_compact", lambda: start.config)
+    # For pictures of another size: that is how weights are used, and they fit all the same.
+    monkeypatch.setattr(recipes, "cris_compact", lambda: replace(start.config, image_size=96))
+    save_model(make_tiny(word_length=24, decoder_layers=2), tmp_path / "deeper")
     save_model(start, tmp_path / "start")
     words = ["train", "shapes-smoke", "epochs=1", "steps_per_epoch=1", "batch_size=2", "validation_pictures=0"]
     words += ["sizes=[[0,64]]", "learning_rate=1e-30", "weight_decay=0", "--device", "cpu"]
@@ -375,7 +378,7 @@ def test_a_run_can_start_from_weights(tmp_path, capsys, monkeypatch, make_tiny, 
     for key, value in start.named_parameters():
         torch.testing.assert_close(ended[key], value.detach(), rtol=0, atol=1e-20, msg=key)
     capsys.readouterr()
-    assert main([*words, "--init", str(model_folder), "--out", str(tmp_path / "other")]) == 2
+    assert main([*words, "--init", str(tmp_path / "deeper"), "--out", str(tmp_path / "other")]) == 2
     assert "another model than the recipe" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
