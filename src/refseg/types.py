@@ -61,6 +61,8 @@ class Batch:
     """Which of the N pictures each expression asks about."""
     target: Float[Tensor, "B 1 h w"]
     """The meant region at a quarter of the side, S/4, in 0..1."""
+    weight: Float[Tensor, "B"]
+    """How much each expression counts in the loss, over the others; positive."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,7 +18,18 @@ from refseg.inputs.image import letterbox
 from refseg.inputs.text import Tokenizer
 from refseg.types import Batch, Sample
 
-__all__ = ["Draw", "DrawOrder", "Drawer", "Drawn", "PictureData", "batches", "collate", "shrink", "to_device"]
+__all__ = [
+    "Draw",
+    "DrawOrder",
+    "Drawer",
+    "Drawn",
+    "PictureData",
+    "batches",
+    "collate",
+    "form_of",
+    "shrink",
+    "to_device",
+]
 
 STRIDE = 4
 """Pixels of the square to a pixel of the logits, on a side."""
@@ -92,19 +104,33 @@ class Drawn(NamedTuple):
     tokens: Int64[Tensor, "K L"]
     padding: Bool[Tensor, "K L"]
     target: Float[Tensor, "K 1 h w"]
+    weight: Float[Tensor, "K"]
 
 
 class Drawer(Dataset[Drawn]):
-    """Turns a draw into tensors: letterboxes the picture, tokenises its expressions, resizes their masks."""
+    """Turns a draw into tensors: letterboxes the picture, tokenises its expressions, resizes their masks.
 
-    def __init__(self, data: PictureData, word_length: int, target: str = "coverage") -> None:
-        self.data, self.target = data, target
+    Args:
+        data: what is drawn from.
+        word_length: tokens of an expression, at most.
+        target: how masks are shrunk (see `shrink`).
+        emphasis: how much an expression of a form counts, where others count 1.
+    """
+
+    def __init__(
+        self,
+        data: PictureData,
+        word_length: int,
+        target: str = "coverage",
+        emphasis: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        self.data, self.target, self.emphasis = data, target, dict(emphasis)
         self.tokenizer = Tokenizer(word_length)
 
     def __getitem__(self, draw: Draw) -> Drawn:
         rng = np.random.default_rng(draw.seed)
         samples = self.data.samples_of(draw.picture)
-        pairs = [(sample, expression) for sample in samples for expression in sample.expressions]
+        pairs = [(sample, i) for sample in samples for i in range(len(sample.expressions))]
         chosen = [pairs[i] for i in rng.permutation(len(pairs))[: draw.expressions]]
         pixels, frame = letterbox(samples[0].load_image(), draw.size)
         masks: dict[str, Tensor] = {}
@@ -115,9 +141,16 @@ class Drawer(Dataset[Drawn]):
                     if sample.load_mask is None
                     else frame.letterbox_mask(sample.load_mask())
                 )
-        words = self.tokenizer([expression for _, expression in chosen])
+        words = self.tokenizer([sample.expressions[i] for sample, i in chosen])
         target = torch.stack([shrink(masks[sample.id], self.target) for sample, _ in chosen])
-        return Drawn(pixels, words.tokens, words.padding, target)
+        weight = torch.tensor([self.emphasis.get(form_of(sample, i), 1.0) for sample, i in chosen])
+        return Drawn(pixels, words.tokens, words.padding, target, weight)
+
+
+def form_of(sample: Sample, index: int) -> str:
+    """Return the form of one expression of a sample, where its `forms` attribute says it, else an empty text."""
+    forms = str(sample.attributes.get("forms", "")).split(",")
+    return forms[index] if index < len(forms) else ""
 
 
 def shrink(mask: Float[Tensor, "S S"], target: str) -> Float[Tensor, "1 h w"]:
@@ -152,14 +185,18 @@ class _Steps(Sampler[list[Draw]]):
 
 
 def collate(drawn: Sequence[Drawn]) -> Batch:
-    """Join pictures and their expressions into a batch."""
+    """Join pictures and their expressions into a batch, as long as its longest expression: the rest is padding."""
     counts = torch.tensor([len(item.tokens) for item in drawn])
+    tokens = torch.cat([item.tokens for item in drawn])
+    padding = torch.cat([item.padding for item in drawn])
+    longest = int((~padding).sum(dim=1).max())
     return Batch(
         pixels=torch.stack([item.pixels for item in drawn]),
-        tokens=torch.cat([item.tokens for item in drawn]),
-        padding=torch.cat([item.padding for item in drawn]),
+        tokens=tokens[:, :longest],
+        padding=padding[:, :longest],
         image_index=torch.arange(len(drawn)).repeat_interleave(counts),
         target=torch.cat([item.target for item in drawn]),
+        weight=torch.cat([item.weight for item in drawn]),
     )
 
 

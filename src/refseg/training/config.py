@@ -28,6 +28,8 @@ class TrainingConfig:
     """Pairs (share of the run, side in pixels): from that share on pictures have that side. Empty: the model's own."""
     target: Literal["coverage", "strided"] = "coverage"
     """How masks become targets at a quarter of the side (see `data.batches.shrink`); `strided` is the published way."""
+    emphasis: tuple[tuple[str, float], ...] = ()
+    """Pairs (form, weight): how much an expression of that form counts in the loss, where others count 1."""
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = 1e-4
     backbone_factor: float = 0.1
@@ -61,6 +63,8 @@ class TrainingConfig:
             raise ConfigError("warmup_steps, workers, validation_pictures and seed must be at least 0")
         if self.sizes and (self.sizes[0][0] != 0 or any(size < 32 or size % 32 for _, size in self.sizes)):
             raise ConfigError("sizes must start at share 0, and every side must be a multiple of 32")
+        if any(not 0 < weight < math.inf for _, weight in self.emphasis):
+            raise ConfigError("the weights of emphasis must be positive")
         if any(not earlier < later <= 1 for (earlier, _), (later, _) in pairwise(self.sizes)):
             raise ConfigError("the shares of sizes must rise, up to 1")
 

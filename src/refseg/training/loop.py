@@ -81,7 +81,10 @@ def train(
         seed=config.seed,
     )
     loader = batches(
-        Drawer(data, model.config.word_length, config.target), order, range(progress.step, config.steps), config.workers
+        Drawer(data, model.config.word_length, config.target, dict(config.emphasis)),
+        order,
+        range(progress.step, config.steps),
+        config.workers,
     )
     with Tracker(folder, config.steps, progress.step, show=show) as tracker:
         model.train()
@@ -111,7 +114,7 @@ def _step(model: Segmenter, optimizer: torch.optim.Optimizer, config: TrainingCo
     with attention, torch.autocast(pixels.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
         image = tuple(_for_each(features, batch.image_index) for features in model.encode_image(pixels))
         logits = model.segment(image, batch.tokens, batch.padding)
-    loss = contrastive_loss(logits, batch.target)
+    loss = contrastive_loss(logits, batch.target, batch.weight if config.emphasis else None)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if config.max_norm:

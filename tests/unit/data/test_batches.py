@@ -34,6 +34,32 @@ def assert_same(one, other):
         assert torch.equal(value, getattr(other, name)), name
 
 
+# ── what a batch holds ──
+
+
+def test_a_batch_is_as_long_as_its_longest_expression():
+    order_ = order(pictures=3, batch_size=3, expressions=20)
+    (short,) = batches(Drawer(Shapes("train"), 30), order_, range(1))
+    lengths = (~short.padding).sum(dim=1)
+    assert short.tokens.shape[1] == lengths.max() < 30
+    whole = Tokenizer(30)(
+        [e for draw in order_.at(0) for s in Shapes("train").samples_of(draw.picture) for e in s.expressions]
+    )
+    longest = int((~whole.padding).sum(dim=1).max())
+    assert sorted(map(tuple, short.tokens.tolist())) == sorted(map(tuple, whole.tokens[:, :longest].tolist()))
+
+
+def test_emphasis_weighs_expressions_by_their_form():
+    data = Shapes("train")
+    picture = next(i for i in range(50) if any("ordinal" in s.attributes["forms"] for s in data.samples_of(i)))
+    forms = [form for s in data.samples_of(picture) for form in s.attributes["forms"].split(",")]
+    drawn = Drawer(data, LENGTH, emphasis={"ordinal": 2.5})[
+        order(pictures=picture + 1, expressions=20).at(0)[0]._replace(picture=picture)
+    ]
+    assert sorted(drawn.weight.tolist()) == sorted(2.5 if form == "ordinal" else 1.0 for form in forms)
+    assert set(Drawer(data, LENGTH)[order().at(0)[0]].weight.tolist()) == {1.0}
+
+
 # ── the order ──
 
 

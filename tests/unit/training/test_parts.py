@@ -20,6 +20,14 @@ def test_the_loss_by_hand():
     assert contrastive_loss(logits, target).item() == pytest.approx(sum(each) / 4)
 
 
+def test_weights_say_how_much_each_sentence_counts():
+    logits, target = torch.randn(3, 1, 4, 4), torch.rand(3, 1, 4, 4)
+    each = [contrastive_loss(one[None], goal[None]).item() for one, goal in zip(logits, target, strict=True)]
+    weighted = contrastive_loss(logits, target, torch.tensor([1.0, 3.0, 0.5])).item()
+    assert weighted == pytest.approx((each[0] + 3 * each[1] + 0.5 * each[2]) / 4.5)
+    assert contrastive_loss(logits, target, torch.ones(3)).item() == pytest.approx(sum(each) / 3)
+
+
 def test_half_precision_is_widened_first():
     logits = torch.full((1, 1, 2, 2), -9.0, dtype=torch.bfloat16)
     loss = contrastive_loss(logits, torch.zeros(1, 1, 2, 2))
