@@ -54,6 +54,14 @@ def photo_array(height: int = 64, width: int = 96) -> np.ndarray:
     return picture
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache_but_ours(tmp_path_factory):
+    """Keeps tests, and the processes that they start, away from the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REFSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def unchecked():
     """Does not check types in a test: for what refseg itself says to arguments of a wrong type."""

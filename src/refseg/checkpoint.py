@@ -27,7 +27,16 @@ from refseg.models.base import Segmenter
 from refseg.models.cris.convert import as_checkpoint, read_checkpoint
 from refseg.models.zoo import ZOO, Family, family
 
-__all__ = ["ModelFolder", "convert", "load_model", "push_to_hub", "read_folder", "resolve", "save_model"]
+__all__ = [
+    "ModelFolder",
+    "convert",
+    "load_model",
+    "push_to_hub",
+    "read_folder",
+    "resolve",
+    "save_model",
+    "stored_in_half",
+]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -127,6 +136,21 @@ def read_folder(folder: str | Path) -> ModelFolder:
         raise ConfigError(f"{path}: {error}") from None
     config = from_dict(kind.config, values["config"], where=f"{path}: config")
     return ModelFolder(family=kind.name, config=config, refseg=str(values.get("refseg", "unknown")), about=about)
+
+
+def stored_in_half(folder: str | Path) -> bool:
+    """Return whether a model folder holds matrices and kernels in half precision.
+
+    Raises:
+        WeightsError: its weights cannot be read.
+    """
+    path = Path(folder) / WEIGHTS
+    try:
+        with safe_open(path, framework="pt") as file:
+            keys = file.keys()
+            return any(file.get_slice(key).get_dtype() == "F16" for key in keys)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path}: cannot be read: {_line(error)}") from None
 
 
 def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:

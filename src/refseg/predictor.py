@@ -119,7 +119,7 @@ class Predictor:
             # Probabilities are brought back, not logits: so does the reference. Cubic interpolation overshoots.
             probability = image.frame.restore(logits.float().sigmoid()).clamp_(0, 1).cpu().numpy()
             predictions += [
-                Prediction(expression, row, limit, truncated)
+                Prediction(expression, row, limit, truncated, self.model.config.calibration)
                 for expression, row, truncated in zip(
                     expressions[part], probability, words.truncated[part], strict=True
                 )

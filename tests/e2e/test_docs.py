@@ -96,8 +96,9 @@ def test_commands_of_the_readme_are_understood(block: str) -> None:
             verb, *rest = words
             assert verb in VERBS, command
             parser = argparse.ArgumentParser(exit_on_error=False)
-            importlib.import_module(f"refseg.cli.{verb}").add_arguments(parser)
-            parser.parse_intermixed_args(rest)
+            module = importlib.import_module(f"refseg.cli.{verb}")
+            module.add_arguments(parser)
+            getattr(module, "parse", argparse.ArgumentParser.parse_intermixed_args)(parser, rest)
 
 
 @pytest.mark.parametrize("page", [README, *PAGES], ids=named)
@@ -117,10 +118,12 @@ def write_cli_page() -> None:
     """Replace what follows the introduction by each command's help."""
     os.environ["COLUMNS"] = "80"
     introduction = CLI_PAGE.read_text(encoding="utf-8").partition("\n## ")[0].rstrip()
-    sections = [
-        f"## {verb}\n\n```console\n$ refseg {verb} --help\n{output_of(f'refseg {verb} --help').rstrip()}\n```\n"
-        for verb in VERBS
-    ]
+    sections = []
+    for verb in VERBS:
+        below = getattr(importlib.import_module(f"refseg.cli.{verb}"), "VERBS", ())
+        helps = [f"refseg {words} --help" for words in (verb, *(f"{verb} {one}" for one in below))]
+        shown = "\n\n".join(f"$ {command}\n{output_of(command).rstrip()}" for command in helps)
+        sections.append(f"## {verb}\n\n```console\n{shown}\n```\n")
     CLI_PAGE.write_text("\n".join([introduction + "\n", *sections]), encoding="utf-8")
 
 

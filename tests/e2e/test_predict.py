@@ -24,7 +24,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from refseg.cli import predict as verb
-from refseg.cli.main import main
+from refseg.cli.main import VERBS, main
 
 CUP = "the cup on the left"
 
@@ -497,7 +497,7 @@ def test_no_arguments_show_the_help(capsys):
     assert main([]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    for name in ("predict", "evaluate", "train", "convert", "models"):
+    for name in VERBS:
         assert name in out
 
 
@@ -512,7 +512,7 @@ def test_arguments_that_do_not_exist(capsys, words):
     assert "--help" in err
 
 
-@pytest.mark.parametrize("name", ["predict", "evaluate", "train", "convert", "models"])
+@pytest.mark.parametrize("name", VERBS)
 def test_every_verb_explains_itself(capsys, name):
     assert main([name, "--help"]) == 0
     assert f"usage: refseg {name}" in capsys.readouterr().out

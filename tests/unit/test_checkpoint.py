@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refseg import __version__, checkpoint
-from refseg.checkpoint import load_model, push_to_hub, read_folder, resolve, save_model
+from refseg.checkpoint import load_model, push_to_hub, read_folder, resolve, save_model, stored_in_half
 from refseg.clip.resnet import ResNetConfig
 from refseg.clip.text import TextConfig
 from refseg.errors import ConfigError, DownloadError, OutputError, RefsegError, UnknownNameError, WeightsError
@@ -412,3 +412,10 @@ def test_the_hubs_client_is_imported_when_needed():
 
     code = "import sys, refseg.checkpoint; assert 'huggingface_hub' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_folder_says_whether_it_is_in_half_precision(model, folder, tmp_path):
+    assert not stored_in_half(folder)
+    assert stored_in_half(save_model(model, tmp_path / "half", dtype=torch.float16))
+    with pytest.raises(WeightsError, match=r"model\.safetensors: cannot be read"):
+        stored_in_half(tmp_path)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.types import Prediction
+from refseg.errors import ConfigError
+from refseg.types import Calibration, Prediction
 
 
 def predict(values, threshold=0.5, **more):
@@ -65,6 +66,41 @@ def test_the_score_is_a_share_and_zero_just_when_empty(seed, threshold):
     prediction = Prediction("x", values, threshold)
     assert 0 <= prediction.score <= 1
     assert (prediction.score == 0) == prediction.empty == (prediction.box is None)
+
+
+def test_calibration_says_what_a_belief_is_worth():
+    calibration = Calibration(knots=((0.2, 0.1), (0.6, 0.5), (0.9, 0.5)))
+    assert [round(calibration.score(belief), 9) for belief in (0.0, 0.4, 0.7, 1.0)] == [0.1, 0.3, 0.5, 0.5]
+    probability = np.array([[0.75, 1.0], [0.25, 0.5]], dtype=np.float32)
+    prediction = Prediction("cup", probability, 0.5, calibration=calibration)
+    assert prediction.belief == pytest.approx(1.75 / 2.75)
+    assert prediction.score == calibration.score(prediction.belief)
+
+
+def test_a_mask_of_too_little_belief_is_refused():
+    probability = np.array([[0.75, 1.0], [0.25, 0.5]], dtype=np.float32)
+    knots = ((0.0, 0.0), (1.0, 1.0))
+    trusted = Prediction("cup", probability, 0.5, calibration=Calibration(knots=knots, refuse_below=0.63))
+    refused = Prediction("cup", probability, 0.5, calibration=Calibration(knots=knots, refuse_below=0.64))
+    assert (trusted.refused, trusted.empty, trusted.mask.sum()) == (False, False, 2)
+    assert (refused.refused, refused.empty, refused.mask.sum()) == (True, True, 0)
+    assert (refused.box, refused.score) == (None, 0)
+    assert refused.belief == trusted.belief
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"knots": ()},
+        {"knots": ((0.5, 0.1), (0.5, 0.2))},
+        {"knots": ((0.1, 0.5), (0.2, 0.4))},
+        {"knots": ((0.1, 1.5),)},
+        {"knots": ((0.1, 0.5),), "refuse_below": float("nan")},
+    ],
+)
+def test_a_calibration_that_makes_no_sense_is_refused(values):
+    with pytest.raises(ConfigError, match="calibration"):
+        Calibration(**values)
 
 
 def test_a_surer_inside_and_a_surer_outside_score_higher():

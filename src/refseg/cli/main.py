@@ -21,9 +21,14 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
     {
         "predict": "find the pixels that expressions mean in pictures",
         "evaluate": "score a model on a data set",
+        "score": "score the stored masks of any model on a data set",
+        "report": "make a report of a stored result, beside published numbers",
+        "compare": "compare two stored results, and say whether the difference is real",
+        "calibrate": "measure what a model's score is worth, and store that with it",
         "train": "train a model by a named recipe",
         "convert": "turn the reference's checkpoints into model folders, and back",
         "models": "list the models that refseg knows by name",
+        "data": "fetch data sets, check them, and learn what is in them",
     }
 )
 INTERRUPTED = 130
@@ -72,7 +77,9 @@ def _run(words: list[str]) -> int:
         module = importlib.import_module(f"refseg.cli.{verb}")
         parser = _Parser(prog=f"refseg {verb}", description=module.__doc__, formatter_class=_formatter())
         module.add_arguments(parser)
-        code: int = module.run(parser.parse_intermixed_args(rest))
+        # A verb with verbs of its own parses by itself: argparse does not intermix the arguments of those.
+        arguments = module.parse(parser, rest) if hasattr(module, "parse") else parser.parse_intermixed_args(rest)
+        code: int = module.run(arguments)
         return code
     parser = _Parser(
         prog="refseg",

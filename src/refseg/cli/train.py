@@ -51,14 +51,23 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.init is not None:
         start = load_model(resolve(arguments.init))
         # What says how a model is used is in its config too, and no reason to refuse its weights.
-        use = {key: getattr(chosen.model, key) for key in ("image_size", "word_length", "threshold", "dropout")}
+        use = {
+            key: getattr(chosen.model, key)
+            for key in ("image_size", "word_length", "threshold", "calibration", "dropout")
+        }
         if replace(start.config, **use) != chosen.model:
             raise ConfigError(f"{arguments.init}: is another model than the recipe {arguments.recipe} trains")
         model.load_state_dict(start.state_dict())
     validation = Shapes("val")
     folder = arguments.out or Path("runs") / arguments.recipe
     last = train(
-        model, chosen.training, Shapes("train"), validation, folder, objects=validation.masks, device=arguments.device
+        model,
+        chosen.training,
+        Shapes("train", drill=chosen.training.drill),
+        validation,
+        folder,
+        objects=validation.masks,
+        device=arguments.device,
     )
     print(f"the model folder is {last}; try: refseg predict PICTURE EXPRESSION --model {last}")
     return 0

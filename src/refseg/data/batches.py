@@ -149,8 +149,13 @@ class Drawer(Dataset[Drawn]):
 
 def form_of(sample: Sample, index: int) -> str:
     """Return the form of one expression of a sample, where its `forms` attribute says it, else an empty text."""
-    forms = str(sample.attributes.get("forms", "")).split(",")
-    return forms[index] if index < len(forms) else ""
+    return part_of(sample, "forms", index)
+
+
+def part_of(sample: Sample, attribute: str, index: int) -> str:
+    """Return what an attribute that lists the expressions, joined by commas, says of one of them."""
+    parts = str(sample.attributes.get(attribute, "")).split(",")
+    return parts[index] if index < len(parts) else ""
 
 
 def shrink(mask: Float[Tensor, "S S"], target: str) -> Float[Tensor, "1 h w"]:

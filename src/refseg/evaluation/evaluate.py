@@ -1,8 +1,8 @@
-"""Score a model on a data set: every expression once, at the picture's own size, each picture encoded once."""
+"""Score a model on a data set: every expression once, each picture encoded once for all of its expressions."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -11,112 +11,127 @@ from jaxtyping import Bool
 from numpy import ndarray
 from tqdm import tqdm
 
-from refseg.data.batches import PictureData
-from refseg.evaluation.metrics import SegmentationMetrics
+from refseg.data.batches import PictureData, form_of, part_of
+from refseg.evaluation.metrics import Outcome, count
+from refseg.evaluation.protocols import PROTOCOLS, Protocol
 from refseg.predictor import Predictor
 from refseg.types import Prediction, Sample
 
-__all__ = ["Scored", "evaluate", "summarise"]
+__all__ = ["Objects", "Timing", "attributes_of", "evaluate", "expression_id", "known_of", "points_at"]
+
+Objects = Callable[[int], Bool[ndarray, "N H W"]]
+"""Returns the masks of all objects in a picture, of which a sample's `target` attribute is one."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """How one expression came out."""
+@dataclass
+class Timing:
+    """Where the time of an evaluation went, in seconds."""
 
-    sample: Sample
-    expression: str
-    temper: str
-    form: str
-    iou: float | None
-    """None where the expression fits nothing."""
-    score: float
-    empty: bool
-    pointed: bool | None
-    """Whether the mask overlaps the meant object more than any other; None where objects are not known."""
+    load: float = 0.0
+    """Reading pictures and true masks."""
+    encode: float = 0.0
+    """Encoding pictures."""
+    segment: float = 0.0
+    """Answering expressions, with the way back to the picture's own size."""
+    count: float = 0.0
+    """Comparing masks."""
 
 
 def evaluate(
     predictor: Predictor,
     data: PictureData,
     pictures: Iterable[int] | None = None,
-    objects: Callable[[int], Bool[ndarray, "N H W"]] | None = None,
+    objects: Objects | None = None,
     *,
+    protocol: Protocol = PROTOCOLS["refseg"],
     progress: bool = False,
-) -> tuple[SegmentationMetrics, list[Scored]]:
+    each: Callable[[Sample, str, Prediction], None] | None = None,
+    timing: Timing | None = None,
+) -> list[Outcome]:
     """Segment every expression of some pictures, all of them by default.
 
     Args:
         predictor: the model.
         data: the pictures and their samples.
-        pictures: which pictures.
-        objects: returns the masks of all objects in a picture, of which a sample's `target` attribute is one.
+        pictures: which pictures. Several processes may take a part each: the outcomes of all, put together in any
+            order, give the numbers of the whole.
+        objects: to measure pointing, where a data set knows all objects.
+        protocol: how masks are compared.
         progress: whether to show a bar.
+        each: is called with every prediction and its expression's id, to store it for instance.
+        timing: is added to.
     """
-    metrics, scored = SegmentationMetrics(), []
-    for picture in tqdm(
-        list(range(data.pictures) if pictures is None else pictures), unit="picture", disable=not progress
-    ):
+    timing = Timing() if timing is None else timing
+    outcomes = []
+    chosen = list(range(data.pictures) if pictures is None else pictures)
+    for picture in tqdm(chosen, unit="picture", disable=not progress):
+        begun = time.perf_counter()
         samples = data.samples_of(picture)
-        encoded = predictor.encode(samples[0].load_image())
+        image = samples[0].load_image()
+        begun = _spent(timing, "load", begun)
+        encoded = predictor.encode(image)
+        begun = _spent(timing, "encode", begun)
         asked = [(sample, i) for sample in samples for i in range(len(sample.expressions))]
         predictions = predictor.segment(encoded, [sample.expressions[i] for sample, i in asked])
+        begun = _spent(timing, "segment", begun)
         masks = None if objects is None else objects(picture)
-        truths = {sample.id: None if sample.load_mask is None else sample.load_mask() for sample in samples}
+        known = {sample.id: known_of(sample, protocol) for sample in samples}
+        begun = _spent(timing, "load", begun)
         for (sample, i), prediction in zip(asked, predictions, strict=True):
-            iou = metrics.update(prediction.mask, truths[sample.id])
-            scored.append(
-                Scored(
-                    sample=sample,
+            truth, ignored = known[sample.id]
+            found = protocol.find(prediction.probability, prediction.threshold)
+            if prediction.refused and protocol.threshold is None:
+                found = np.zeros_like(found)
+            outcomes.append(
+                Outcome(
+                    id=expression_id(sample, i),
+                    reference=sample.id,
+                    image=sample.image_id,
                     expression=prediction.expression,
-                    temper=_part(sample, "tempers", i),
-                    form=_part(sample, "forms", i),
-                    iou=iou,
+                    present=truth is not None,
                     score=prediction.score,
-                    empty=prediction.empty,
-                    pointed=None if masks is None or iou is None else _points(prediction, masks, sample),
+                    empty=prediction.empty if protocol.threshold is None else not found.any(),
+                    truncated=prediction.truncated,
+                    pointed=None if masks is None or truth is None else points_at(prediction.mask, masks, sample),
+                    attributes=attributes_of(sample, i),
+                    **count(found, truth, ignored),
                 )
             )
-    return metrics, scored
+            if each is not None:
+                each(sample, expression_id(sample, i), prediction)
+        _spent(timing, "count", begun)
+    return outcomes
 
 
-def summarise(metrics: SegmentationMetrics, scored: list[Scored]) -> dict[str, object]:
-    """Return the metrics, the share of expressions that point at the meant object, and both broken down."""
-    groups: dict[str, dict[str, list[Scored]]] = {
-        "temper": defaultdict(list),
-        "form": defaultdict(list),
-        "held_out": defaultdict(list),
-    }
-    for one in scored:
-        if one.iou is not None:
-            groups["temper"][one.temper].append(one)
-            groups["form"][one.form].append(one)
-            groups["held_out"][str(one.sample.attributes.get("held_out", "unknown")).lower()].append(one)
-    return {
-        **metrics.compute(),
-        **_means([one for one in scored if one.iou is not None]),
-        "by": {
-            name: {key: _means(members) for key, members in sorted(group.items())} for name, group in groups.items()
-        },
-    }
+def known_of(sample: Sample, protocol: Protocol) -> tuple[Bool[ndarray, "h w"] | None, Bool[ndarray, "h w"] | None]:
+    """Return what a sample's expressions mean, and what is ignored, as a protocol compares them."""
+    truth = None if sample.load_mask is None else protocol.place(sample.load_mask())
+    ignored = None if sample.load_ignored is None else protocol.place(sample.load_ignored())
+    return truth, ignored
 
 
-def _means(scored: list[Scored]) -> dict[str, object]:
-    ious = [one.iou for one in scored if one.iou is not None]
-    pointed = [one.pointed for one in scored if one.pointed is not None]
-    return {
-        "n": len(ious),
-        "mean_iou": float(np.mean(ious)) if ious else None,
-        "pointing": float(np.mean(pointed)) if pointed else None,
-    }
+def expression_id(sample: Sample, index: int) -> str:
+    """Return the id of one of a sample's expressions; made of the sample's own where the data have none."""
+    return sample.expression_ids[index] if sample.expression_ids else f"{sample.id}/{index}"
 
 
-def _part(sample: Sample, attribute: str, index: int) -> str:
-    parts = str(sample.attributes.get(attribute, "")).split(",")
-    return parts[index] if index < len(parts) else ""
+def attributes_of(sample: Sample, index: int) -> dict[str, str | int | bool]:
+    """Return what is known of one of a sample's expressions."""
+    found = {name: value for name, value in sample.attributes.items() if name not in ("forms", "tempers", "target")}
+    own = {"temper": part_of(sample, "tempers", index), "form": form_of(sample, index)}
+    return found | {name: value for name, value in own.items() if value}
 
 
-def _points(prediction: Prediction, objects: Bool[ndarray, "N H W"], sample: Sample) -> bool:
-    shared = np.count_nonzero(objects & prediction.mask, axis=(1, 2))
+def _spent(timing: Timing, part: str, begun: float) -> float:
+    """Add the time since `begun` to a part, and return the time."""
+    now = time.perf_counter()
+    setattr(timing, part, getattr(timing, part) + now - begun)
+    return now
+
+
+def points_at(mask: Bool[ndarray, "H W"], objects: Bool[ndarray, "N H W"], sample: Sample) -> bool:
+    """Return whether a mask overlaps the object that a sample means more than any other object of its picture."""
+    shared = np.count_nonzero(objects & mask, axis=(1, 2))
     target = int(sample.attributes["target"])
     others = np.delete(shared, target)
     return bool(shared[target] > (others.max() if len(others) else 0))

@@ -29,7 +29,18 @@ from torch.nn import functional
 
 from refseg.errors import ConfigError, ImageError
 
-__all__ = ["MAX_PIXELS", "MEAN", "STD", "BinaryFile", "Frame", "ImageSource", "letterbox", "read_image"]
+__all__ = [
+    "MAX_PIXELS",
+    "MEAN",
+    "STD",
+    "BinaryFile",
+    "Frame",
+    "ImageSource",
+    "letterbox",
+    "read_image",
+    "read_mask",
+    "read_size",
+]
 
 
 @runtime_checkable
@@ -61,6 +72,12 @@ UPRIGHT: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
 BLOCK = 4096  # rows or columns computed at a time, which bounds the memory for pictures that are extremely long
 
 
@@ -100,6 +117,51 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     )
 
 
+def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Bool[ndarray, "H W"]:
+    """Return where a picture of a mask is not 0 (of colours: not black; of a palette: not its first entry).
+
+    Nothing is scaled or turned: a mask is of the same pixels as its picture, or it is wrong. Transparency is ignored.
+
+    Raises:
+        ImageError: there is no such picture, it cannot be read, it is broken or larger than max_pixels.
+    """
+    name = repr(os.fsdecode(path))
+    with _open(path, name) as file:
+        image = _recognise(file, name)
+        _check_size(image.width, image.height, name, max_pixels)
+        try:
+            values = np.asarray(image)
+        except Exception as error:
+            raise ImageError(f"{name} is broken ({_one_line(error)}); fetch or write it again") from error
+    if values.ndim == 3:
+        colours = values[..., :-1] if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") else values
+        values = np.asarray(colours.any(axis=2))
+    mask: Bool[ndarray, "H W"] = values != 0
+    return mask
+
+
+def read_size(source: str | os.PathLike[str] | BinaryFile) -> tuple[int, int]:
+    """Return height and width of a picture as `read_image` will give it, if possible without decoding it.
+
+    A PNG may say after its pixels how it is turned, so that one which has not said it before is decoded.
+
+    Raises:
+        ImageError: there is no such picture, or it is none.
+    """
+    if isinstance(source, BinaryFile):
+        return _size_of(source, "the given file")
+    name = repr(os.fsdecode(source))
+    with _open(source, name) as file:
+        return _size_of(file, name)
+
+
+def _size_of(file: BinaryFile, name: str) -> tuple[int, int]:
+    image = _recognise(file, name)
+    _check_size(image.width, image.height, name, MAX_PIXELS)
+    on_its_side = UPRIGHT.get(_orientation(image)) in SIDEWAYS
+    return (image.width, image.height) if on_its_side else (image.height, image.width)
+
+
 def _open(path: str | os.PathLike[str], name: str) -> BufferedReader:
     try:
         return Path(path).open("rb")
@@ -124,9 +186,14 @@ def _from_array(array: ndarray, max_pixels: int) -> Image.Image:
 
 
 def _from_file(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
+    return _from_pil(_recognise(file, name), name, max_pixels)
+
+
+def _recognise(file: BinaryFile, name: str) -> Image.Image:
+    """A picture whose kind and size are known, but which is not decoded yet."""
     try:
         with _quiet_pillow():
-            image = Image.open(cast("IO[bytes]", file), formats=FORMATS)
+            return Image.open(cast("IO[bytes]", file), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large ({_one_line(error)}); scale it down") from error
     except (UnidentifiedImageError, KeyError):  # KeyError: this Pillow does not know one of the kinds
@@ -135,7 +202,6 @@ def _from_file(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
         raise ImageError(f"{name} is not a picture, or not of a kind that is read here; give {_kinds()}") from None
     except Exception as error:  # decoders raise whatever broken data lead them to
         raise ImageError(f"{name} cannot be read ({_one_line(error)}); give {_kinds()}") from error
-    return _from_pil(image, name, max_pixels)
 
 
 def _is_empty(file: BinaryFile) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Protocol
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from refseg.types import Calibration
+
 __all__ = ["Segmenter", "SegmenterConfig"]
 
 
@@ -27,6 +29,11 @@ class SegmenterConfig(Protocol):
     @property
     def threshold(self) -> float:
         """The probability above which a pixel belongs to the mask."""
+        ...
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What the model's belief in its masks is worth, where that was measured."""
         ...
 
 

@@ -30,6 +30,8 @@ class TrainingConfig:
     """How masks become targets at a quarter of the side (see `data.batches.shrink`); `strided` is the published way."""
     emphasis: tuple[tuple[str, float], ...] = ()
     """Pairs (form, weight): how much an expression of that form counts in the loss, where others count 1."""
+    drill: int = 0
+    """Expressions of the forms that are hardest to learn which Shapes adds to each picture, at most."""
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = 1e-4
     backbone_factor: float = 0.1
@@ -59,8 +61,8 @@ class TrainingConfig:
             raise ConfigError("learning_rate, backbone_factor, weight_decay, decay and max_norm must be finite")
         if self.learning_rate <= 0 or self.backbone_factor < 0 or self.weight_decay < 0 or self.max_norm < 0:
             raise ConfigError("learning_rate must be positive; backbone_factor, weight_decay and max_norm at least 0")
-        if min(self.warmup_steps, self.workers, self.validation_pictures, self.seed) < 0:
-            raise ConfigError("warmup_steps, workers, validation_pictures and seed must be at least 0")
+        if min(self.warmup_steps, self.workers, self.validation_pictures, self.seed, self.drill) < 0:
+            raise ConfigError("warmup_steps, workers, validation_pictures, seed and drill must be at least 0")
         if self.sizes and (self.sizes[0][0] != 0 or any(size < 32 or size % 32 for _, size in self.sizes)):
             raise ConfigError("sizes must start at share 0, and every side must be a multiple of 32")
         if any(not 0 < weight < math.inf for _, weight in self.emphasis):

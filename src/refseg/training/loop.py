@@ -17,7 +17,8 @@ from refseg.checkpoint import save_model
 from refseg.config import save_json, to_dict
 from refseg.data.batches import Drawer, DrawOrder, PictureData, batches, to_device
 from refseg.errors import TrainingError
-from refseg.evaluation.evaluate import evaluate, summarise
+from refseg.evaluation.evaluate import evaluate
+from refseg.evaluation.metrics import summarise
 from refseg.models.base import Segmenter
 from refseg.predictor import Predictor, pick_device
 from refseg.training.config import TrainingConfig
@@ -143,7 +144,7 @@ def _end_epoch(
     pictures = range(min(config.validation_pictures, validation.pictures))
     about = {"training": to_dict(config), "step": progress.step}
     if pictures:
-        summary = summarise(*evaluate(Predictor(model, device), validation, pictures, objects))
+        summary = summarise(evaluate(Predictor(model, device), validation, pictures, objects))
         figures = {
             key: float(value) for key in ("mean_iou", "pointing", "n_acc") if isinstance(value := summary[key], float)
         }

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from refseg.data.shapes import HELD_OUT, SAMPLES_PER_SCENE, SIZES, Reference, Scene, Shapes, generate_scene, render
+from refseg.data.shapes.expressions import drill
 from refseg.data.shapes.outline import OUTLINES, draw_silhouette
 from refseg.data.shapes.queries import (
     Centre,
@@ -492,3 +493,33 @@ def test_it_is_fast_enough_to_train_on():
         samples = dataset.samples_of(i)
         samples[0].load_image()
     assert (time.perf_counter() - start) / 40 < 0.2  # a twentieth of it is usual
+
+
+# --- the drill: more of what is hard to learn, for training --------------------------------------------------------
+
+
+def test_a_drill_adds_samples_and_leaves_the_others_alone():
+    plain, drilled = Shapes("train"), Shapes("train", drill=8)
+    assert len(drilled) == len(plain)
+    for scene in range(40):
+        few, many = plain.samples_of(scene), drilled.samples_of(scene)
+        assert [sample.expressions for sample in many[:SAMPLES_PER_SCENE]] == [sample.expressions for sample in few]
+        assert sum(len(sample.expressions) for sample in many[SAMPLES_PER_SCENE:]) <= 8
+        assert len({sample.id for sample in many}) == len(many)
+    assert drilled[9].expressions == plain[9].expressions
+
+
+def test_a_drill_is_of_counting_and_measuring_and_tells_the_truth():
+    forms = Counter()
+    for scene in range(MANY):
+        made = Shapes("train").scene(scene)
+        for reference in drill(np.random.default_rng(scene), made, 8):
+            forms[reference.form] += 1
+            assert naive(reference.query, made) == [reference.target], reference.expression
+    assert set(forms) == {"ordinal", "nearest"}
+    assert min(forms.values()) > MANY
+
+
+def test_a_drill_is_the_same_every_time():
+    one, other = (Shapes("train", drill=5).samples_of(7) for _ in range(2))
+    assert [sample.expressions for sample in one] == [sample.expressions for sample in other]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from hashlib import sha256
 from typing import overload
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import Bool, UInt8
 from numpy import ndarray
 from PIL import Image
 
-from refseg.data.shapes.expressions import Reference, refer, refer_to_nothing
+from refseg.data.shapes.expressions import Reference, drill, refer, refer_to_nothing
 from refseg.data.shapes.render import render, thing_masks
 from refseg.data.shapes.scene import Scene, generate_scene
 from refseg.errors import UnknownNameError
@@ -40,11 +41,19 @@ class Shapes(Sequence[Sample]):
     - `rivals`: how many other things of its kind there are;
     - `held_out`: whether it is of a held-out pair.
 
+    For training, `drill` adds samples to what `samples_of` returns, with expressions of the forms that are hardest to
+    learn (see `expressions.drill`); numbers and indices stay those of the data set.
+
     Looking at all samples of a scene at once (`samples_of`) is the cheapest: the scene is made, and drawn, once.
     """
 
-    def __init__(self, split: str, scale: float = 1.0) -> None:
+    def __init__(self, split: str, scale: float = 1.0, *, drill: int = 0) -> None:
         """Choose a split (`train`, `val` or `test`) and the size of pictures over the usual 320 x 240.
+
+        Args:
+            split: one of `SPLITS`.
+            scale: of the pictures' sides.
+            drill: how many expressions are added to each scene for training, at most.
 
         Raises:
             UnknownNameError: there is no such split.
@@ -54,8 +63,10 @@ class Shapes(Sequence[Sample]):
             raise UnknownNameError("split", split, SPLITS)
         if not scale > 0:
             raise ValueError(f"scale must be positive, but is {scale}")
+        self.name = "shapes"
         self.split = split
         self.scale = scale
+        self.drill = drill
 
     @property
     def scenes(self) -> int:
@@ -80,7 +91,8 @@ class Shapes(Sequence[Sample]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         scene, member = divmod(index % len(self), SAMPLES_PER_SCENE)
-        return self.samples_of(scene)[member]
+        made = self._made(scene)
+        return self._sample(scene, member, made.references[member], made)
 
     def scene(self, index: int) -> Scene:
         """Return scene `index`, 0..scenes-1."""
@@ -91,9 +103,28 @@ class Shapes(Sequence[Sample]):
         return self._made(index).references
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return the four samples of scene `index`; they share its picture, which is drawn once."""
+        """Return the four samples of scene `index`, and those of `drill`; they share its picture, drawn once."""
         made = self._made(index)
-        return tuple(self._sample(index, member, made) for member in range(SAMPLES_PER_SCENE))
+        samples = tuple(
+            self._sample(index, member, made.references[member], made) for member in range(SAMPLES_PER_SCENE)
+        )
+        if not self.drill:
+            return samples
+        rng = np.random.default_rng((TAG, tuple(SPLITS).index(self.split), index, self.drill))
+        meant: dict[int | None, list[Reference]] = {}
+        for reference in drill(rng, made.scene, self.drill):
+            meant.setdefault(reference.target, []).append(reference)
+        more = enumerate(meant.values(), SAMPLES_PER_SCENE)
+        return (*samples, *(self._sample(index, member, references, made) for member, references in more))
+
+    def count(self) -> dict[str, int]:
+        """Return how many pictures, references and expressions there are; the last takes generating all of them."""
+        expressions = sum(len(sample) for i in range(self.scenes) for sample in self.references(i))
+        return {"pictures": self.pictures, "references": len(self), "expressions": expressions}
+
+    def digest(self) -> str:
+        """Return a hash of what the samples are made from: the generator's tag, the split and the scale."""
+        return sha256(f"shapes {TAG} {self.split} {self.scale}".encode()).hexdigest()
 
     def masks(self, index: int) -> Bool[ndarray, "N H W"]:
         """Return where each of the N things of scene `index` is seen, in the order of `scene(index).things`."""
@@ -104,8 +135,7 @@ class Shapes(Sequence[Sample]):
             raise IndexError(f"scene {index} of {self.scenes}")
         return _made(self.split, index)
 
-    def _sample(self, index: int, member: int, made: _Made) -> Sample:
-        references = made.references[member]
+    def _sample(self, index: int, member: int, references: Sequence[Reference], made: _Made) -> Sample:
         target = references[0].target
         thing = None if target is None else made.scene.things[target]
         return Sample(

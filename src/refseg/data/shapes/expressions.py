@@ -6,6 +6,7 @@ sentences, like RefCOCOg).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -32,7 +33,7 @@ from refseg.data.shapes.queries import (
 from refseg.data.shapes.scene import Scene, Thing, pick
 from refseg.data.shapes.vocabulary import COLOURS, HELD_OUT, KINDS, TEXTURES, VARIANTS
 
-__all__ = ["TEMPERS", "Reference", "refer", "refer_to_nothing"]
+__all__ = ["TEMPERS", "Reference", "drill", "refer", "refer_to_nothing"]
 
 T = TypeVar("T")
 
@@ -101,6 +102,60 @@ def refer_to_nothing(rng: np.random.Generator, scene: Scene, *, say_held_out: bo
             continue
         if not denote(reference.query, scene).possible and len(reference.expression.split()) <= MOST_WORDS:
             return reference
+
+
+def drill(rng: np.random.Generator, scene: Scene, count: int) -> tuple[Reference, ...]:
+    """Return up to `count` clear references of the forms that are hardest to learn: ordinals, and what is nearest.
+
+    Nearly the same words mean other things of the scene: only who counts, or measures, can tell them apart.
+    """
+    anchors = [(index, _anchor(rng, scene, index)) for index in range(len(scene.things))]
+    counted: list[Query] = []
+    measured: list[Query] = []
+    for wanted in dict.fromkeys(wanted for thing in scene.things for wanted in _filters_of_several(thing)):
+        members = denote(Query(filter=wanted), scene)
+        if not members.clear or len(members.certain) < 2:
+            continue
+        for side in SIDES:
+            places = [position(side, i, scene) for i in members.certain]
+            if max(places) - min(places) > 0.3:
+                ranks = range(2, min(len(places), max(ORDINALS)) + 1)
+                counted += [Query(filter=wanted, place=Ordinal(rank=rank, side=side)) for rank in ranks]
+        measured += [
+            Query(filter=wanted, place=Nearest(anchor=anchor))
+            for index, anchor in anchors
+            if anchor is not None and len(members.certain - {index}) > 1
+        ]
+    found = _clear(rng, scene, counted, math.ceil(0.6 * count))
+    return (*found, *_clear(rng, scene, measured, count - len(found)))
+
+
+def _filters_of_several(thing: Thing) -> tuple[Filter, ...]:
+    return Filter(kind=thing.kind), Filter(kind=thing.kind, colour=thing.colour), Filter(colour=thing.colour)
+
+
+def _clear(rng: np.random.Generator, scene: Scene, queries: Sequence[Query], most: int) -> list[Reference]:
+    """Return references for some of the queries that clearly mean one thing."""
+    found: list[Reference] = []
+    for query in _shuffled(rng, queries, [1.0] * len(queries)):
+        if len(found) == most:
+            break
+        meant = denote(query, scene)
+        if meant.clear and len(meant.certain) == 1:
+            found.append(_drilled(rng, query, scene, *meant.certain))
+    return found
+
+
+def _drilled(rng: np.random.Generator, query: Query, scene: Scene, target: int) -> Reference:
+    place = query.place
+    if isinstance(place, Nearest):
+        (anchor,) = denote(place.anchor, scene).certain
+        near = gap(scene.things[target], scene.things[anchor]) < LONGEST_NEXT_TO
+        words, temper, form = _relate(rng, query.filter, place, next_to=near), "relation", "nearest"
+    else:
+        assert place is not None
+        words, temper, form = _locate(rng, "ordinal", place, query.filter, on_its_side=False), "location", "ordinal"
+    return Reference(expression=words, query=query, temper=temper, form=form, target=target)
 
 
 # --- a thing by its place -------------------------------------------------------------------------------------------

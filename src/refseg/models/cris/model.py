@@ -16,6 +16,7 @@ from refseg.models.base import Segmenter
 from refseg.models.cris.decoder import VisionLanguageDecoder
 from refseg.models.cris.neck import CrossModalNeck, ProjectedPyramid
 from refseg.models.cris.projector import Projector
+from refseg.types import Calibration
 
 __all__ = ["CRIS", "CRISConfig", "cris", "cris_compact"]
 
@@ -41,6 +42,7 @@ class CRISConfig:
     image_size: int = 416
     word_length: int = 17
     threshold: float = 0.35
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         width = self.neck_channels[1]

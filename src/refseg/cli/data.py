@@ -1,0 +1,421 @@
+"""Fetch data sets, check them, and learn what is in them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from refseg.cli.evaluate import check_output
+from refseg.errors import ConfigError, DataError, UnknownNameError
+
+if TYPE_CHECKING:
+    from refseg.data.catalogue import DataSet
+    from refseg.data.leak import Leak, Pictures
+    from refseg.evaluation.result import Result
+
+__all__ = ["add_arguments", "parse", "run"]
+
+VERBS: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "prepare": "fetch a public data set, and only the pictures that are needed",
+        "check": "find bad rows, pictures, masks and words before a model learns from them",
+        "stats": "say how many there are of what, and how long and large they are",
+        "leak": "find the pictures of a split that a model was trained on",
+        "show": "draw some samples: pictures, masks and words",
+    }
+)
+WORD_LENGTH = 17
+LISTS = (".txt", ".json", ".jsonl")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments: those of each of its verbs."""
+    verbs = parser.add_subparsers(dest="action", required=True, metavar="VERB")
+    added = {}
+    for verb, help in VERBS.items():
+        description = f"{help[0].upper()}{help[1:]}."
+        added[verb] = verbs.add_parser(verb, help=help, description=description, formatter_class=parser.formatter_class)
+    _add_prepare(added["prepare"])
+    _add_check(added["check"])
+    _add_stats(added["stats"])
+    _add_leak(added["leak"])
+    _add_show(added["show"])
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments; argparse does not mix options and verbs of verbs, as it does for other commands.
+
+    Raises:
+        UnknownNameError: there is no such verb.
+    """
+    if words and not words[0].startswith("-") and words[0] not in VERBS:
+        raise UnknownNameError("command", f"data {words[0]}", [f"data {verb}" for verb in VERBS])
+    return parser.parse_args(words)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out the command."""
+    verbs = {"prepare": _prepare, "check": _check, "stats": _stats, "leak": _leak, "show": _show}
+    return verbs[arguments.action](arguments)
+
+
+def _add_data(parser: argparse.ArgumentParser, *, whole: bool = True) -> None:
+    if whole:
+        parser.add_argument(
+            "dataset",
+            metavar="DATASET[:SPLIT]",
+            help="such as refcoco, refcoco:testA, or the folder of your own data; all splits, if none is named",
+        )
+    else:
+        parser.add_argument("dataset", metavar="DATASET:SPLIT", help="such as refcoco:testA, or my-folder:test")
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are, if not with the data")
+    parser.add_argument("--text-field", choices=("sent", "raw"), help="which form of a sentence (default: sent)")
+
+
+def _add_words(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--words",
+        type=int,
+        default=WORD_LENGTH,
+        metavar="N",
+        help="tokens that the model reads of an expression, start and end included (default: %(default)s; 22 is usual "
+        "for RefCOCOg)",
+    )
+
+
+def _whole(data: str) -> str:
+    """Return `NAME:SPLIT` of what may be a name alone."""
+    return f"{data}:all" if ":" not in data or Path(data).exists() else data
+
+
+def _open(arguments: argparse.Namespace, dataset: str, text_field: str | None = None) -> DataSet:
+    from refseg.data.catalogue import open_data
+
+    text_field = arguments.text_field or text_field or "sent"
+    return open_data(dataset, arguments.data, text_field=text_field, images=arguments.images)
+
+
+def _as_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+# ── prepare ──
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="refcoco, refcoco+, refcocog-umd, refcocog-google, refclef, ...")
+    parser.add_argument(
+        "--data", type=Path, metavar="ROOT", required=True, help="the folder that holds, or shall hold, all data sets"
+    )
+    parser.add_argument(
+        "--split", nargs="+", action="extend", default=[], metavar="SPLIT", help="only the pictures of these splits"
+    )
+    parser.add_argument("--no-images", action="store_true", help="only the annotations")
+    parser.add_argument(
+        "--mirror", nargs="+", action="extend", default=[], metavar="URL", help="folders to try first for the archives"
+    )
+    parser.add_argument("--image-url", metavar="URL", help="a folder that holds COCO's pictures (default: COCO's own)")
+    parser.add_argument(
+        "--sha256", nargs="+", action="extend", default=[], metavar="FILE=SUM", help="checksums of archives, if known"
+    )
+    parser.add_argument("--workers", type=int, default=8, metavar="N", help="pictures fetched at a time (default: 8)")
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from refseg.data.catalogue import DATA_SETS
+    from refseg.data.prepare import CATALOGUE, COCO_IMAGES, LOCK_FILE, prepare
+
+    name, splits = arguments.name, tuple(dict.fromkeys(arguments.split))
+    archive = name if name in CATALOGUE else name.rpartition("-")[0]
+    if archive not in CATALOGUE or name not in {*CATALOGUE, *DATA_SETS}:
+        if name in DATA_SETS:
+            raise DataError(f"{name} cannot be fetched by refseg; put its authors' files into {arguments.data / name}")
+        fetched = (one for one in DATA_SETS if one in CATALOGUE or one.rpartition("-")[0] in CATALOGUE)
+        raise UnknownNameError("data set", name, {*CATALOGUE, *fetched})
+    if splits and name not in DATA_SETS:
+        several = " or ".join(one for one in DATA_SETS if one.startswith(f"{name}-"))
+        raise DataError(f"{name} was split in several ways; to name splits, say {several}")
+    for split in splits:
+        if split not in DATA_SETS[name].splits:
+            raise UnknownNameError("split", split, DATA_SETS[name].splits)
+    sums = dict(_checksum(one) for one in arguments.sha256)
+    report = prepare(
+        archive,
+        arguments.data,
+        splits=splits,
+        images=not arguments.no_images,
+        image_url=arguments.image_url or COCO_IMAGES,
+        mirrors=arguments.mirror,
+        sha256=sums,
+        workers=arguments.workers,
+        progress=sys.stderr.isatty(),
+        needed=_needed(name, splits) if name in DATA_SETS else None,
+    )
+    for one in report.unverified:
+        print(
+            f"refseg: note: nobody told the checksum of {one}; what came is noted in {arguments.data / LOCK_FILE}",
+            file=sys.stderr,
+        )
+    if report.missing:
+        print(
+            f"refseg: note: {len(report.missing):,} pictures that are needed were in no archive, the first is "
+            f"{report.missing[0]}",
+            file=sys.stderr,
+        )
+    print(f"{name}: fetched {report.fetched:,} files ({report.size / 1e6:,.1f} MB), {report.kept:,} were there already")
+    return 0
+
+
+def _needed(name: str, splits: tuple[str, ...]) -> Callable[[Path], list[str]]:
+    """Return what tells which pictures some splits need, all if none is named, once the annotations are there."""
+
+    def needed(root: Path) -> list[str]:
+        from refseg.data.catalogue import find
+        from refseg.data.formats.record import refuse
+
+        source = find(name, root)
+        records = (
+            record
+            for record in source.read(refuse)
+            if not splits or any(source.in_split(record.split, split) for split in splits)
+        )
+        return list(dict.fromkeys(record.file for record in records))
+
+    return needed
+
+
+def _checksum(text: str) -> tuple[str, str]:
+    file, equals, digest = text.partition("=")
+    if not (file and equals and digest):
+        raise ConfigError(f"--sha256 {text}: write FILE=SUM, such as refcoco.zip=0123...")
+    return file, digest
+
+
+# ── check ──
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    _add_words(parser)
+    parser.add_argument("--quick", action="store_true", help="do not decode pictures, and draw no masks")
+    parser.add_argument("--rows", type=int, default=20, metavar="N", help="lines of each kind (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    parser.epilog = "The exit code is 1 where there are errors, 0 where there are none, 2 where nothing can be read."
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    if arguments.rows < 1:
+        raise ConfigError(f"--rows must be at least 1, got {arguments.rows}")
+    from refseg.data.catalogue import find, split_name
+    from refseg.data.check import check, table
+
+    name, split = split_name(_whole(arguments.dataset))
+    text_field = arguments.text_field or "sent"
+    seen: Counter[str] = Counter()
+    findings = check(
+        name,
+        arguments.data,
+        split=split,
+        images=arguments.images,
+        text_field=text_field,
+        word_length=arguments.words,
+        quick=arguments.quick,
+        progress=sys.stderr.isatty(),
+        seen=seen,
+    )
+    errors = sum(finding.severity == "error" for finding in findings)
+    warnings = len(findings) - errors
+    if arguments.json:
+        problems = [asdict(finding) for finding in findings]
+        _as_json({"name": name, "split": split, **seen, "errors": errors, "warnings": warnings, "problems": problems})
+        return int(errors > 0)
+    if findings:
+        print(table(findings, most=arguments.rows, folder=find(name, arguments.data, text_field=text_field).folder))
+    counted = ", ".join(f"{seen[what]:,} {what}" for what in ("pictures", "references", "expressions"))
+    print(f"{name}:{split}: {_plural(errors, 'error')} and {_plural(warnings, 'warning')} in {counted}")
+    return int(errors > 0)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+# ── stats ──
+
+
+def _add_stats(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    _add_words(parser)
+    parser.add_argument("--masks", action="store_true", help="also draw all masks, for their areas")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write histograms there, as SVG")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of a Markdown table")
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    check_output(arguments.plot)
+    if arguments.plot is not None and arguments.plot.suffix.lower() != ".svg":
+        raise ConfigError(f"--plot {arguments.plot}: the plot is an SVG; let its name end with .svg")
+    data = _open(arguments, _whole(arguments.dataset))
+    from refseg.data.statistics import markdown, plot, statistics
+
+    figures = statistics(data, word_length=arguments.words, masks=arguments.masks, progress=sys.stderr.isatty())
+    if arguments.plot is not None:
+        from refseg.evaluation.result import write_lines
+
+        write_lines(arguments.plot, plot(figures))
+    if arguments.json:
+        _as_json(figures)
+    else:
+        print(markdown(figures), end="")
+    return 0
+
+
+# ── leak ──
+
+
+def _add_leak(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser, whole=False)
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="WHAT",
+        help="what a model was trained on: a file of ids or names of pictures (.txt, .json, .jsonl), another "
+        "DATASET:SPLIT, or coco-train2014, coco-val2014, coco-train2017",
+    )
+    parser.add_argument(
+        "--result", type=Path, metavar="FILE", help="a result of `refseg evaluate`: score its clean part by itself"
+    )
+    parser.add_argument("--ids", type=Path, metavar="FILE", help="write the ids of those pictures there, one a line")
+    parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
+
+
+def _leak(arguments: argparse.Namespace) -> int:
+    check_output(arguments.ids)
+    result, text_field = None, None
+    if arguments.result is not None:
+        from refseg.evaluation.clean import protocol_of
+        from refseg.evaluation.result import load_result
+
+        result = load_result(arguments.result)
+        text_field = protocol_of(result).text_field
+    data = _open(arguments, arguments.dataset, text_field)
+    if result is not None:
+        from refseg.evaluation.clean import check_same_data
+
+        check_same_data(result, data)
+    from refseg.data.leak import find_leaks
+
+    leaks = find_leaks(data, [_listed(one, data, arguments) for one in dict.fromkeys(arguments.against)])
+    if arguments.ids is not None:
+        from refseg.evaluation.result import write_lines
+
+        write_lines(arguments.ids, "".join(f"{id}\n" for id in sorted(leaks[-1].pictures)))
+    _tell_leaks(arguments, data, leaks, result)
+    return 0
+
+
+def _listed(what: str, data: DataSet, arguments: argparse.Namespace) -> Pictures:
+    from refseg.data.leak import COCO_PARTS, coco_part, pictures_of, read_list
+
+    path = Path(what)
+    if what in COCO_PARTS:
+        return coco_part(what, data)
+    if path.is_file():
+        return read_list(path)
+    if path.suffix.lower() in LISTS and ":" not in what:
+        raise DataError(f"{path}: no such file")
+    return pictures_of(_open(arguments, what))
+
+
+def _tell_leaks(arguments: argparse.Namespace, data: DataSet, leaks: list[Leak], result: Result | None) -> None:
+    counts = data.count()
+    scores = None
+    if result is not None:
+        from refseg.evaluation.clean import score_parts
+
+        scores = score_parts(result, leaks[-1].pictures)
+    if arguments.json:
+        told = [
+            {
+                "against": leak.against,
+                "listed": leak.listed,
+                "pictures": len(leak.pictures),
+                "references": leak.references,
+                "expressions": leak.expressions,
+                "ids": sorted(leak.pictures),
+            }
+            for leak in leaks
+        ]
+        figures: dict[str, Any] = {"name": data.name, "split": data.split, **counts, "leaks": told}
+        _as_json(figures if scores is None else {**figures, "scores": scores})
+        return
+    rows = [[f"{data.name}:{data.split} in", "pictures", "references", "expressions"]]
+    for leak in leaks:
+        found = {"pictures": len(leak.pictures), "references": leak.references, "expressions": leak.expressions}
+        name = leak.against if leak.listed is None else f"{leak.against} ({_plural(leak.listed, 'picture')})"
+        rows.append([name, *(_share(found[what], counts[what]) for what in rows[0][1:])])
+    print(_columns(rows), end="")
+    if scores is not None:
+        names = ("pictures", "expressions", "mean IoU", "overall IoU", "Pr@0.5", "95 % of mean IoU")
+        print("\n" + _columns([["score of", *names], *(_score_row(*one) for one in scores.items())]), end="")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} ({part / whole:.1%})"
+
+
+def _score_row(name: str, figures: dict[str, Any]) -> list[str]:
+    values = (figures["mean_iou"], figures["overall_iou"], figures["precision"].get("0.5"))
+    edges = figures["intervals"].get("mean_iou")
+    return [
+        name,
+        f"{figures['pictures']:,}",
+        f"{figures['n'] + figures['n_absent']:,}",
+        *("-" if value is None else f"{100 * value:.2f}" for value in values),
+        "-" if edges is None else f"{100 * edges[0]:.2f} to {100 * edges[1]:.2f}",
+    ]
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> str:
+    """Return cells as aligned lines, all but the first column to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+    return "".join(f"{'  '.join(line)}\n" for line in lines)
+
+
+# ── show ──
+
+
+def _add_show(parser: argparse.ArgumentParser) -> None:
+    _add_data(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what to write: .png, .jpg or .html")
+    parser.add_argument("--n", type=int, default=24, help="how many, drawn at random (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: %(default)s)")
+    parser.add_argument(
+        "--ids", nargs="+", action="extend", default=[], metavar="ID", help="these references, and no random ones"
+    )
+    parser.add_argument("--columns", type=int, default=4, help="pictures in a row (default: %(default)s)")
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    check_output(arguments.out)
+    from refseg.data.show import beyond_font, check_kind, choose, named, save
+
+    check_kind(arguments.out)
+    data = _open(arguments, _whole(arguments.dataset))
+    samples = named(data, arguments.ids) if arguments.ids else choose(data, arguments.n, arguments.seed)
+    save(samples, arguments.out, title=f"{data.name}:{data.split}", columns=arguments.columns)
+    if arguments.out.suffix.lower() != ".html" and beyond_font(samples):
+        print("refseg: note: some words are of letters that the font lacks; write .html to read them", file=sys.stderr)
+    print(f"{len(samples)} of {data.count()['references']:,} references -> {arguments.out}")
+    return 0

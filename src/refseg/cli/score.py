@@ -1,0 +1,31 @@
+"""Score stored masks, of any model, on a data set: the same numbers as `refseg evaluate` gives."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from refseg.cli.evaluate import add_data_arguments, check_output, open_for, report
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "predictions", type=Path, help="JSON lines (sent_id, or image and text; rle or mask), or a folder of PNGs"
+    )
+    add_data_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out the command."""
+    check_output(arguments.out)
+    data, protocol = open_for(arguments)
+    from refseg.evaluation.predictions import Predictions, score
+
+    predictions = Predictions(arguments.predictions)
+    outcomes = score(predictions, data, protocol, objects=getattr(data, "masks", None), progress=sys.stderr.isatty())
+    about = {"predictions": arguments.predictions.name, "sha256": predictions.sha256}
+    return report(outcomes, data, protocol, about, arguments.out)

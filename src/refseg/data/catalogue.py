@@ -1,0 +1,249 @@
+"""THE table of data sets: a name, and a split, to samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
+
+from refseg.data.batches import PictureData
+from refseg.data.formats.cris import cris
+from refseg.data.formats.folder import TABLES, folder
+from refseg.data.formats.mdetr import mdetr
+from refseg.data.formats.phrasecut import phrasecut
+from refseg.data.formats.reasonseg import reasonseg
+from refseg.data.formats.record import Source
+from refseg.data.formats.refer import refer
+from refseg.data.formats.regions import Overlap
+from refseg.data.formats.tables import holds_tables, tables
+from refseg.data.references import References
+from refseg.data.shapes import Shapes
+from refseg.errors import DataError, UnknownNameError
+
+__all__ = ["DATA_SETS", "DataSet", "Known", "find", "open_data", "split_name"]
+
+
+@runtime_checkable
+class DataSet(PictureData, Protocol):
+    """A split of a data set, as evaluation needs it."""
+
+    @property
+    def name(self) -> str:
+        """What the set is called in results."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """Which split it is."""
+        ...
+
+    def count(self) -> dict[str, int]:
+        """Return how many `pictures`, `references` and `expressions` it has."""
+        ...
+
+    def digest(self) -> str:
+        """Return a hash that tells whether two results are of the same data."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """A public data set."""
+
+    find: Callable[[Path, str], Source]
+    """Finds it under a root; the second argument is the text field, `sent` or `raw`."""
+    splits: tuple[str, ...]
+    references: Mapping[str, int]
+    """How many references each split has as published."""
+    note: str
+
+
+def _refer(folder_name: str, references: str) -> Callable[[Path, str], Source]:
+    return lambda root, text_field: refer(_either(root, folder_name), references, text_field=text_field)
+
+
+def _either(root: Path, name: str) -> Path:
+    """A root may be the folder of all sets, or that of the set itself."""
+    return root if root.name == name and not (root / name).is_dir() else root / name
+
+
+def _grefcoco(root: Path, text_field: str) -> Source:
+    home = _either(root, "grefcoco")
+    name = next((name for name in ("grefs(unc).json", "grefs(unc).p") if (home / name).is_file()), "grefs(unc).json")
+    return refer(home, name, text_field=text_field)
+
+
+def _ref_zom(root: Path, text_field: str) -> Source:
+    names = ("refs(final).p", "Ref-ZOM(final).p")
+    home = next((root / place for place in ("ref-zom", "Ref-ZOM", "refzom") if (root / place).is_dir()), root)
+    return refer(home, next((name for name in names if (home / name).is_file()), names[0]), text_field=text_field)
+
+
+DATA_SETS: MappingProxyType[str, Known] = MappingProxyType(
+    {
+        "refcoco": Known(
+            find=_refer("refcoco", "refs(unc).p"),
+            splits=("train", "val", "testA", "testB"),
+            references={"train": 42404, "val": 3811, "testA": 1975, "testB": 1810},
+            note="RefCOCO, UNC splits",
+        ),
+        "refcoco-google": Known(
+            find=_refer("refcoco", "refs(google).p"),
+            splits=("train", "val", "test"),
+            references={"train": 40000, "val": 5000, "test": 5000},
+            note="RefCOCO, Google splits",
+        ),
+        "refcoco+": Known(
+            find=_refer("refcoco+", "refs(unc).p"),
+            splits=("train", "val", "testA", "testB"),
+            references={"train": 42278, "val": 3805, "testA": 1975, "testB": 1798},
+            note="RefCOCO+, UNC splits: no words of place",
+        ),
+        "refcocog-umd": Known(
+            find=_refer("refcocog", "refs(umd).p"),
+            splits=("train", "val", "test"),
+            references={"train": 42226, "val": 2573, "test": 5023},
+            note="RefCOCOg, UMD splits: no picture is in two of them",
+        ),
+        "refcocog-google": Known(
+            find=_refer("refcocog", "refs(google).p"),
+            splits=("train", "val"),
+            references={"train": 44822, "val": 5000},
+            note="RefCOCOg, Google splits: val shares pictures with train, test was never published",
+        ),
+        "refclef": Known(
+            find=_refer("refclef", "refs(unc).p"),
+            splits=("train", "val", "testA", "testB", "testC"),
+            references={},
+            note="RefCLEF (ReferIt), UNC splits",
+        ),
+        "refclef-berkeley": Known(
+            find=_refer("refclef", "refs(berkeley).p"),
+            splits=("train", "val", "test"),
+            references={},
+            note="RefCLEF (ReferIt), Berkeley splits",
+        ),
+        "grefcoco": Known(
+            find=_grefcoco,
+            splits=("train", "val", "testA", "testB"),
+            references={},
+            note="gRefCOCO: several targets, or none",
+        ),
+        "ref-zom": Known(
+            find=_ref_zom, splits=("train", "test"), references={}, note="Ref-ZOM: one target, several, or none"
+        ),
+        "phrasecut": Known(
+            find=lambda root, _: phrasecut(
+                next((p for p in (root / "phrasecut", root / "VGPhraseCut_v0") if p.is_dir()), root)
+            ),
+            splits=("train", "val", "test", "miniv"),
+            references={"train": 308893, "val": 20350, "test": 18980},
+            note="PhraseCut: phrases that may mean several things",
+        ),
+        "reasonseg": Known(
+            find=lambda root, _: reasonseg(
+                next((p for p in (root / "reasonseg", root / "ReasonSeg") if p.is_dir()), root)
+            ),
+            splits=("train", "val", "test"),
+            references={"train": 239, "val": 200, "test": 779},
+            note="ReasonSeg: questions whose answer is a region",
+        ),
+    }
+)
+"""`cris/NAME` and `mdetr/NAME` are the same sets in those projects' files; a path is a folder of one's own data, or of
+the hub's tables."""
+MIGRATED = ("cris/", "mdetr/")
+
+
+def open_data(
+    data: str,
+    root: str | os.PathLike[str] | None = None,
+    *,
+    text_field: str = "sent",
+    overlap: Overlap = "union",
+    images: str | os.PathLike[str] | None = None,
+) -> DataSet:
+    """Open a split of a data set.
+
+    Args:
+        data: `NAME:SPLIT`. The name is `shapes`, one of `DATA_SETS`, `cris/NAME` or `mdetr/NAME` for the files that
+            the reference CRIS and MDETR make of them, or the path of a folder of your own (see `formats.folder`) or of
+            the Hugging Face hub's tables (see `formats.tables`).
+            The split `all` is every reference there is.
+        root: the folder that holds the public sets; neither Shapes nor your own folder needs it.
+        text_field: `sent` or `raw`, for REFER's files: the cleaned sentences or the raw ones.
+        overlap: what pixels are that several polygons of one annotation cover: `union`, or `lavt`: background.
+        images: where the pictures are, if they are not with the data.
+
+    Raises:
+        UnknownNameError: there is no such data set.
+        DataError: it is not there, it has no such split, or a row of it is wrong.
+    """
+    name, split = split_name(data)
+    if name == "shapes":
+        return Shapes(split)
+    return References(
+        find(name, root, text_field=text_field),
+        name,
+        split,
+        overlap=overlap,
+        images=None if images is None else Path(images),
+        options=text_field,
+    )
+
+
+def split_name(data: str) -> tuple[str, str]:
+    """Return name and split of `NAME:SPLIT`.
+
+    Raises:
+        DataError: there is no split.
+    """
+    name, colon, split = data.rpartition(":")
+    if not colon or not name or not split or "/" in split or "\\" in split:
+        raise DataError(f"which split of {data}? write {data.rstrip(':')}:test, or the name of another")
+    return name, split
+
+
+def find(name: str, root: str | os.PathLike[str] | None = None, *, text_field: str = "sent") -> Source:
+    """Return where a data set is and how it is read.
+
+    Raises:
+        UnknownNameError: there is no such data set.
+        DataError: it is not there.
+    """
+    if text_field not in ("sent", "raw"):
+        raise DataError(f"text_field must be sent or raw, got {text_field!r}")
+    if name in DATA_SETS or name.startswith(MIGRATED):
+        if root is None:
+            raise DataError(f"where is {name}? give the folder that holds it, with --data ROOT")
+        folder_ = Path(root)
+        if not folder_.is_dir():
+            raise DataError(f"{folder_}: no such folder")
+        if name.startswith("cris/"):
+            return cris(folder_, name.removeprefix("cris/"))
+        if name.startswith("mdetr/"):
+            return mdetr(folder_, _finetune_files(folder_, name.removeprefix("mdetr/")))
+        return DATA_SETS[name].find(folder_, text_field)
+    path = Path(name)
+    if path.is_dir():
+        if any((path / table).is_file() for table in TABLES):
+            return folder(path)
+        if holds_tables(path):
+            return tables(path, text_field=text_field)
+        if any(path.glob("*refs(*).*")):
+            raise DataError(f"{path}: is in REFER's layout; name the set (refcoco, ...) and give --data {path.parent}")
+        return folder(path)
+    if path.suffix == ".json" and path.is_file():
+        return mdetr(path.parent, {"all": path})
+    if os.sep in name or name.startswith("."):
+        raise DataError(f"{name}: no such folder")
+    raise UnknownNameError("data set", name, ("shapes", *DATA_SETS))
+
+
+def _finetune_files(root: Path, name: str) -> dict[str, Path]:
+    places = (root, root / "mdetr", root / "OpenSource", root / "mdetr_annotations")
+    start = f"finetune_{name}_"
+    return {path.stem.removeprefix(start): path for place in places for path in sorted(place.glob(f"{start}*.json"))}

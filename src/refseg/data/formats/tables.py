@@ -1,0 +1,371 @@
+"""Tables of the Hugging Face hub: `*.parquet` in a folder or in its `data`, of one of three kinds, told by the columns.
+
+- `ref_id, raw_anns, image_path` (jxu124/refcoco, refcocoplus, refcocog): REFER's references, a row each, with their
+  annotations as JSON. The pictures are COCO's and lie elsewhere. The files are called `validation` where REFER says
+  `val` and, for RefCOCO and RefCOCO+, `test` where it says `testA`; here REFER's names are used.
+- `image, image_info, ref_list` (jxu124/refcoco-benchmark): pictures, a row each, with all of their references. Splits
+  are called `refcocog_umd_test` and the like.
+- `image, answer, segmentation` (lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg): references, a row each, with their pictures.
+  These are lossy: the polygons of a thing are joined into one list of numbers, so that the mask of a thing in several
+  parts is wrong; and `val` of its RefCOCO has 8,811 rows, which can only be the 3,811 of the UNC split and the 5,000 of
+  Google's together. They do to look at, not to publish numbers on.
+
+A picture in a table is called `data/val-00000-of-00001.parquet#17`: the file, and the row from 0.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refseg.data.formats.record import Problem, Record, Report, Source, safe_name, shown, take, take_size, texts
+from refseg.data.formats.refer import IMAGE_FOLDERS, expressions_of
+from refseg.data.formats.regions import Part, coco_parts
+from refseg.errors import DataError
+
+__all__ = ["holds_tables", "in_split", "tables"]
+
+NAME = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
+"""How the hub calls a file: the split, which of its files it is, of how many, and perhaps a hash."""
+COCO_NAME = re.compile(r"COCO_[a-z]+\d{4}_(\d{12})")
+"""How COCO, and REFER after it, begin the names of pictures; the number is the picture's id."""
+REFER_NAMES = {"validation": "val"}
+ROWS = 64
+"""Read at a time."""
+KEPT = 128 * 2**20
+"""Bytes of pictures that are kept for the next that is asked for; a larger group of rows is read again each time."""
+
+
+class _File(NamedTuple):
+    path: Path
+    name: str
+    """Relative to the folder."""
+    split: str
+
+
+class _Row(NamedTuple):
+    """A reference, as far as it is a row of a table."""
+
+    values: Any
+    reference: Any
+    """One of `ref_list`, where the table has that."""
+    split: str
+    picture: str
+    """What the picture in the row is called."""
+    number: int
+    """Of the row in its split, over all of the split's files, from 0."""
+    text_field: str
+
+
+def holds_tables(root: Path) -> bool:
+    """Return whether a folder holds tables."""
+    return bool(_paths(root))
+
+
+def in_split(split: str, asked: str) -> bool:
+    """Return whether a split is the one that is asked for; the hub's `validation` is REFER's `val`."""
+    return split == REFER_NAMES.get(asked, asked)
+
+
+def tables(root: Path, *, text_field: str = "sent") -> Source:
+    """Find tables.
+
+    Args:
+        root: the folder that holds them, or whose `data` does.
+        text_field: `sent`, the cleaned sentences, or `raw` ones, where a table has both.
+
+    Raises:
+        DataError: there are none, one is missing or broken, or they are of no kind that is known; or pyarrow is not
+            installed.
+    """
+    files = _files(root)
+    kind, pixels = _kind(files[0].path)
+    return Source(
+        format=f"tables/{kind}",
+        folder=root,
+        files=tuple(file.path for file in files),
+        read=partial(_read, files, kind, text_field),
+        image_folders=("coco/train2014", *IMAGE_FOLDERS),
+        in_split=in_split,
+        picture=partial(_picture, root) if pixels else None,
+    )
+
+
+def _paths(root: Path) -> list[Path]:
+    return sorted(root.glob("*.parquet")) or sorted((root / "data").glob("*.parquet"))
+
+
+def _files(root: Path) -> list[_File]:
+    """Return the tables of a folder, all of which must be there."""
+    paths = _paths(root)
+    if not paths:
+        raise DataError(f"{root}: no tables (*.parquet) there, and none in data")
+    splits = []
+    there: set[tuple[str, int]] = set()
+    counts: dict[str, int] = {}
+    for path in paths:
+        named = NAME.fullmatch(path.stem)
+        splits.append(named["split"] if named else path.stem)
+        if named:
+            there.add((named["split"], int(named["number"])))
+            counts[named["split"]] = int(named["count"])
+    for split, count in counts.items():
+        for number in range(count):
+            if (split, number) not in there:
+                raise DataError(f"{paths[0].parent}: {split}-{number:05}-of-{count:05}.parquet is missing; fetch it")
+    # Only RefCOCO and RefCOCO+ have a testB, and it is their testA that the hub calls test.
+    names = REFER_NAMES | ({"test": "testA"} if "testB" in splits and "testA" not in splits else {})
+    return [
+        _File(path, path.relative_to(root).as_posix(), names.get(split, split))
+        for path, split in zip(paths, splits, strict=True)
+    ]
+
+
+def _kind(path: Path) -> tuple[str, bool]:
+    """Return which kind of table it is, and whether it holds pictures."""
+    with _open(path) as table:
+        columns = set(table.schema_arrow.names)
+    for kind, (needed, _) in KINDS.items():
+        if needed <= columns:
+            return kind, "image" in needed
+    known = "; or ".join(", ".join(sorted(needed)) for needed, _ in KINDS.values())
+    told = ", ".join(map(shown, sorted(columns)[:12]))
+    raise DataError(f"{path}: no kind of table that is known; needed are the columns {known}; it has {told}")
+
+
+# ── rows ──
+
+
+def _read(files: list[_File], kind: str, text_field: str, report: Report) -> Iterator[Record]:
+    _, build = KINDS[kind]
+    counts: Counter[str] = Counter()
+    for file in files:
+        for number, values in enumerate(_rows(file.path)):
+            references = values.get("ref_list") or [None]
+            for place, reference in enumerate(references, 1):
+                row = f"row {number + 1}" + (f", reference {place}" if "ref_list" in values else "")
+                picture = f"{file.name}#{number}"
+                given = _Row(values, reference, file.split, picture, counts[file.split], text_field)
+                try:
+                    record = replace(build(given), row=row, table=str(file.path))
+                except DataError as error:
+                    report(Problem(file=str(file.path), row=row, kind="row", message=str(error)))
+                else:
+                    yield record
+            counts[file.split] += 1
+
+
+def _from_refer(row: _Row) -> Record:
+    size = None
+    if take(row.values, "raw_image_info", (str, type(None)), None) is not None:
+        size = take_size(_json(row.values, "raw_image_info"))
+    return _reference(
+        row.values,
+        _json(row.values, "raw_anns"),
+        row.text_field,
+        size,
+        # REFER's own name of the split, where the table has it.
+        split=take(row.values, "split", (str, type(None)), None) or row.split,
+        file=PurePosixPath(safe_name(take(row.values, "image_path", str))).name,
+    )
+
+
+def _from_picture(row: _Row) -> Record:
+    return _reference(
+        take(row.reference, "ref_info", dict),
+        take(row.reference, "ann_info", dict),
+        row.text_field,
+        take_size(take(row.values, "image_info", dict)),
+        split=row.split,
+        file=row.picture,
+        # One folder has several sets, whose ids are not told apart but by the names of their splits.
+        prefix=f"{row.split}/",
+    )
+
+
+def _from_answer(row: _Row) -> Record:
+    id = f"{row.split}/{row.number}"
+    expressions = texts(take(row.values, "answer", (str, list)), "answer")
+    name = take(row.values, "file_name", (str, type(None)), None) or row.picture
+    coco = COCO_NAME.match(name)
+    attributes: dict[str, str | int | bool] = {"targets": 1}
+    if (question := take(row.values, "question_id", (str, int, type(None)), None)) is not None:
+        attributes["question_id"] = question
+    return Record(
+        id=id,
+        image_id=str(int(coco[1])) if coco else name,
+        file=row.picture,
+        split=row.split,
+        expressions=expressions,
+        expression_ids=tuple(f"{id}/{index}" for index in range(len(expressions))),
+        parts=_meant([take(row.values, "segmentation", list)], None),
+        attributes=attributes,
+        row="",
+    )
+
+
+KINDS: dict[str, tuple[set[str], Callable[[_Row], Record]]] = {
+    "refer": ({"ref_id", "raw_anns", "image_path"}, _from_refer),
+    "pictures": ({"image", "image_info", "ref_list"}, _from_picture),
+    "answers": ({"image", "answer", "segmentation"}, _from_answer),
+}
+"""The columns that a kind needs, and how a reference of it is read."""
+
+
+def _reference(
+    values: Any,
+    annotations: Any,
+    text_field: str,
+    size: tuple[int, int] | None,
+    *,
+    split: str,
+    file: str,
+    prefix: str = "",
+) -> Record:
+    """Return a reference and its annotation, or annotations, in REFER's form."""
+    ref_id, image_id = take(values, "ref_id", (int, str)), take(values, "image_id", int)
+    parts: list[Part] = []
+    annotations = annotations if isinstance(annotations, list) else [annotations]
+    for annotation in annotations:
+        if (other := take(annotation, "image_id", int, image_id)) != image_id:
+            raise DataError(f"is of image {image_id}, its annotation of image {other}")
+        parts += _meant(take(annotation, "segmentation", (list, dict)), size)
+    expressions, ids = expressions_of(values, text_field)
+    return Record(
+        id=f"{prefix}{ref_id}",
+        image_id=str(image_id),
+        file=file,
+        size=size,
+        split=split,
+        expressions=expressions,
+        expression_ids=tuple(f"{prefix}{id}" for id in ids),
+        parts=tuple(parts),
+        attributes={"targets": len(annotations)},
+        row="",
+    )
+
+
+def _meant(segmentation: Any, size: tuple[int, int] | None) -> tuple[Part, ...]:
+    parts = coco_parts(segmentation, size)
+    if not any(part.get("polygons", True) for part in parts):
+        raise DataError("has no region: no polygon is of three points or more")
+    return parts
+
+
+def _json(row: Any, name: str) -> Any:
+    text = take(row, name, str)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"field {name!r} is not valid JSON: {error}") from None
+
+
+# ── files ──
+
+
+def _open(path: Path) -> Any:
+    """Return an open table.
+
+    Raises:
+        DataError: it cannot be read, or pyarrow is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(f"{path}: tables are read with pyarrow; pip install 'refseg[tables]'") from None
+    try:
+        return pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise _broken(path, error) from None
+
+
+def _broken(path: Path, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return DataError(f"{path}: not a whole table ({' '.join(str(reason).split())[:200]}); fetch it again")
+
+
+def _rows(path: Path) -> Iterator[Any]:
+    """Yield the rows of a table, without their pictures."""
+    with _open(path) as table:
+        columns = [name for name in table.schema_arrow.names if name != "image"]
+        yield from (row for batch in _batches(path, table, columns=columns) for row in batch.to_pylist())
+
+
+def _batches(path: Path, table: Any, **chosen: Any) -> Iterator[Any]:
+    import pyarrow
+
+    batches = table.iter_batches(batch_size=ROWS, use_threads=False, **chosen)
+    while True:
+        try:
+            batch = next(batches, None)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise _broken(path, error) from None
+        if batch is None:
+            return
+        yield batch
+
+
+def _picture(root: Path, file: str) -> io.BytesIO:
+    """Open the picture that lies in a row of a table."""
+    name, _, row = file.rpartition("#")
+    path = root / name
+    try:
+        changed = os.stat(path).st_mtime_ns
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    starts, sizes = _groups(path, changed)
+    number = int(row)
+    group = int(np.searchsorted(starts, number, side="right")) - 1
+    if number >= starts[-1]:
+        raise DataError(f"{path}: has no row {number + 1}")
+    place = number - int(starts[group])
+    near = sizes[group] <= KEPT
+    value = _group(path, changed, group)[place].as_py() if near else _far(path, group, place)
+    value = value.get("bytes") if isinstance(value, dict) else value
+    if not isinstance(value, bytes):
+        raise DataError(f"{path}: row {number + 1}: has no picture in it, got {shown(value)}")
+    return io.BytesIO(value)
+
+
+@lru_cache(maxsize=256)
+def _groups(path: Path, changed: int) -> tuple[Any, tuple[int, ...]]:
+    """Return the rows with which a table's groups of rows begin, and one past the last; and their pictures' bytes."""
+    with _open(path) as table:
+        about = table.metadata
+        groups = [about.row_group(index) for index in range(about.num_row_groups)]
+    sizes = []
+    for group in groups:
+        columns = [group.column(index) for index in range(group.num_columns)]
+        pictures = (one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] == "image")
+        sizes.append(sum(pictures))
+    return np.cumsum([0, *(group.num_rows for group in groups)]), tuple(sizes)
+
+
+@lru_cache(maxsize=1)
+def _group(path: Path, changed: int, group: int) -> Any:
+    """Return the pictures of a group of rows; the last one is kept, as neighbours are often asked for in turn."""
+    import pyarrow
+
+    with _open(path) as table:
+        batches = list(_batches(path, table, row_groups=[group], columns=["image"]))
+        return pyarrow.chunked_array([batch.column(0) for batch in batches], type=batches[0].schema.field(0).type)
+
+
+def _far(path: Path, group: int, place: int) -> Any:
+    """Return one picture of a group of rows that is too large to be kept."""
+    with _open(path) as table:
+        for batch in _batches(path, table, row_groups=[group], columns=["image"]):
+            if place < batch.num_rows:
+                return batch.column(0)[place].as_py()
+            place -= batch.num_rows
+    raise DataError(f"{path}: not a whole table; fetch it again")

@@ -1,0 +1,227 @@
+"""Which pictures of a split a model may have seen before: those that are also in its training data.
+
+Pictures are told apart by their names. `COCO_train2014_000000123456.jpg`, `000000123456.jpg` and, in a list of ids, the
+number 123456 are COCO's picture 123456, whatever data set names it. Other names are the same where one path ends with
+the other, whatever kind of file it is: `a.jpg`, `images/a.png` and `a` are the same, `x/a.jpg` and `y/a.jpg` are not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from refseg.data.catalogue import DataSet
+from refseg.data.formats.record import read_json
+from refseg.data.references import References
+from refseg.errors import DataError
+
+__all__ = ["COCO_PARTS", "Leak", "Pictures", "coco_part", "find_leaks", "pictures_of", "read_list"]
+
+COCO_NAME = re.compile(r"(?:COCO_(?P<part>train2014|val2014|test2014|test2015)_)?(?P<number>\d{12})(?:_\d+)?(?:\.\w+)?")
+"""REFER's files of references add the number of the annotation to the name."""
+COCO_PARTS = ("coco-train2014", "coco-val2014", "coco-train2017")
+"""Parts of COCO that a picture's name tells whether it belongs to."""
+FILE_FIELDS = ("file_name", "file", "image", "img_name", "image_path", "filename")
+ID_FIELDS = ("coco_id", "image_id", "id")
+
+
+class Pictures:
+    """Pictures that a model was trained on."""
+
+    def __init__(self, name: str, listed: Iterable[str | int] = (), *, parts: Iterable[str] = ()) -> None:
+        """Take a list of pictures.
+
+        Args:
+            name: what the list is called.
+            listed: numbers, ids and names of files.
+            parts: of COCO, that are all meant, such as `train2014`.
+        """
+        self.name, self.parts = name, frozenset(parts)
+        self._coco: set[int] = set()
+        self._ids: set[str] = set()
+        self._paths: dict[str, set[tuple[str, ...]]] = {}
+        for one in listed:
+            text = str(one).strip()
+            if found := _coco(text):
+                self._coco.add(int(found["number"]))
+            elif text.isdecimal():
+                self._ids.add(str(int(text)))
+            elif path := _path(text):
+                self._paths.setdefault(path[-1], set()).add(path)
+
+    def __len__(self) -> int:
+        return len(self._coco) + len(self._ids) + sum(map(len, self._paths.values()))
+
+    def has(self, id: str, file: str) -> bool:
+        """Return whether a picture is among them, by its id in the data set or by its file's name."""
+        if id in self._ids:
+            return True
+        if found := _coco(file):
+            number = int(found["number"])
+            return number in self._coco or str(number) in self._ids or found["part"] in self.parts
+        path = _path(file)
+        return any(_tail(path, other) for other in self._paths.get(path[-1] if path else "", ()))
+
+
+def _coco(name: str) -> re.Match[str] | None:
+    return COCO_NAME.fullmatch(PurePosixPath(name.replace("\\", "/")).name)
+
+
+def _path(name: str) -> tuple[str, ...]:
+    """Return the parts of a path, the last without what kind of file it is."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return tuple(part for part in (*path.parent.parts, path.stem) if part not in ("", ".", "/"))
+
+
+def _tail(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    length = min(len(one), len(other))
+    return one[-length:] == other[-length:]
+
+
+def read_list(path: Path) -> Pictures:
+    """Read a list of pictures.
+
+    It is a text file with an id or a name a line; or JSON: a list of ids, names or objects, an object with such a list
+    under `images` (as COCO's annotations are), or an object a line. Of an object counts the name of its file, else its
+    `coco_id` (Visual Genome's `image_data.json` has it; where it is null, the picture is not COCO's), `image_id` or
+    `id`.
+
+    Raises:
+        DataError: it is missing, broken, or names no pictures.
+    """
+    if path.suffix.lower() == ".json":
+        values = read_json(path)
+    else:
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError:
+            raise DataError(f"{path}: is no text in UTF-8; list one id or file name a line") from None
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        values = [line.strip() for line in lines if line.strip()]
+        if path.suffix.lower() == ".jsonl":
+            values = [_object(path, number, line) for number, line in enumerate(values, 1)]
+    if isinstance(values, dict):
+        values = values.get("images")
+    if not isinstance(values, list):
+        raise DataError(f"{path}: expected a list of ids or file names, or an object that holds one as `images`")
+    listed: list[str | int] = []
+    for number, value in enumerate(values, 1):
+        if isinstance(value, dict):
+            listed += _named(value, f"{path}: entry {number}")
+        elif isinstance(value, str | int) and not isinstance(value, bool):
+            listed.append(value)
+        else:
+            raise DataError(f"{path}: entry {number} is neither an id nor a file name: {str(value)[:40]!r}")
+    pictures = Pictures(path.name, listed)
+    if not len(pictures):
+        raise DataError(f"{path}: names no pictures")
+    return pictures
+
+
+def _object(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: entry {number}: not valid JSON: {error}") from None
+
+
+def _named(value: Mapping[str, Any], place: str) -> list[str | int]:
+    """Return what an object of a list calls its picture; nothing for one that is known not to be COCO's."""
+    for field in FILE_FIELDS:
+        if isinstance(value.get(field), str) and value[field]:
+            return [value[field]]
+    for field in ID_FIELDS:
+        if field in value:
+            if value[field] is None and field == "coco_id":
+                return []
+            if isinstance(value[field], str | int) and not isinstance(value[field], bool):
+                return [value[field]]
+    raise DataError(f"{place}: has neither a file name nor an id (file_name, image, coco_id, image_id or id)")
+
+
+def pictures_of(data: DataSet) -> Pictures:
+    """Return the pictures of a split of a data set."""
+    files = _files(data)
+    ids = {sample.image_id for picture in range(data.pictures) for sample in data.samples_of(picture)}
+    return Pictures(f"{data.name}:{data.split}", [file for id in ids for file in files.get(id, (id,))])
+
+
+def coco_part(name: str, data: DataSet) -> Pictures:
+    """Return a part of COCO, one of `COCO_PARTS`, as a list that a split is compared with.
+
+    COCO's train2017 is train2014 and most of val2014, so it can be told for a split without pictures of val2014.
+
+    Raises:
+        DataError: no picture of the split is known to be COCO's, or the names do not tell.
+    """
+    part = name.removeprefix("coco-")
+    found = {match["part"] for files in _files(data).values() for file in files if (match := _coco(file))}
+    if not found & {"train2014", "val2014"}:
+        raise DataError(f"{data.name}: its pictures' names do not say whether they are of COCO's {part}; give a list")
+    if part != "train2017":
+        return Pictures(name, parts=(part,))
+    if "val2014" in found:
+        raise DataError(f"{data.name} has pictures of val2014, and which are in train2017 only a list can tell")
+    return Pictures(name, parts=("train2014",))
+
+
+def _files(data: DataSet) -> dict[str, list[str]]:
+    """Return the names of pictures' files by their ids; nothing where pictures are no files."""
+    if not isinstance(data, References):
+        return {}
+    return {id: [_name(id, file) for file in files] for id, files in data.files().items()}
+
+
+def _name(id: str, file: str) -> str:
+    """Return the name of a picture; one inside a table has none, but tables are of COCO's pictures and ids."""
+    if ".parquet#" not in file:
+        return file
+    return f"{int(id):012d}" if id.isdecimal() else id
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """What of a split is in a list of pictures."""
+
+    against: str
+    listed: int | None
+    """How many pictures the list has; None where it is not a list."""
+    pictures: frozenset[str]
+    """Those of the split that are in it, by `image_id`."""
+    references: int
+    expressions: int
+
+
+def find_leaks(data: DataSet, lists: Sequence[Pictures]) -> list[Leak]:
+    """Return what of a split is in each list, and at last, where there are several, what is in any of them."""
+    files = _files(data)
+    counts: dict[str, list[int]] = {}
+    for picture in range(data.pictures):
+        for sample in data.samples_of(picture):
+            count = counts.setdefault(sample.image_id, [0, 0])
+            count[0] += 1
+            count[1] += len(sample.expressions)
+    leaked = [
+        frozenset(id for id in counts if any(pictures.has(id, file) for file in files.get(id, (id,))))
+        for pictures in lists
+    ]
+    told: list[tuple[str, int | None, frozenset[str]]] = [
+        (pictures.name, len(pictures) or None, found) for pictures, found in zip(lists, leaked, strict=True)
+    ]
+    if len(lists) > 1:
+        told.append(("any of them", None, frozenset().union(*leaked)))
+    return [
+        Leak(
+            against=name,
+            listed=listed,
+            pictures=found,
+            references=sum(counts[id][0] for id in found),
+            expressions=sum(counts[id][1] for id in found),
+        )
+        for name, listed, found in told
+    ]

@@ -1,0 +1,228 @@
+"""Real data as samples: an index, read a picture at a time, and the pictures where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+from PIL import Image
+
+from refseg.data.formats.record import Source
+from refseg.data.formats.regions import Overlap, Painted, paint
+from refseg.data.index import open_index
+from refseg.errors import DataError, ImageError
+from refseg.inputs.image import BinaryFile, read_image, read_size
+from refseg.types import Sample
+
+__all__ = ["References"]
+
+
+class References(Sequence[Sample]):
+    """The references of one split, in the order of their pictures; pictures and masks are read when asked for."""
+
+    def __init__(
+        self,
+        source: Source,
+        name: str,
+        split: str,
+        *,
+        overlap: Overlap = "union",
+        images: Path | None = None,
+        options: str = "",
+    ) -> None:
+        """Open a split.
+
+        Args:
+            source: the data set.
+            name: what it is called in results.
+            split: one of those that the set has, or `all`.
+            overlap: what pixels are that several polygons of an annotation cover.
+            images: where the pictures are, if they are not with the data.
+            options: what else decides how the source is read (see `open_index`).
+
+        Raises:
+            DataError: the set cannot be read, a row of it is wrong, or it has no such split.
+        """
+        self.name, self.split, self.overlap = name, split, overlap
+        self.folder, self._images = source.folder, images
+        self._image_folders = source.image_folders
+        self._picture = source.picture
+        self._index = open_index(source, options=options)
+        self.splits = tuple(sorted(row[0] for row in self._index.ask("SELECT DISTINCT split FROM reference")))
+        self._wanted = [one for one in self.splits if split == "all" or source.in_split(one, split)]
+        if not self._wanted:
+            raise DataError(f"{name} has no split {split!r}; it has {', '.join(self.splits)}, or take all")
+        rows = self._ask("SELECT number, picture FROM reference WHERE split IN ({}) ORDER BY picture, number")
+        self._numbers = np.array([row[0] for row in rows], dtype=np.int64)
+        self._pictures, self._starts = np.unique(np.array([row[1] for row in rows], dtype=np.int64), return_index=True)
+
+    def _ask(self, question: str) -> list[Any]:
+        rows: list[Any] = self._index.ask(question.format(",".join("?" * len(self._wanted))), *self._wanted)
+        return rows
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures the split has."""
+        return len(self._pictures)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        picture = int(np.searchsorted(self._starts, index % len(self), side="right")) - 1
+        return self.samples_of(picture)[index % len(self) - int(self._starts[picture])]
+
+    def samples_of(self, index: int) -> tuple[Sample, ...]:
+        """Return all samples of picture `index` that belong to the split."""
+        if not 0 <= index < self.pictures:
+            raise IndexError(f"picture {index} of {self.pictures}")
+        rows = self._index.ask(
+            "SELECT reference.id, image_id, file, height, width, split, expressions, expression_ids, parts, attributes "
+            "FROM reference JOIN picture ON picture.number = reference.picture WHERE picture = ? "
+            "ORDER BY reference.number",
+            int(self._pictures[index]),
+        )
+        wanted = set(self._wanted)
+        return tuple(self._sample(*row) for row in rows if row[5] in wanted)
+
+    def _sample(
+        self,
+        id: str,
+        image_id: str,
+        file: str,
+        height: int | None,
+        width: int | None,
+        split: str,
+        expressions: str,
+        expression_ids: str,
+        parts: str,
+        attributes: str,
+    ) -> Sample:
+        size = None if height is None or width is None else (height, width)
+        draw = _Region(self, id, file, size, parts)
+        return Sample(
+            id=id,
+            image_id=image_id,
+            expressions=tuple(json.loads(expressions)),
+            expression_ids=tuple(json.loads(expression_ids)),
+            load_image=partial(self.load_image, file, size),
+            load_mask=None if parts == "[]" else draw.meant,
+            load_ignored=draw.ignored if '"ignored": true' in parts else None,
+            split=split,
+            source=self.name,
+            attributes=json.loads(attributes),
+        )
+
+    def find_image(self, file: str) -> Path:
+        """Return where a picture lies.
+
+        Raises:
+            DataError: nowhere.
+        """
+        places = self._image_folders if self._images is None else ("", *self._image_folders)
+        root = self.folder if self._images is None else self._images
+        for place in places:
+            path = root / place / file
+            if os.path.isfile(path):  # unlike Path.is_file, false where it may not be asked
+                # Pictures of one set lie in one place: the next is looked for there first.
+                self._image_folders = (place, *(other for other in self._image_folders if other != place))
+                return path
+        tried = ", ".join(str(root / place) for place in places[:3])
+        raise DataError(f"picture {file} of {self.name} is not there; looked in {tried} and other usual places")
+
+    def files(self) -> dict[str, list[str]]:
+        """Return the names of the pictures' files, of all splits, by `image_id`."""
+        files: dict[str, list[str]] = {}
+        for image_id, file in self._index.ask("SELECT image_id, file FROM picture"):
+            files.setdefault(image_id, []).append(file)
+        return files
+
+    def load_image(self, file: str, size: tuple[int, int] | None) -> Image.Image:
+        """Return a picture as RGB.
+
+        Raises:
+            DataError: it is not there, cannot be read, or is not of the size, (height, width), that the data tell.
+        """
+        path, source = self._open(file)
+        try:
+            image = read_image(source)
+        except ImageError as error:
+            raise DataError(f"{path}: {error}") from None
+        if size is not None and (image.height, image.width) != size:
+            raise DataError(f"{path}: is {image.width} x {image.height}, but the data say {size[1]} x {size[0]}")
+        return image
+
+    def image_size(self, file: str) -> tuple[int, int]:
+        """Return height and width of a picture without decoding it.
+
+        Raises:
+            DataError: it is not there, or no picture.
+        """
+        path, source = self._open(file)
+        try:
+            return read_size(source)
+        except ImageError as error:
+            raise DataError(f"{path}: {error}") from None
+
+    def _open(self, file: str) -> tuple[Path, Path | BinaryFile]:
+        """Return what a picture is called in messages, and what it can be read from."""
+        if self._picture is None:
+            path = self.find_image(file)
+            return path, path
+        return self.folder / file, self._picture(file)
+
+    def digest(self) -> str:
+        """Return a hash of the split: of its ids, words, regions and pictures' names. Pixels are not looked at."""
+        digest = hashlib.sha256()
+        question = (
+            "SELECT reference.id, file, expressions, expression_ids, parts FROM reference "
+            "JOIN picture ON picture.number = reference.picture WHERE split IN ({}) ORDER BY reference.id"
+        )
+        for row in self._ask(question):
+            digest.update("\0".join(row).encode() + b"\n")
+        return digest.hexdigest()
+
+    def count(self) -> dict[str, int]:  # type: ignore[override]  # nobody counts a sample among samples
+        """Return how many pictures, references and expressions the split has."""
+        question = "SELECT COALESCE(SUM(json_array_length(expressions)), 0) FROM reference WHERE split IN ({})"
+        return {
+            "pictures": self.pictures,
+            "references": len(self),
+            "expressions": int(self._ask(question)[0][0]),
+        }
+
+
+class _Region:
+    """Paints the region of a sample when asked; a class and not a closure, since samples travel to other processes."""
+
+    def __init__(self, data: References, id: str, file: str, size: tuple[int, int] | None, parts: str) -> None:
+        self.data, self.id, self.file, self.size, self.parts = data, id, file, size, parts
+
+    def meant(self) -> Bool[ndarray, "H W"]:
+        return self._paint().meant
+
+    def ignored(self) -> Bool[ndarray, "H W"]:
+        return self._paint().ignored
+
+    def _paint(self) -> Painted:
+        height, width = self.size or self.data.image_size(self.file)
+        try:
+            return paint(json.loads(self.parts), height, width, folder=self.data.folder, overlap=self.data.overlap)
+        except (DataError, ImageError) as error:
+            raise DataError(f"{self.data.name}: reference {self.id}: {error}") from None

@@ -1,0 +1,268 @@
+"""Samples to look at: one picture, or one HTML page, of photos with their masks and their words."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from refseg.data.catalogue import DataSet
+from refseg.errors import ConfigError, DataError, OutputError, RefsegError
+from refseg.types import Sample
+from refseg.visualize import overlay
+
+__all__ = ["KINDS", "beyond_font", "check_kind", "choose", "named", "page", "save", "sheet"]
+
+KINDS = (".png", ".jpg", ".jpeg", ".html")
+"""What can be written."""
+TILE = 320
+"""Width of a picture in the sheet, pixels; as many are the most of its height."""
+GAP = 12
+FONT, LINE = 14, 18
+MOST_LINES = 10
+LONGEST = 400
+"""Characters of an expression that are shown."""
+TALLEST = 65_000
+"""Pixels of a sheet; JPEG cannot hold more."""
+STYLE = """
+body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #222; background: #fff; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1.5rem; }
+figure { margin: 0; }
+img { max-width: 100%; height: auto; }
+small { color: #666; }
+ul { margin: .25rem 0; padding-left: 1.2rem; }
+.wrong { color: #a00; }
+"""
+
+
+def choose(data: DataSet, n: int, seed: int = 0) -> list[Sample]:
+    """Return n samples drawn at random, of as many pictures as there are, in their order in the data.
+
+    Raises:
+        ConfigError: n or the seed is out of range.
+    """
+    if n < 1:
+        raise ConfigError(f"at least 1 sample can be shown, not {n}")
+    if seed < 0:
+        raise ConfigError(f"a seed cannot be negative, but is {seed}")
+    order = np.random.default_rng(seed).permutation(data.pictures).tolist()
+    chosen: dict[tuple[int, int], Sample] = {}
+    turn, left = 0, order
+    while left and len(chosen) < n:  # one sample of each picture, then another of each that has more
+        more = []
+        for picture in left[: n - len(chosen)]:
+            samples = data.samples_of(picture)
+            member = int(np.random.default_rng((seed, picture)).permutation(len(samples))[turn])
+            chosen[picture, member] = samples[member]
+            if len(samples) > turn + 1:
+                more.append(picture)
+        turn, left = turn + 1, more
+    return [chosen[place] for place in sorted(chosen)]
+
+
+def named(data: DataSet, ids: Sequence[str]) -> list[Sample]:
+    """Return the samples of some ids, in the order of the ids.
+
+    Raises:
+        DataError: the split has no such reference.
+    """
+    wanted, found = set(ids), {}
+    for picture in range(data.pictures):
+        for sample in data.samples_of(picture):
+            if sample.id in wanted:
+                found[sample.id] = sample
+        if len(found) == len(wanted):
+            break
+    for id in ids:
+        if id not in found:
+            raise DataError(
+                f"{data.name}:{data.split} has no reference {id!r}; `refseg data show` without ids shows some"
+            )
+    return [found[id] for id in ids]
+
+
+def check_kind(path: Path) -> str:
+    """Return what kind of file a path names, one of `KINDS`.
+
+    Raises:
+        OutputError: it is another.
+    """
+    kind = path.suffix.lower()
+    if kind not in KINDS:
+        raise OutputError(f"{path}: must end with one of {', '.join(KINDS)}")
+    return kind
+
+
+def save(samples: Sequence[Sample], path: Path, *, title: str, columns: int = 4) -> None:
+    """Write samples as one file, whole or not at all; its name says what kind.
+
+    Args:
+        samples: at least one.
+        path: ends with one of `KINDS`.
+        title: of the page.
+        columns: pictures in a row of the sheet.
+
+    Raises:
+        ConfigError: columns is out of range.
+        DataError: no picture at all can be shown.
+        OutputError: the file is of another kind, or cannot be written.
+    """
+    kind = check_kind(path)
+    if kind == ".html":
+        content = page(samples, title).encode()
+    else:
+        buffer = io.BytesIO()
+        sheet(samples, columns=columns).save(buffer, "PNG" if kind == ".png" else "JPEG", quality=90)
+        content = buffer.getvalue()
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, path)
+    except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def sheet(samples: Sequence[Sample], *, columns: int = 4) -> Image.Image:
+    """Return one picture of samples in a grid, each with its id and its words beneath.
+
+    What the font that comes with Pillow has no sign for is shown as a box; a page (`page`) shows all.
+
+    Args:
+        samples: at least one.
+        columns: pictures in a row.
+
+    Raises:
+        ConfigError: columns is out of range.
+        DataError: no picture at all can be shown.
+        OutputError: the sheet would be higher than pictures can be.
+    """
+    if not 1 <= columns <= 20:
+        raise ConfigError(f"a sheet has 1 to 20 columns, not {columns}")
+    font = ImageFont.load_default(size=FONT)
+    tiles = [(picture, _caption(sample, font, wrong)) for sample, picture, wrong in _drawn(samples)]
+    columns = min(columns, len(tiles))
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    heights = [max(picture.height + LINE * len(lines) for picture, lines in row) + 2 * GAP for row in rows]
+    height = sum(heights) + GAP
+    if height > TALLEST:
+        raise OutputError(f"{len(tiles)} samples are too many for one picture; show fewer, or write .html")
+    drawing = Image.new("RGB", (columns * (TILE + GAP) + GAP, height), "white")
+    draw = ImageDraw.Draw(drawing)
+    top = GAP
+    for row, high in zip(rows, heights, strict=True):
+        for column, (picture, lines) in enumerate(row):
+            left = GAP + column * (TILE + GAP)
+            drawing.paste(picture, (left, top))
+            for number, (line, colour) in enumerate(lines):
+                draw.text((left, top + picture.height + 4 + LINE * number), line, fill=colour, font=font)
+        top += high
+    return drawing
+
+
+def page(samples: Sequence[Sample], title: str) -> str:
+    """Return an HTML page of samples that needs no other file.
+
+    Raises:
+        DataError: no picture at all can be shown.
+    """
+    figures = []
+    for sample, picture, wrong in _drawn(samples):
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=88)
+        source = base64.b64encode(buffer.getvalue()).decode("ascii")
+        words = "".join(f'<li dir="auto">{_escaped(expression)}</li>' for expression in sample.expressions)
+        message = f'<p class="wrong">{_escaped(wrong)}</p>' if wrong else ""
+        figures.append(
+            f'<figure><img src="data:image/jpeg;base64,{source}" width="{picture.width}" height="{picture.height}" '
+            f'alt=""><figcaption><small>{_escaped(_heading(sample))}</small><ul>{words}</ul>{message}</figcaption>'
+            "</figure>"
+        )
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_escaped(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>'
+        f"<h1>{_escaped(title)}</h1>\n<main>\n" + "\n".join(figures) + "\n</main></body></html>\n"
+    )
+
+
+def beyond_font(samples: Iterable[Sample]) -> bool:
+    """Return whether a sheet cannot show all words: its font has Latin letters, and few others."""
+    return any(character > "\u024f" for sample in samples for one in sample.expressions for character in one)
+
+
+def _drawn(samples: Sequence[Sample]) -> Iterator[tuple[Sample, Image.Image, str]]:
+    """Yield each sample with its picture as large as a tile, and with what is wrong if it cannot be drawn."""
+    failures = 0
+    for sample in samples:
+        try:
+            picture, wrong = _draw(sample), ""
+        except RefsegError as error:
+            failures += 1
+            if failures == len(samples):
+                raise DataError(str(error)) from None
+            picture, wrong = Image.new("RGB", (TILE, TILE * 3 // 4), "#ddd"), str(error)
+        yield sample, picture, wrong
+
+
+def _draw(sample: Sample) -> Image.Image:
+    image = sample.load_image()
+    mask = None if sample.load_mask is None else sample.load_mask()
+    scale = min(TILE / image.width, TILE / image.height)
+    size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    small = image.resize(size, Image.Resampling.LANCZOS)
+    if mask is None:
+        return small
+    if mask.shape != (image.height, image.width):
+        raise DataError(
+            f"the mask of {sample.id} is {mask.shape[1]} x {mask.shape[0]}, its picture {image.width} x {image.height}"
+        )
+    # Whatever has a meant pixel in it is shown as meant, so that the smallest thing is seen.
+    covered = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
+    return overlay(small, np.asarray(covered) > 0)
+
+
+def _heading(sample: Sample) -> str:
+    return f"{sample.id} ({sample.split})" + (", fits nothing" if sample.load_mask is None else "")
+
+
+def _caption(sample: Sample, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wrong: str) -> list[tuple[str, str]]:
+    """Return the lines under a picture with their colours."""
+    texts = [(_heading(sample), "#666"), *((one, "black") for one in sample.expressions), (wrong, "#a00")]
+    lines = [(line, colour) for text, colour in texts for line in _wrapped(_plain(text), font)]
+    return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], ("...", "#666")]
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[str]:
+    """Yield a text in lines no wider than a tile; words that are wider are broken."""
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".lstrip()
+        if line and font.getlength(longer) > TILE:
+            yield line
+            longer = word
+        while font.getlength(longer) > TILE:
+            fits = next((end for end in range(len(longer) - 1, 1, -1) if font.getlength(longer[:end]) <= TILE), 1)
+            yield longer[:fits]
+            longer = longer[fits:]
+        line = longer
+    if line:
+        yield line
+
+
+def _plain(text: str) -> str:
+    """Return a text as one line of characters that can be drawn and written."""
+    line = " ".join(text.split())
+    cut = line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
+    return "".join(character if character.isprintable() else "\ufffd" for character in cut)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(_plain(text))

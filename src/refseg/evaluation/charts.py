@@ -1,0 +1,143 @@
+"""Charts as SVG, small enough to write by hand: they take their colours from the page and need no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import numpy as np
+from jaxtyping import Float, Int64
+from numpy import ndarray
+
+from refseg.evaluation.reliability import Reliability
+
+__all__ = ["histogram", "histogram_counts", "precision_curve", "precision_curve_values", "reliability"]
+
+WIDTH, HEIGHT = 440, 300
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
+INNER_WIDTH, INNER_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
+BARS = 20
+
+
+def histogram_counts(ious: Float[ndarray, "N"]) -> Int64[ndarray, "20"]:
+    """Return how many IoUs lie in each twentieth of 0..1; the last one includes 1."""
+    places = np.minimum((ious * BARS).astype(np.int64), BARS - 1)
+    return np.bincount(places, minlength=BARS).astype(np.int64)
+
+
+def histogram(ious: Float[ndarray, "N"]) -> str:
+    """Return a histogram of IoUs, in twenty bars."""
+    counts = histogram_counts(ious)
+    top = _round_up(int(counts.max()) if len(ious) else 1)
+    bars = [
+        f'<rect class="mark" x="{_x(i / BARS) + 1:.1f}" y="{_y(count / top):.1f}" '
+        f'width="{INNER_WIDTH / BARS - 2:.1f}" height="{INNER_HEIGHT * count / top:.1f}"/>'
+        for i, count in enumerate(counts.tolist())
+    ]
+    return _frame(
+        "IoU of the expressions",
+        f"Histogram of {len(ious)} IoUs in twenty bars; the numbers are in the table below.",
+        ("IoU", "expressions"),
+        bars,
+        [(share, f"{share * top:g}") for share in (0, 0.5, 1)],
+    )
+
+
+def precision_curve_values(
+    ious: Float[ndarray, "N"], thresholds: Float[ndarray, "T"], *, strict: bool
+) -> Float[ndarray, "T"]:
+    """Return the share of IoUs that reach each threshold, or that exceed it where that is `strict`."""
+    ordered = np.sort(ious)
+    below = np.searchsorted(ordered, thresholds, side="right" if strict else "left")
+    return 1 - below / max(len(ious), 1)
+
+
+def precision_curve(ious: Float[ndarray, "N"], marked: Sequence[float], *, strict: bool) -> str:
+    """Return the share of expressions over the IoU that they reach, with some thresholds marked."""
+    thresholds = np.linspace(0, 1, 201)
+    line = precision_curve_values(ious, thresholds, strict=strict)
+    points = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in zip(thresholds, line, strict=True))
+    at = np.array(marked, dtype=float)
+    dots = [
+        f'<circle class="mark" cx="{_x(x):.1f}" cy="{_y(y):.1f}" r="3.5"/>'
+        for x, y in zip(at, precision_curve_values(ious, at, strict=strict), strict=True)
+        if 0 <= x <= 1
+    ]
+    return _frame(
+        "Precision at every threshold",
+        f"The share of {len(ious)} expressions whose IoU {'exceeds' if strict else 'reaches'} a threshold; "
+        "the numbers are in the table below.",
+        ("threshold of the IoU", "share of expressions"),
+        [f'<polyline class="line" points="{points}"/>', *dots],
+        _SHARES,
+    )
+
+
+def reliability(calibration: Reliability) -> str:
+    """Return a reliability diagram: the mean IoU over the mean score of each bin; larger dots are of more."""
+    most = max(one.n for one in calibration.bins)
+    shown = [(one.score, one.iou, one.n) for one in calibration.bins if one.score is not None and one.iou is not None]
+    diagonal = f'<line class="guide" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>'
+    gaps = [
+        f'<line class="gap" x1="{_x(x):.1f}" x2="{_x(x):.1f}" y1="{_y(x):.1f}" y2="{_y(y):.1f}"/>' for x, y, _ in shown
+    ]
+    dots = [
+        f'<circle class="mark" cx="{_x(x):.1f}" cy="{_y(y):.1f}" r="{3 + 6 * (n / most) ** 0.5:.1f}"/>'
+        for x, y, n in shown
+    ]
+    return _frame(
+        "Calibration of the score",
+        f"Mean IoU over mean score, for ten bins of the score; expected calibration error {calibration.error:.3f}. On "
+        "the dashed diagonal the score keeps its promise; below it the model is too sure.",
+        ("mean score", "mean IoU"),
+        [diagonal, *gaps, *dots],
+        _SHARES,
+    )
+
+
+_SHARES = [(share / 4, f"{share / 4:g}") for share in range(5)]
+
+
+def _x(value: float) -> float:
+    return LEFT + INNER_WIDTH * value
+
+
+def _y(value: float) -> float:
+    return TOP + INNER_HEIGHT * (1 - value)
+
+
+def _round_up(count: int) -> int:
+    """Return an even number, round where it is long, that is not below a count."""
+    step = 2 * int(10 ** max(len(str(count)) - 2, 0))
+    return max(1, -(-count // step)) * step
+
+
+def _frame(
+    title: str, description: str, axes: tuple[str, str], marks: Iterable[str], ticks: Iterable[tuple[float, str]]
+) -> str:
+    """Return a chart: marks over a grid. Both axes run from 0 to 1; `ticks` say what the upright one shows there."""
+    name = "".join(letter for letter in title.lower() if letter.isalpha())
+    grid = [
+        f'<line class="grid" x1="{_x(0)}" x2="{_x(1)}" y1="{_y(place):.1f}" y2="{_y(place):.1f}"/>'
+        f'<text x="{LEFT - 8}" y="{_y(place) + 4:.1f}" text-anchor="end">{escape(words)}</text>'
+        for place, words in ticks
+    ]
+    below = [
+        f'<text x="{_x(place / 5):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{place / 5:g}</text>'
+        for place in range(6)
+    ]
+    middle = TOP + INNER_HEIGHT / 2
+    return "\n".join(
+        [
+            f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{name}-title {name}-text">',
+            f'<title id="{name}-title">{escape(title)}</title>',
+            f'<desc id="{name}-text">{escape(description)}</desc>',
+            *grid,
+            *below,
+            *marks,
+            f'<text x="{_x(0.5)}" y="{HEIGHT - 6}" text-anchor="middle">{escape(axes[0])}</text>',
+            f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})">'
+            f"{escape(axes[1])}</text>",
+            "</svg>",
+        ]
+    )

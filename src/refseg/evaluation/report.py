@@ -1,0 +1,266 @@
+"""A stored result as a report to read: Markdown, or one HTML file with charts and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
+from refseg.data.catalogue import DataSet
+from refseg.errors import DataError
+from refseg.evaluation.charts import (
+    histogram,
+    histogram_counts,
+    precision_curve,
+    precision_curve_values,
+    reliability,
+)
+from refseg.evaluation.figures import About, about
+from refseg.evaluation.gallery import Gallery, Group, groups
+from refseg.evaluation.metrics import Outcome, ratios
+from refseg.evaluation.page import clean, page, panel, paragraph, table, words
+from refseg.evaluation.predictions import Predictions
+from refseg.evaluation.protocols import Protocol
+from refseg.evaluation.reliability import Reliability, measure_reliability
+from refseg.evaluation.result import Result
+from refseg.evaluation.tables import Cell, Section, Table, percent, sections
+
+__all__ = ["LIMIT", "html", "markdown"]
+
+LIMIT = 3_000_000
+"""Bytes of an HTML report; what does not fit of its pictures is left out."""
+
+
+# ── Markdown ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def markdown(result: Result) -> str:
+    """Return a report in Markdown: our numbers, published ones beside them, and breakdowns.
+
+    Raises:
+        DataError: the result is broken.
+    """
+    parts = [f"# {_plain(_title(about(result)))}"]
+    for section in sections(result):
+        parts.append(f"## {section.title}")
+        parts.extend(_plain(sentence) for sentence in section.sentences)
+        for content in section.tables:
+            parts.append(f"**{_plain(content.caption)}**")
+            parts.append(_markdown_table(content))
+    return "\n\n".join(parts) + "\n"
+
+
+def _title(of: About) -> str:
+    return f"{of.made_by} on {of.data}:{of.split}"
+
+
+def _markdown_table(content: Table) -> str:
+    rule = ["--:" if column in content.right else "---" for column in range(len(content.columns))]
+    rows = [[_markdown_cell(cell) for cell in row] for row in content.rows]
+    if content.ours is not None:
+        rows[content.ours] = [f"**{cell}**" if cell else "" for cell in rows[content.ours]]
+    return "\n".join(f"| {' | '.join(row)} |" for row in ([_plain(name) for name in content.columns], rule, *rows))
+
+
+def _markdown_cell(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return _plain(cell)
+    return "; ".join(f"[{_plain(one.name)}]({one.url})" if one.url else _plain(one.name) for one in cell)
+
+
+def _plain(text: str) -> str:
+    """Return words that Markdown shows as they are."""
+    for letter in "\\`*_[]|#":
+        text = text.replace(letter, f"\\{letter}")
+    return clean(text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+# ── HTML ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def html(
+    result: Result,
+    *,
+    data: DataSet | None = None,
+    predictions: Predictions | None = None,
+    other: Predictions | None = None,
+    limit: int = LIMIT,
+) -> str:
+    """Return a report as one HTML file that needs nothing else: tables, charts and pictures.
+
+    Args:
+        result: what to report.
+        data: what the result is of, for the pictures; None leaves them out.
+        predictions: the masks that were scored, to show them.
+        other: a second model's masks of the same expressions, to show beside them.
+        limit: bytes of the whole file, up to which pictures are put in.
+
+    Raises:
+        DataError: the result is broken, the data are not those that it is of, or an expression is missing from them or
+            from the predictions.
+    """
+    of = about(result)
+    if data is not None and data.digest() != of.digest:
+        raise DataError(f"{data.name}:{data.split} is not what was scored: its digest is not that of the result")
+    body = [part for section in sections(result) for part in _section(section)]
+    body += _charts(result.outcomes, of.protocol)
+    if data is None:
+        body.append("<h2>Pictures</h2>")
+        body.append(paragraph("Left out: to show expressions, a report takes the data and the stored predictions."))
+    else:
+        gallery = Gallery(data=data, protocol=of.protocol, predictions=predictions, other=other)
+        chosen = groups(result.outcomes, gallery)
+        room = limit - len(page(_title(of), [*body, *_arrange(chosen, {})]).encode())
+        body += _arrange(chosen, _draw(chosen, gallery, room))
+    return page(_title(of), body)
+
+
+def _section(section: Section) -> list[str]:
+    title = f"<h2>{words(section.title)}</h2>"
+    return [title, *map(paragraph, section.sentences), *map(table, section.tables)]
+
+
+def _charts(outcomes: Sequence[Outcome], protocol: Protocol) -> Iterator[str]:
+    present = np.array([one.present for one in outcomes], dtype=bool)
+    ious, scores = _ious(outcomes, protocol), np.array([one.score for one in outcomes], dtype=float)
+    if not present.any():
+        return
+    reached = np.where(_told(outcomes, protocol), 0.0, ious) if protocol.name == "gres" else ious
+    yield "<h2>How the IoUs are spread</h2>"
+    yield '<div class="charts">'
+    yield _chart("IoU of the expressions", histogram(ious[present]), _histogram_table(ious[present]))
+    curve = precision_curve(reached[present], protocol.thresholds, strict=protocol.strict)
+    yield _chart("Precision at every threshold", curve, _precision_table(reached[present], protocol.strict))
+    yield "</div>"
+    yield "<h2>Whether the score can be trusted</h2>"
+    found = measure_reliability(scores[present], ious[present])
+    if found is None:
+        yield paragraph("Not shown: the scores are not numbers from 0 to 1.")
+        return
+    yield from map(paragraph, _about_calibration(found, measure_reliability(scores, ious), scores))
+    yield '<div class="charts">'
+    yield _chart("Calibration of the score", reliability(found), _calibration_table(found))
+    yield "</div>"
+
+
+def _ious(outcomes: Sequence[Outcome], protocol: Protocol) -> Float[ndarray, "N"]:
+    """Return IoUs by a protocol's rule, 0 for expressions that fit nothing."""
+    return ratios(outcomes, protocol)["mean_iou"][0]
+
+
+def _told(outcomes: Sequence[Outcome], protocol: Protocol) -> ndarray:
+    """Return where the model says that nothing fits: ReLA's precision counts those as missed whatever their mask."""
+    return np.array([one.empty or one.found < protocol.fewest for one in outcomes], dtype=bool)
+
+
+def _chart(title: str, drawing: str, numbers: Table) -> str:
+    return (
+        f'<figure class="chart"><figcaption>{words(title)}</figcaption>\n{drawing}\n'
+        f"<details><summary>Numbers</summary>{table(numbers)}</details></figure>"
+    )
+
+
+def _histogram_table(ious: Float[ndarray, "N"]) -> Table:
+    counts = histogram_counts(ious).tolist()
+    rows = tuple((f"{i / len(counts):.2f} to {(i + 1) / len(counts):.2f}", f"{n:,}") for i, n in enumerate(counts))
+    return Table(caption="Expressions by IoU", columns=("IoU", "expressions"), rows=rows, right=frozenset({1}))
+
+
+def _precision_table(ious: Float[ndarray, "N"], strict: bool) -> Table:
+    thresholds = np.arange(11) / 10
+    shares = precision_curve_values(ious, thresholds, strict=strict)
+    return Table(
+        caption="Share of expressions, in percent",
+        columns=(f"IoU {'>' if strict else '≥'}", "share"),
+        rows=tuple((f"{x:.1f}", percent(y)) for x, y in zip(thresholds.tolist(), shares.tolist(), strict=True)),
+        right=frozenset({1}),
+    )
+
+
+def _calibration_table(calibration: Reliability) -> Table:
+    rows = tuple(
+        (f"{one.low:.1f} to {one.high:.1f}", f"{one.n:,}", _decimal(one.score), _decimal(one.iou))
+        for one in calibration.bins
+    )
+    return Table(
+        caption="Bins of the score",
+        columns=("score", "n", "mean score", "mean IoU"),
+        rows=rows,
+        right=frozenset({1, 2, 3}),
+    )
+
+
+def _decimal(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _about_calibration(
+    present: Reliability, everything: Reliability | None, scores: Float[ndarray, "N"]
+) -> Iterator[str]:
+    yield (
+        f"Expected calibration error {present.error:.3f} over the {present.n:,} expressions that mean something: the "
+        "mean distance between the mean score and the mean IoU of ten bins of the score, weighted by their size. A "
+        "score promises the IoU; above the diagonal the model is too modest, below it too sure."
+    )
+    if everything is not None and everything.n > present.n:
+        yield (
+            f"Over all {everything.n:,} expressions, with an IoU of 0 where nothing fits, it is {everything.error:.3f}."
+        )
+    if np.isin(scores, (0.0, 1.0)).all():
+        yield "Every score is 0 or 1, as for stored masks without scores: then this says nothing about a model."
+
+
+LEGEND = (
+    "What a mask covers is tinted pink and outlined, the rest is darkened. The kinds of failure below are guessed by "
+    "the rule that stands under each title; they are hints where to look, not diagnoses, and one expression can be of "
+    "several kinds or of none."
+)
+LINK = 600
+"""Bytes that a link to an expression shown before may take."""
+
+
+def _draw(chosen: Sequence[Group], gallery: Gallery, room: int) -> dict[str, str]:
+    """Return the panels for which there is room, by expression: the first of every group before any second."""
+    room -= LINK * sum(len(group.chosen) for group in chosen)
+    drawn: dict[str, str] = {}
+    for one in _in_turn(chosen):
+        if one.id not in drawn:
+            shown = panel(gallery.panel(one), _name(len(drawn)))
+            if len(shown.encode()) < room:
+                room -= len(shown.encode())
+                drawn[one.id] = shown
+    return drawn
+
+
+def _in_turn(chosen: Sequence[Group]) -> Iterator[Outcome]:
+    for rank in range(max((len(group.chosen) for group in chosen), default=0)):
+        for group in chosen:
+            if rank < len(group.chosen):
+                yield group.chosen[rank]
+
+
+def _name(number: int) -> str:
+    return f"panel-{number + 1}"
+
+
+def _arrange(chosen: Sequence[Group], drawn: dict[str, str]) -> Iterator[str]:
+    """Yield the groups with their panels; an expression of several groups is shown once and linked to."""
+    yield "<h2>Pictures</h2>"
+    yield paragraph(LEGEND)
+    names = {id: _name(number) for number, id in enumerate(drawn)}
+    done: set[str] = set()
+    for group in chosen:
+        yield f"<h3>{words(group.title)}</h3>"
+        yield paragraph(f"{group.rule} {group.found}".strip())
+        for one in group.chosen:
+            if one.id in drawn and one.id not in done:
+                yield drawn[one.id]
+                done.add(one.id)
+            elif one.id in drawn:
+                link = f'<a href="#{names[one.id]}"><bdi>{words(one.expression[:80])}</bdi></a>'
+                yield f"<p>Of this kind too, shown above: {link}.</p>"
+        left_out = sum(one.id not in drawn for one in group.chosen)
+        if left_out:
+            yield paragraph(f"{left_out} more left out, to keep this file small.")

@@ -1,0 +1,142 @@
+"""`refseg evaluate`, `score` and `calibrate`: the same numbers by either way, on one process or several."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import refseg
+from refseg.checkpoint import read_folder
+from refseg.cli.main import main
+from refseg.data.shapes import Shapes
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Nine scenes as a folder of one's own data, in an empty place."""
+    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "my data"
+    (home / "images").mkdir(parents=True)
+    (home / "masks").mkdir()
+    data = Shapes("val")
+    with (home / "data.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "mask", "text", "split"])
+        for scene in range(9):
+            for number, sample in enumerate(data.samples_of(scene)):
+                sample.load_image().save(home / "images" / f"{scene}.png")
+                mask = ""
+                if sample.load_mask is not None:
+                    mask = f"{scene}-{number}.png"
+                    Image.fromarray(sample.load_mask().astype(np.uint8) * 255).save(home / "masks" / mask)
+                table.writerows([f"{scene}.png", mask, words, "val"] for words in sample.expressions)
+    return home
+
+
+def run(capsys, *words):
+    code = main([*map(str, words)])
+    out, err = capsys.readouterr()
+    assert (code, err) == (0, "")
+    return json.loads(out)
+
+
+METRICS = ("n", "n_absent", "mean_iou", "overall_iou", "precision", "giou", "ciou", "n_acc", "t_acc")
+
+
+def test_a_folder_scores_like_the_data_it_was_made_of(folder, model_folder, capsys):
+    mine = run(capsys, "evaluate", model_folder, f"{folder}:val", "--device", "cpu")
+    theirs = run(capsys, "evaluate", model_folder, "shapes:val", "--limit", "9", "--device", "cpu")
+    assert [mine[name] for name in METRICS] == [theirs[name] for name in METRICS]
+    assert mine["data"]["name"] == str(folder)
+    assert mine["whole"]
+    assert not theirs["whole"]
+
+
+@pytest.mark.parametrize("protocol", ["refseg", "gres"])
+def test_stored_masks_score_like_the_evaluation_that_stored_them(folder, model_folder, capsys, protocol):
+    words = (f"{folder}:all", "--protocol", protocol)
+    run(capsys, "evaluate", model_folder, f"{folder}:all", "--out", "a.json", "--save", "masks.jsonl")
+    first = run(capsys, "score", "masks.jsonl", *words, "--out", "b.json")
+    again = run(capsys, "score", "masks.jsonl", *words, "--out", "c.json")
+    assert first == again
+    for end in ("json", "jsonl"):
+        assert (folder.parent / f"b.{end}").read_bytes() == (folder.parent / f"c.{end}").read_bytes()
+    if protocol == "refseg":
+        measured = json.loads((folder.parent / "a.json").read_text(encoding="utf-8"))
+        assert [first[name] for name in METRICS] == [measured[name] for name in METRICS]
+    assert first["made_by"]["predictions"] == "masks.jsonl"
+
+
+def test_several_processes_count_every_expression_once(folder, model_folder, capsys):
+    alone = run(capsys, "evaluate", model_folder, f"{folder}:all", "--device", "cpu")
+    together = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *("-m", "refseg", "evaluate", str(model_folder), f"{folder}:all", "--device", "cpu", "--out", "t.json"),
+        ],
+        capture_output=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert together.returncode == 0, together.stderr.decode()
+    result = json.loads((folder.parent / "t.json").read_text(encoding="utf-8"))
+    assert [result[name] for name in METRICS] == [alone[name] for name in METRICS]
+    assert result["data"] == alone["data"]
+
+
+def test_a_calibrated_model_keeps_what_it_learnt_about_itself(model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path))
+    out = tmp_path / "calibrated"
+    said = run(capsys, "calibrate", model_folder, "shapes:val", "--out", out, "--limit", "60", "--device", "cpu")
+    stored = read_folder(out)
+    assert stored.config.calibration is not None
+    assert stored.about["calibration"]["expressions"] == said["expressions"]
+    error = said["on_the_other_half"]["expected_calibration_error"]
+    assert error["after"] < error["before"]
+    after = run(capsys, "evaluate", out, "shapes:val", "--limit", "20", "--device", "cpu")
+    before = run(capsys, "evaluate", model_folder, "shapes:val", "--limit", "20", "--device", "cpu")
+    assert after["n_acc"] >= before["n_acc"]
+    assert refseg.load(out, "cpu").model.config.calibration == stored.config.calibration
+    # A model that was calibrated before is measured as if it had not been.
+    again = run(capsys, "calibrate", out, "shapes:val", "--out", tmp_path / "again", "--limit", "60", "--device", "cpu")
+    assert again["calibration"] == said["calibration"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["evaluate", "MODEL", "shapes"], "which split of shapes?"),
+        (["evaluate", "MODEL", "shape:test"], "unknown data set 'shape', did you mean 'shapes'?"),
+        (["evaluate", "MODEL", "shapes:tets"], "unknown split 'tets', did you mean 'test'?"),
+        (["evaluate", "MODEL", "refcoco:val"], "where is refcoco? give the folder that holds it, with --data ROOT"),
+        (["evaluate", "MODEL", "refcoco:val", "--data", "none"], "none: no such folder"),
+        (["evaluate", "MODEL", "refcoco:val", "--data", "."], "refs(unc).p: no such file; `refseg data prepare`"),
+        (["evaluate", "MODEL", "./none:val"], "no such folder"),
+        (["evaluate", "MODEL", "FOLDER:test"], "has no split 'test'; it has val, or take all"),
+        (["evaluate", "MODEL", "FOLDER:val", "--protocol", "cris"], "no rule for expressions that fit nothing"),
+        (["evaluate", "MODEL", "FOLDER:val", "--limit", "0"], "--limit must be at least 1, got 0"),
+        (["evaluate", "MODEL", "FOLDER:val", "--out", "none/a.json"], "there is no folder none"),
+        (["evaluate", "MODEL", "FOLDER:val", "--save", "."], "is a folder; name a file in it"),
+        (["evaluate", "MODEL", "FOLDER:val", "--protocol", "coco"], "invalid choice: 'coco'"),
+        (["score", "none.jsonl", "FOLDER:val"], "none.jsonl: cannot be read"),
+        (["calibrate", "MODEL", "FOLDER:val", "--out", "x", "--refusals", "2"], "--refusals must lie in 0..1"),
+        (["calibrate", "MODEL", "FOLDER:val", "--out", "x", "--limit", "1"], "calibration needs 100 expressions"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(folder, model_folder, capsys, words, says):
+    named = [word.replace("MODEL", str(model_folder)).replace("FOLDER", str(folder)) for word in words]
+    assert main(named) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert len(err.splitlines()) == 1
+    assert not (folder.parent / "x").exists()

@@ -1,0 +1,249 @@
+"""One's own data: pictures, masks and a table, as CSV or as JSON lines."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from refseg.data.formats.folder import folder
+from refseg.errors import DataError
+
+
+@pytest.fixture
+def csv(made, tmp_path):
+    def written(text, encoding="utf-8"):
+        made.write(tmp_path / "data.csv", text if isinstance(text, bytes) else text.encode(encoding))
+        return folder(tmp_path)
+
+    return written
+
+
+@pytest.fixture
+def lines(made, tmp_path):
+    def written(*rows):
+        text = "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
+        made.write(tmp_path / "data.jsonl", text.encode())
+        return folder(tmp_path)
+
+    return written
+
+
+# ── CSV ──
+
+
+def test_a_record_is_what_the_row_says(made, csv, tmp_path):
+    source = csv("image,mask,text,split,id,light\na.jpg,a-cup.png,the left cup,val,cup-1,dim\n")
+    (record,) = made.read(source)
+    assert (source.format, source.folder, source.files) == ("folder", tmp_path, (tmp_path / "data.csv",))
+    assert vars(record) == {
+        "id": "cup-1",
+        "image_id": "a.jpg",
+        "file": "a.jpg",
+        "size": None,
+        "split": "val",
+        "expressions": ("the left cup",),
+        "expression_ids": ("cup-1/0",),
+        "parts": ({"file": "masks/a-cup.png"},),
+        "attributes": {"light": "dim"},
+        "row": "line 2",
+        "table": "",
+    }
+
+
+def test_split_and_id_are_not_needed(made, csv):
+    first, second = made.read(csv("text,image,mask\nthe cup,a.jpg,1.png\nthe dog,b.jpg,2.png\n"))
+    assert (first.id, first.split, second.id, second.split) == ("2", "all", "3", "all")
+
+
+def test_a_row_without_a_mask_means_nothing(made, csv):
+    (record,) = made.read(csv("image,mask,text\na.jpg,,a unicorn\n"))
+    assert record.parts == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'image,mask,text\r\na.jpg,1.png,"the cup, left"\r\n',
+        'image, mask, text\na.jpg, 1.png, "the cup, left"\n',
+        '\ufeffimage,mask,text\na.jpg,1.png,"the cup, left"',
+        ' image , mask,text \n\na.jpg,1.png,"the cup, left"\n\n',
+    ],
+)
+def test_what_spreadsheets_and_hands_write(made, csv, text):
+    (record,) = made.read(csv(text))
+    assert (record.file, record.expressions) == ("a.jpg", ("the cup, left",))
+
+
+def test_text_may_be_of_several_lines_and_any_script(made, csv):
+    first, second = made.read(csv('image,mask,text\na.jpg,,"the ""cup""\nдля"\na.jpg,,カップ\n'))
+    assert first.expressions == ('the "cup"\nдля',)
+    assert (second.expressions, second.row) == (("カップ",), "line 4")
+
+
+@pytest.mark.parametrize("where", ["masks/1.png", "1.png", "masks/masks/1.png"])
+def test_masks_lie_in_masks_or_where_the_name_says(made, csv, tmp_path, where):
+    mask = made.square_mask(2, 2, 9)
+    made.save_mask(tmp_path / where, mask)
+    name = "masks/1.png" if where == "masks/masks/1.png" else "1.png"
+    (record,) = made.read(csv(f"image,mask,text\na.jpg,{name},cup\n"))
+    assert np.array_equal(made.painted(record, folder=tmp_path).meant, mask)
+
+
+def test_a_mask_may_be_called_as_its_picture_beside_the_table(made, csv, tmp_path):
+    mask = made.square_mask(2, 2, 9)
+    made.save_picture(tmp_path / "a.png")
+    made.save_mask(tmp_path / "masks" / "a.png", mask)
+    (record,) = made.read(csv("image,mask,text\na.png,a.png,cup\n"))
+    assert record.file == "a.png"
+    assert np.array_equal(made.painted(record, folder=tmp_path).meant, mask)
+
+
+@pytest.mark.parametrize(("name", "place"), [("1.png", "masks/1.png"), ("masks/1.png", "masks/1.png")])
+def test_a_mask_that_is_missing_is_called_by_its_likeliest_place(made, csv, name, place):
+    (record,) = made.read(csv(f"image,mask,text\na.jpg,{name},cup\n"))
+    assert record.parts == ({"file": place},)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "line 1: columns must be image, mask, text and perhaps split, id; got none"),
+        ("image,text\na,b\n", "line 1: columns must be image, mask, text"),
+        ("image,mask\na,b\n", "got 'image', 'mask'"),
+        ("a.jpg,1.png,cup\n", "line 1: columns must be"),
+        ("image;mask;text\na;b;c\n", "got 'image;mask;text'"),
+        ("image,mask,text,text\na,b,c,d\n", "line 1: there are two columns of the same name"),
+        (
+            "image,mask,text\na,b,c\na,b,the cup, left\n",
+            "line 3: has not as many cells as there are columns (3); quote",
+        ),
+        ("image,mask,text\na,b\n", "line 2: has not as many cells as there are columns (3)"),
+        ("image,mask,text\n,1.png,cup\n", "line 2: has no field 'image'"),
+        ("image,mask,text\na.jpg,1.png,\n", "line 2: has no field 'text'"),
+        ("image,mask,text\na.jpg,1.png,  \n", "line 2: has no field 'text'"),
+        ('image,mask,text\na.jpg,1.png,"cup\n', "line 2: not a table of commas: unexpected end of data"),
+        ('image,mask,text\na.jpg,1.png,"cup"s\n', "line 2: not a table of commas"),
+        ('image,mask,text\na,b,c\na.jpg,1.png,"cup\nb,b,c\nb,b,c\n', "line 3: not a table of commas: unexpected end"),
+        ("image,mask,text\na.jpg,1.png," + "x" * 200_000, "not a table of commas: field larger than field limit"),
+    ],
+)
+def test_a_broken_table_is_told_with_its_line(made, csv, tmp_path, text, says):
+    message = made.the_error(csv(text))
+    assert message.startswith(f"{tmp_path / 'data.csv'}: ")
+    assert says in message
+
+
+@pytest.mark.parametrize(("encoding", "line"), [("utf-16", 1), ("latin-1", 3), ("cp1252", 3)])
+def test_other_encodings_are_refused_with_the_remedy(made, csv, tmp_path, encoding, line):
+    source = csv("image,mask,text\na.jpg,1.png,cup\na.jpg,1.png,la tasse à café\n", encoding)
+    assert made.the_error(source) == f"{tmp_path / 'data.csv'}: line {line}: not UTF-8; save the table as UTF-8"
+
+
+def test_utf_16_without_a_mark_is_refused_too(made, csv):
+    assert "columns must be" in made.the_error(csv("image,mask,text\na.jpg,1.png,cup\n", "utf-16-le"))
+
+
+def test_names_that_lead_out_are_refused(made, csv, lines, tmp_path):
+    for name in made.LEADING_OUT:
+        for row in (f"{name},1.png,cup", f"a.jpg,{name},cup"):
+            assert "line 2: file name " in made.the_error(csv(f"image,mask,text\n{row}\n"))
+    (tmp_path / "data.csv").unlink()
+    for name in (*made.LEADING_OUT, *made.NO_NAMES):
+        assert "line 1: " in made.the_error(lines({"image": name, "mask": "1.png", "text": "cup"}))
+        if name:
+            assert "line 1: " in made.the_error(lines({"image": "a.jpg", "mask": name, "text": "cup"}))
+
+
+def test_good_rows_are_read_past_bad_ones(made, csv):
+    found, records = made.problems(csv("image,mask,text\na,b,c\na,b\n../x,b,c\na,b,d\n"))
+    assert [record.row for record in records] == ["line 2", "line 5"]
+    assert [problem.row for problem in found] == ["line 3", "line 4"]
+
+
+# ── JSON lines ──
+
+
+def test_a_line_may_have_several_texts_that_mean_the_same(made, lines):
+    (record,) = made.read(
+        lines({"image": "a.jpg", "mask": "1.png", "text": ["cup", "mug"], "id": 7, "dark": True, "x": 1.5})
+    )
+    assert record.expressions == ("cup", "mug")
+    assert record.expression_ids == ("7/0", "7/1")
+    assert record.attributes == {"dark": True}
+
+
+def test_a_line_may_have_run_lengths_or_polygons(made, lines):
+    mask = made.square_mask(2, 2, 9)
+    records = made.read(
+        lines(
+            {"image": "a.jpg", "text": "cup", "rle": made.runs(mask)},
+            {"image": "a.jpg", "text": "cup", "rle": made.compressed(mask)},
+            {"image": "a.jpg", "text": "cup", "polygons": [made.square(2, 2, 9)]},
+        )
+    )
+    for record in records:
+        assert np.array_equal(made.painted(record).meant, mask)
+
+
+@pytest.mark.parametrize("nothing", [{}, {"mask": None}, {"mask": ""}, {"rle": None}, {"polygons": []}])
+def test_a_line_without_a_region_means_nothing(made, lines, nothing):
+    (record,) = made.read(lines({"image": "a.jpg", "text": "a unicorn"} | nothing))
+    assert record.parts == ()
+
+
+def test_lines_are_counted_over_blank_ones(made, lines):
+    row = json.dumps({"image": "a.jpg", "text": "cup"})
+    assert [record.row for record in made.read(lines("", row + "\r", "  ", row))] == ["line 2", "line 4"]
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ("{", "not valid JSON"),
+        ('{"image": "a.jpg", "te', "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
+        ("[1]", "expected an object with a field 'image', got a list"),
+        ({"text": "a"}, "has no field 'image'"),
+        ({"image": "a"}, "has no field 'text'"),
+        ({"image": 3, "text": "a"}, "field 'image' must be str, got 3"),
+        ({"image": "a", "text": 3}, "field 'text' must be str or list, got 3"),
+        ({"image": "a", "text": ["a", 3]}, "field 'text' must be a text or a list of texts"),
+        ({"image": "a", "text": [""]}, "without words"),
+        ({"image": "a", "text": "b", "split": 3}, "field 'split' must be str"),
+        ({"image": "a", "text": "b", "id": True}, "field 'id' must be str or int, got True"),
+        ({"image": "a", "text": "b", "mask": 0}, "field 'mask' must be str, got 0"),
+        ({"image": "a", "text": "b", "mask": False}, "field 'mask' must be str, got False"),
+        ({"image": "a", "text": "b", "mask": "m", "polygons": [[1]]}, "has mask and polygons; give one of them"),
+        ({"image": "a", "text": "b", "rle": {}}, "run lengths must be"),
+        ({"image": "a", "text": "b", "rle": "abc"}, "run lengths must be"),
+        ({"image": "a", "text": "b", "polygons": [1, 2, 3, 4, 5, 6]}, "flat list of numbers"),
+        ({"image": "a", "text": "b", "polygons": [[1, 2, 3, 4]]}, "three points or more"),
+        ({"image": "a", "text": "b", "polygons": [[1, 2, 3, 4, 5, float("nan")]]}, "not finite"),
+        ({"image": "a", "text": "b", "polygons": [[1, 2, 3, 4, 5, 1e12]]}, "reaches more than"),
+    ],
+)
+def test_a_wrong_line_is_told(made, lines, tmp_path, row, says):
+    message = made.the_error(lines({"image": "a.jpg", "text": "cup"}, row))
+    assert message.startswith(f"{tmp_path / 'data.jsonl'}: line 2: ")
+    assert says in message
+
+
+def test_anything_may_be_wrong_in_a_line(made, lines):
+    survived = []
+    for region in ({"mask": "1.png"}, {"rle": {"size": [1, 2], "counts": [2]}}, {"polygons": [made.square(1, 1, 4)]}):
+        whole = {"image": "a.jpg", "text": ["cup"], "split": "val", "id": 1} | region
+        survived += [name for name, row in made.spoilt(whole) if made.survives(lines(row))]
+    assert survived
+
+
+# ── the folder ──
+
+
+def test_there_is_one_table(made, csv, lines, tmp_path):
+    with pytest.raises(DataError, match=r"expected one table, data\.csv or data\.jsonl, and found neither"):
+        folder(tmp_path)
+    csv("image,mask,text\n")
+    with pytest.raises(DataError, match="found both; remove one"):
+        lines({"image": "a", "text": "b"})

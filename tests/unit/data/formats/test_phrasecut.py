@@ -1,0 +1,144 @@
+"""PhraseCut: phrases that mean the union of several instances, on pictures whose sizes a file of their own tells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from refseg.data.formats.phrasecut import IMAGE_DATA, phrasecut
+from refseg.errors import DataError
+
+
+def points(left, top, side):
+    return [[left, top], [left + side, top], [left + side, top + side], [left, top + side]]
+
+
+def phrase(id="2417997__1", image_id=2417997, polygons=None, text="white plate", **changes):
+    values = {
+        "task_id": id,
+        "image_id": image_id,
+        "ann_ids": [1],
+        "instance_boxes": [[0, 0, 9, 9]],
+        "Polygons": [[points(2, 2, 10)]] if polygons is None else polygons,
+        "phrase": text,
+        "phrase_structure": {"name": "plate", "attributes": ["white"], "relation_ids": [], "type": "attribute"},
+    }
+    return values | changes
+
+
+PICTURES = [{"image_id": 2417997, "coco_id": None, "height": 48, "width": 64, "split": "val", "url": "http://x"}]
+
+
+@pytest.fixture
+def write(made, tmp_path):
+    def written(pictures=PICTURES, **splits):
+        made.write_json(tmp_path / IMAGE_DATA, pictures)
+        for split, rows in splits.items():
+            made.write_json(tmp_path / f"refer_{split}.json", rows)
+        return phrasecut(tmp_path)
+
+    return written
+
+
+def test_a_record_is_what_the_files_say(made, write, tmp_path):
+    source = write(val=[phrase(), phrase("2417997__2", text="cup on the left")], miniv=[phrase("3__1")])
+    records = {record.id: record for record in made.read(source)}
+    assert (source.format, source.folder) == ("phrasecut", tmp_path)
+    assert source.files[0] == tmp_path / IMAGE_DATA
+    assert vars(records["2417997__1"]) == {
+        "id": "2417997__1",
+        "image_id": "2417997",
+        "file": "2417997.jpg",
+        "size": (48, 64),
+        "split": "val",
+        "expressions": ("white plate",),
+        "expression_ids": ("2417997__1",),
+        "parts": ({"polygons": [made.square(2, 2, 10)]},),
+        "attributes": {"targets": 1},
+        "row": "phrase 1",
+        "table": str(tmp_path / "refer_val.json"),
+    }
+    assert [(record.split, record.row) for record in records.values()] == [
+        ("miniv", "phrase 1"),
+        ("val", "phrase 1"),
+        ("val", "phrase 2"),
+    ]
+
+
+def test_a_phrase_means_all_of_its_instances(made, write):
+    rows = [phrase(polygons=[[points(2, 2, 10), points(20, 2, 5)], [points(7, 2, 10)]])]
+    (record,) = made.read(write(val=rows))
+    expected = made.square_mask(2, 2, 10) | made.square_mask(20, 2, 5) | made.square_mask(7, 2, 10)
+    assert np.array_equal(made.painted(record).meant, expected)
+    assert np.array_equal(made.painted(record, overlap="lavt").meant, expected)
+    assert record.attributes == {"targets": 2}
+
+
+def test_polygons_of_two_points_are_dropped(made, write):
+    (record,) = made.read(write(val=[phrase(polygons=[[[[1, 2], [3, 4]], points(2, 2, 10)], [[]]])]))
+    assert record.parts == ({"polygons": [made.square(2, 2, 10)]}, {"polygons": []})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"image_id": 5}, f"is of picture 5, which {IMAGE_DATA} does not have"),
+        ({"image_id": True}, "field 'image_id' must be int, got True"),
+        ({"Polygons": None}, "field 'Polygons' must be list"),
+        ({"Polygons": []}, "means nothing: field 'Polygons' is empty"),
+        ({"Polygons": [3]}, "field 'Polygons' must hold, for each thing, a list of polygons"),
+        ({"Polygons": [[[1, 2, 3, 4, 5, 6]]]}, "a polygon must be a list of points"),
+        ({"Polygons": [[[[1, 2], [3, 4], [5, float("nan")]]]]}, "not finite"),
+        ({"Polygons": [[[[1, 2], [3, 4], [5, 1e12]]]]}, "more than 640 pixels beyond its picture"),
+        ({"Polygons": [[[[1, 2], [3, 4], [5, True]]]]}, "flat list of numbers"),
+        ({"Polygons": [[[[1, 2], [3, 4], [5, "6"]]]]}, "flat list of numbers"),
+        ({"task_id": None}, "field 'task_id' must be int or str"),
+        ({"phrase": ""}, "field 'phrase' holds an expression without words"),
+        ({"phrase": 3}, "field 'phrase' must be str, got 3"),
+    ],
+)
+def test_a_wrong_phrase_is_told_with_its_file_and_row(made, write, tmp_path, change, says):
+    source = write(val=[phrase(), phrase("other") | change])
+    message = made.the_error(source)
+    assert message.startswith(f"{tmp_path / 'refer_val.json'}: phrase 2: ")
+    assert says in message
+    assert [record.id for record in made.problems(source)[1]] == ["2417997__1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"image_id": "2417997"}, "field 'image_id' must be int"),
+        ({"height": 0}, "no picture can be of 64 x 0"),
+        ({"width": None}, "field 'width' must be int"),
+        ({"width": 10**12}, "no picture can be of"),
+    ],
+)
+def test_a_wrong_size_is_told_with_its_file_and_row(made, write, tmp_path, change, says):
+    message = made.the_error(write([PICTURES[0] | change], val=[phrase()]))
+    assert message.startswith(f"{tmp_path / IMAGE_DATA}: picture 1: {says}")
+
+
+def test_a_set_that_is_not_whole_is_refused(made, tmp_path):
+    with pytest.raises(DataError, match=r"no refer_train\.json, refer_val\.json or the like there"):
+        phrasecut(tmp_path)
+    made.write_json(tmp_path / "refer_val.json", [phrase()])
+    with pytest.raises(DataError, match=rf"{IMAGE_DATA}: no such file; it comes with PhraseCut's annotations"):
+        phrasecut(tmp_path)
+
+
+def test_files_that_are_no_lists_or_cut_off_are_refused(made, write):
+    source = write(val=[phrase()])
+    for file, of in zip(source.files, ("pictures", "phrases"), strict=True):
+        whole = file.read_bytes()
+        made.write(file, b"{}")
+        assert made.the_error(source) == f"{file}: expected a list of {of}, got an object"
+        made.write(file, whole[:-5])
+        assert made.the_error(source).startswith(f"{file}: not valid JSON, perhaps cut off")
+        made.write(file, whole)
+
+
+def test_anything_may_be_wrong(made, write):
+    survived = [name for name, rows in made.spoilt([phrase()]) if made.survives(write(val=rows))]
+    assert survived
+    assert not all(made.survives(write(rows, val=[phrase()])) for _, rows in made.spoilt(PICTURES))

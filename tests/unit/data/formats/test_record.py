@@ -1,0 +1,165 @@
+"""What rows are taken apart with: types, sizes, names of files, and one line for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from refseg.data.formats.record import (
+    LARGEST,
+    Problem,
+    Record,
+    Source,
+    each,
+    read_json,
+    refuse,
+    safe_name,
+    shown,
+    take,
+    take_size,
+    texts,
+)
+from refseg.errors import DataError
+
+
+def test_a_field_is_taken_if_it_is_of_the_type():
+    row = {"name": "x", "number": 3, "list": [1]}
+    assert take(row, "name", str) == "x"
+    assert take(row, "number", (int, str)) == 3
+    assert take(row, "missing", str, "instead") == "instead"
+    assert take(row, "missing", str, None) is None
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "says"),
+    [
+        ({"a": True}, int, "field 'a' must be int, got True"),
+        ({"a": False}, (int, str), "must be int or str, got False"),
+        ({"a": None}, int, "got nothing"),
+        ({"a": 1.0}, int, "got 1.0"),
+        ({"a": "3"}, int, "got '3'"),
+        ({"a": [1]}, int, "got a list"),
+        ({"a": {}}, (list, type(None)), "must be list or nothing, got an object"),
+        ({"b": 1}, int, "has no field 'a'"),
+        ([1], int, "expected an object with a field 'a', got a list"),
+        (None, int, "got nothing"),
+        ({"a": LARGEST + 1}, int, "too large"),
+        ({"a": -(10**5000)}, int, "too large"),
+    ],
+)
+def test_a_field_of_another_type_is_refused(row, kind, says):
+    with pytest.raises(DataError, match=says):
+        take(row, "a", kind)
+
+
+def test_a_boolean_is_taken_where_it_is_asked_for():
+    assert take({"a": True}, "a", bool) is True
+    assert take({"a": LARGEST}, "a", int) == LARGEST
+
+
+def test_sizes_are_those_that_pictures_can_have():
+    assert take_size({"height": 3, "width": 4}) == (3, 4)
+    for height, width in ((0, 4), (3, -4), (10**5, 10**5), (10**20, 1)):
+        with pytest.raises(DataError, match=r"no picture|too large"):
+            take_size({"height": height, "width": width})
+    with pytest.raises(DataError, match=r"'width' must be int, got 4\.0"):
+        take_size({"height": 3, "width": 4.0})
+
+
+def test_texts_are_one_or_several_with_words():
+    assert texts("a cup", "text") == ("a cup",)
+    assert texts(["a", "b"], "text") == ("a", "b")
+    for wrong in ([], None, 3, ["a", None], {"a": 1}):
+        with pytest.raises(DataError, match="field 'text' must be a text or a list of texts"):
+            texts(wrong, "text")
+    for blank in ("", "  ", ["a", "\n"]):
+        with pytest.raises(DataError, match="without words"):
+            texts(blank, "text")
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("a.jpg", "a.jpg"),
+        ("b/a.jpg", "b/a.jpg"),
+        ("b\\a.jpg", "b/a.jpg"),
+        ("./b//a.jpg", "b/a.jpg"),
+        ("a..b.jpg", "a..b.jpg"),
+        (".hidden/été.jpg", ".hidden/été.jpg"),
+        ("a b.jpg", "a b.jpg"),
+    ],
+)
+def test_names_of_files_are_kept(name, safe):
+    assert safe_name(name) == safe
+
+
+def test_names_that_lead_out_of_the_folder_are_refused(made):
+    for name in made.LEADING_OUT:
+        with pytest.raises(DataError, match=r"leads out of the data's folder"):
+            safe_name(name)
+
+
+def test_what_is_no_name_is_refused(made):
+    for name in (*made.NO_NAMES, None, 3, ["a"]):
+        with pytest.raises(DataError, match=r"expected a file name|too long"):
+            safe_name(name)
+
+
+def test_what_is_shown_is_short():
+    cyclic: list = []
+    cyclic.append(cyclic)
+    values = (None, "x" * 1000, 10**6000, -3, 2.5, True, [1] * 1000, {"a": 1}, (1, 2), cyclic, object(), b"x")
+    assert [shown(value) for value in values] == [
+        *("nothing", repr("x" * 37 + "..."), "a number that is too large", "-3", "2.5", "True"),
+        *("a list", "an object", "a list", "a list", "object", "bytes"),
+    ]
+
+
+def test_a_problem_is_one_line():
+    problem = Problem(file="a\nb.csv", row="line 3", kind="row", message="has\r\nno words")
+    assert str(problem) == "a b.csv: line 3: has no words"
+    assert str(Problem(file="a.csv", row="", kind="row", message="is empty")) == "a.csv: is empty"
+    with pytest.raises(DataError, match=r"^a b\.csv: line 3: has no words$"):
+        refuse(problem)
+
+
+def record(id):
+    return Record(id=id, image_id="1", file="a", split="x", expressions=("a",), expression_ids=("1",), parts=(), row="")
+
+
+def test_each_row_is_built_or_reported(tmp_path):
+    def build(numbered):
+        place, row = numbered
+        return record(f"{place}/{take(row, 'id', int)}")
+
+    found = []
+    built = list(each(tmp_path, [{"id": 7}, {}, {"id": 9}], build, found.append, "line"))
+    assert [one.id for one in built] == ["line 1/7", "line 3/9"]
+    assert {one.table for one in built} == {str(tmp_path)}
+    assert [str(problem) for problem in found] == [f"{tmp_path}: line 2: has no field 'id'"]
+
+
+def test_json_is_read_or_refused(tmp_path):
+    path = made_file(tmp_path, json.dumps({"a": [1]}))
+    assert read_json(path) == {"a": [1]}
+    for content in ('{"a": [1', "", "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass") + b"\xff", "1" * 5000):
+        path = made_file(tmp_path, content)
+        with pytest.raises(DataError, match=r"data\.json: not valid JSON, perhaps cut off"):
+            read_json(path)
+    with pytest.raises(DataError, match="no such file"):
+        read_json(tmp_path / "missing.json")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_json(tmp_path)
+
+
+def made_file(folder, content):
+    path = folder / "data.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_a_source_takes_splits_by_name(tmp_path):
+    source = Source(format="x", folder=tmp_path, files=(), read=lambda report: iter(()))
+    assert source.in_split("val", "val")
+    assert not source.in_split("val", "train")

@@ -1,0 +1,339 @@
+"""Reports: the numbers are those of the result, words of strangers stay words, and the file needs nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refseg.errors import DataError
+from refseg.evaluation.charts import histogram_counts, precision_curve_values
+from refseg.evaluation.metrics import ratios
+from refseg.evaluation.predictions import Predictions
+from refseg.evaluation.protocols import PROTOCOLS
+from refseg.evaluation.published import PUBLISHED
+from refseg.evaluation.report import LIMIT, html, markdown
+from refseg.evaluation.result import Result
+
+VOID = {"meta", "img", "br", "rect", "circle", "line", "polyline"}
+HOSTILE = "</title><script>alert(1)</script>\"' onload=x |a| [b](c) \ud800\x00\u202e"
+
+
+class Page(HTMLParser):
+    """An HTML page taken apart: tags that do not close in order are refused."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+    def all(self, tag, name):
+        return [value for its, key, value in self.attributes if (its, key) == (tag, name)]
+
+    @property
+    def words(self):
+        return " ".join("".join(self.text).split())
+
+
+def truth(sample, index):
+    return np.zeros((40, 60), dtype=bool) if sample.load_mask is None else sample.load_mask()
+
+
+def shifted(sample, index):
+    """The right mask, moved by some pixels; something where nothing is meant."""
+    mask = np.roll(truth(sample, index), 3 + index, axis=1)
+    mask[0, 0] = True
+    return mask
+
+
+@pytest.fixture
+def stored(tmp_path):
+    def stored(lines, name="masks.jsonl"):
+        (tmp_path / name).write_text(lines, encoding="utf-8")
+        return Predictions(tmp_path / name)
+
+    return stored
+
+
+# ── Markdown ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def row_of(text, start):
+    """The cells of the one line of a table that starts so."""
+    (line,) = [line for line in text.splitlines() if line.startswith(f"| {start} |")]
+    return [cell.strip() for cell in line.strip("|").split(" | ")]
+
+
+def test_our_numbers_by_hand(result_of):
+    text = markdown(result_of([(0, 50), (0, 70), (1, 20), (1, 80), (2, None)]))
+    assert row_of(text, "mean IoU")[1::2] == ["55.00", "4"]
+    assert re.fullmatch(r"\d+\.\d\d to \d+\.\d\d", row_of(text, "mean IoU")[2])
+    assert row_of(text, "overall IoU")[1] == "55.00"
+    assert row_of(text, "precision: IoU ≥ 0.7")[1] == "50.00"
+    assert row_of(text, "N-acc: of those that fit nothing, answered so")[1::2] == ["0.00", "1"]
+    assert row_of(text, "gIoU, over all expressions")[1::2] == ["44.00", "5"]
+    assert row_of(text, "1-2 words")[1:3] == ["2", "35.00"]
+
+
+def test_without_absent_expressions_nothing_is_said_of_them(result_of):
+    text = markdown(result_of([(0, 50), (1, 70)]))
+    assert "N-acc" not in text
+    assert "gIoU" not in text
+
+
+def test_the_cut_off_and_strict_precision_are_told(result_of):
+    result = result_of([(0, 50), (1, 70)], protocol="cris")
+    result.figures["truncated"] = 1234
+    text = markdown(result)
+    assert row_of(text, "cut off, being longer than the model reads")[1] == "1,234"
+    assert row_of(text, "precision: IoU > 0.5")[1] == "50.00"
+
+
+def tables(text):
+    """The tables of published numbers, by metric."""
+    parts = re.split(r"\*\*(?:mean|overall) IoU in percent, beside published (\w+) of [^*]*\*\*", text)
+    return {metric: part.partition("\n## ")[0] for metric, part in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def test_published_numbers_stand_beside_their_own_kind(result_of):
+    rows = [(0, 80), (1, 60), (2, 70)]
+    found = tables(markdown(result_of(rows, name="refcoco", split="val")))
+    assert found.keys() == {"mIoU", "oIoU"}
+    cris = [line for line in found["mIoU"].splitlines() if line.startswith("| CRIS | CLIP ResNet-101")]
+    assert len(cris) == 1
+    assert "| 70.47 | -0.47 | cris |" in cris[0]
+    assert "(https://github.com/DerrickWang005/CRIS.pytorch)" in cris[0]
+    assert "67.35" not in found["mIoU"]
+    assert "| 67.35 | +2.65 | not known |" in found["oIoU"]
+    for metric in ("mIoU", "oIoU"):
+        of_it = [row for row in PUBLISHED if (row.data, row.split, row.metric) == ("refcoco", "val", metric)]
+        assert len(found[metric].strip().splitlines()) == 3 + len(of_it)
+        assert "| **a model** |" in found[metric]
+
+
+def test_what_is_not_comparable_says_so(result_of):
+    part = result_of([(0, 80), (1, 60)], name="refcoco", split="val", references=3810)
+    assert "Not comparable: only a part of the split was scored (2 pictures)." in markdown(part)
+    assert "refcoco:val as published has 3,811 references, here were 3,810." in markdown(part)
+    whole = result_of([(0, 80), (1, 60)], name="refcoco", split="val", references=3811)
+    whole.figures["whole"] = True
+    assert "Not comparable" not in markdown(whole)
+    assert "Counted by refseg. Published numbers were counted as their own code does" in markdown(whole)
+
+
+def test_files_of_the_reference_are_held_against_the_same_numbers(result_of):
+    text = markdown(result_of([(0, 80), (1, 60)], name="cris/refcocog_u", split="val", references=2573))
+    assert "has 2,573 references" not in text
+    assert tables(text).keys() == {"mIoU", "oIoU"}
+
+
+def test_sets_without_published_numbers_say_so(result_of):
+    assert "No published numbers of scenes:val are known here." in markdown(result_of([(0, 80), (1, 60)]))
+
+
+def test_words_of_strangers_do_not_become_markdown(result_of):
+    result = result_of([(0, 80), (1, 60)], made_by="a|b\n# c <b> [d](e) `f` *g*")
+    text = markdown(result)
+    assert text.splitlines()[0] == r"# a\|b \# c &lt;b> \[d\](e) \`f\` \*g\* on scenes:val"
+    assert all(line.startswith("|") == line.endswith("|") for line in text.splitlines())
+
+
+def test_broken_results_are_refused_in_one_line(result_of):
+    result = result_of([(0, 80), (1, 60)])
+    for name, value in [("data", {}), ("protocol", {"name": "x"}), ("by", {"size": {"x": 3}}), ("n", 7), ("n", "1")]:
+        with pytest.raises(DataError, match="broken result"):
+            markdown(Result(result.figures | {name: value}, result.outcomes))
+    impossible = dataclasses.replace(result.outcomes[0], intersection=101)
+    with pytest.raises(DataError, match="the outcome of expression 0000 is impossible"):
+        markdown(Result(result.figures, (impossible, result.outcomes[1])))
+    with pytest.raises(DataError, match="expression 0001 is there twice"):
+        markdown(Result(result.figures, (result.outcomes[1], result.outcomes[1])))
+
+
+# ── charts ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_histogram_by_hand():
+    counts = histogram_counts(np.array([0.0, 0.049, 0.05, 0.5, 0.999, 1.0]))
+    assert counts.sum() == 6
+    assert [counts[place] for place in (0, 1, 10, 19)] == [2, 1, 1, 2]
+
+
+def test_the_curve_by_hand():
+    ious, at = np.array([0.2, 0.5, 0.5, 0.9]), np.array([0.0, 0.5, 0.9, 1.0])
+    assert precision_curve_values(ious, at, strict=False).tolist() == [1, 0.75, 0.25, 0]
+    assert precision_curve_values(ious, at, strict=True).tolist() == [1, 0.25, 0, 0]
+
+
+@pytest.mark.parametrize("protocol", ["refseg", "cris", "lavt", "gres"])
+def test_the_curve_passes_through_the_precisions_of_the_table(result_of, protocol):
+    rng = np.random.default_rng(0)
+    result = result_of([(i, int(x)) for i, x in enumerate(rng.integers(0, 101, 50))], protocol=protocol)
+    rule = PROTOCOLS[protocol]
+    ious = ratios(result.outcomes, rule)["mean_iou"][0]
+    ious = ious * np.array([protocol != "gres" or one.found >= rule.fewest for one in result.outcomes])
+    shares = precision_curve_values(ious, np.array(rule.thresholds), strict=rule.strict)
+    assert shares.tolist() == pytest.approx(list(result.figures["precision"].values()))
+    dots = Page(html(result)).all("circle", "cy")[: len(rule.thresholds)]
+    assert [float(dot) for dot in dots] == pytest.approx([12 + 244 * (1 - share) for share in shares], abs=0.06)
+
+
+# ── HTML ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_page_needs_nothing_else(scenes, answer, stored):
+    result, lines = answer(scenes(), shifted)
+    result.figures["data"] |= {"name": "refcoco"}
+    data = scenes()
+    text = html(result, data=data, predictions=stored(lines))
+    page = Page(text)
+    assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & set(page.tags)
+    assert not [name for _, name, _ in page.attributes if name.startswith("on")]
+    links = [value for value in page.all("a", "href") if not value.startswith("#")]
+    known = {source.url for row in PUBLISHED for source in row.sources}
+    assert links
+    assert set(links) <= known
+    assert all(source.startswith("data:image/jpeg;base64,") for source in page.all("img", "src"))
+    for address in re.findall(r"https?://[^\s\"<>]+", text):
+        assert address in known
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in page.all("meta", "content")[0]
+
+
+def test_the_page_can_be_read_by_everyone(scenes, answer, stored):
+    result, lines = answer(scenes(), shifted)
+    page = Page(html(result, data=scenes(), predictions=stored(lines)))
+    assert page.all("html", "lang") == ["en"]
+    assert len(page.all("img", "alt")) == page.tags.count("img") > 0
+    assert all(page.all("img", "alt"))
+    assert page.tags.count("svg") == page.tags.count("desc") == 3
+    assert set(page.all("svg", "role")) == {"img"}
+    assert page.tags.count("caption") == page.tags.count("table")
+    assert set(page.all("th", "scope")) == {"col", "row"}
+    assert len(set(page.all("figure", "id"))) == len(page.all("figure", "id"))
+    for link in page.all("a", "href"):
+        assert link.removeprefix("#") in page.all("figure", "id")
+    assert "prefers-color-scheme: dark" in html(result)
+
+
+def test_hostile_words_stay_words(scenes, answer, tmp_path):
+    data = scenes(words=HOSTILE)
+    result, _ = answer(data, shifted, made_by=HOSTILE)
+    page = Page(html(result, data=data))
+    assert "script" not in page.tags
+    assert "onload" not in {name for _, name, _ in page.attributes}
+    assert "<script>alert(1)</script>" in page.words
+    html(result, data=data).encode()  # no half of a character is left
+    assert "\x00" not in html(result)
+    markdown(result).encode()
+
+
+def test_panels_show_picture_truth_and_predictions(scenes, answer, stored):
+    result, lines = answer(scenes(), shifted)
+    _, others = answer(scenes(), truth)
+    page = Page(html(result, data=scenes(), predictions=stored(lines), other=stored(others, "other.jsonl")))
+    panels = len(page.all("figure", "id"))
+    assert page.words.count("second model") == panels == 8
+    assert page.words.count("truth") == 6
+    assert "Second model: IoU 100.00 %." in page.words
+    assert "another threshold or size" not in page.words
+    with Image.open(io.BytesIO(b64decode(page.all("img", "src")[0].partition(",")[2]))) as image:
+        assert (image.format, image.size) == ("JPEG", (60, 40))
+    # All of the expressions that mean something are good but not perfect, within three pixels of the border.
+    assert re.search(r"on things thicker than that\. [1-6] expressions", page.words)
+    assert "The surest first. 2 expressions." in page.words, "what is not there was found twice"
+
+
+def test_masks_that_were_not_counted_are_told(scenes, answer, stored):
+    result, _ = answer(scenes(), shifted)
+    _, others = answer(scenes(), truth)
+    page = Page(html(result, data=scenes(), predictions=stored(others)))
+    assert "The mask as stored has IoU 100.00 %: another threshold or size was used for counting." in page.words
+
+
+def test_large_pictures_are_shown_small(scenes, answer, stored, monkeypatch):
+    data = scenes()
+    result, lines = answer(data, truth)
+    large = [
+        tuple(
+            dataclasses.replace(
+                sample,
+                load_image=lambda: Image.new("RGB", (1200, 800)),
+                load_mask=None if sample.load_mask is None else lambda: np.ones((800, 1200), dtype=bool),
+            )
+            for sample in data.samples_of(picture)
+        )
+        for picture in range(2)
+    ]
+    monkeypatch.setattr(data, "samples_of", lambda picture: large[picture], raising=False)
+    page = Page(html(result, data=data))
+    assert set(page.all("img", "width")) == {"320"}
+    with pytest.raises(DataError, match=r"the mask is 60 x 40, its picture 1200 x 800"):
+        html(result, data=data, predictions=stored(lines))
+
+
+def test_the_file_stays_small(scenes, answer, stored):
+    result, lines = answer(scenes(pictures=6), shifted)
+    predictions = stored(lines)
+    whole = html(result, data=scenes(pictures=6), predictions=predictions)
+    bare = len(html(result))
+    limit = (bare + len(whole)) // 2
+    smaller = html(result, data=scenes(pictures=6), predictions=predictions, limit=limit)
+    assert len(smaller.encode()) <= limit
+    assert "left out, to keep this file small" in smaller
+    assert 0 < smaller.count('<figure class="panel"') < whole.count('<figure class="panel"')
+    assert LIMIT == 3_000_000
+    Page(smaller)
+
+
+def test_other_data_and_missing_masks_are_refused(scenes, answer, stored, monkeypatch):
+    result, lines = answer(scenes(), shifted)
+    data = scenes()
+    with pytest.raises(DataError, match=r"masks\.jsonl: has no prediction for expression"):
+        html(result, data=data, predictions=stored(lines.splitlines()[0]))
+    with pytest.raises(DataError, match="scenes:val has no expression"):
+        html(result, data=scenes(pictures=1))
+    monkeypatch.setattr(data, "digest", lambda: "another", raising=False)
+    with pytest.raises(DataError, match="scenes:val is not what was scored"):
+        html(result, data=data)
+
+
+def test_results_of_nothing_but_absent_expressions_have_no_charts(result_of):
+    page = Page(html(result_of([(0, None), (1, None)])))
+    assert "svg" not in page.tags
+    assert "N-acc" in page.words
+
+
+def test_scores_that_say_nothing_are_told(result_of):
+    result = result_of([(0, 50), (1, 70)])
+    ones = tuple(dataclasses.replace(one, score=1.0) for one in result.outcomes)
+    assert "Every score is 0 or 1" in html(Result(result.figures, ones))
+    assert "Expected calibration error 0.400" in html(Result(result.figures, ones))
+    strange = tuple(dataclasses.replace(one, score=float("nan")) for one in result.outcomes)
+    assert "Not shown: the scores are not numbers from 0 to 1." in html(Result(result.figures, strange))
