@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # Two processes with one thread each are faster on two cores than one process with two.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 SCENE := src/refseg/data/shapes/scene.png
-EXPRESSIONS := "the top ring" "the bottom ring" "the leftmost ring" "the checkered heart" "the blue star"
+EXPRESSIONS := "the top ring" "second ring from the top" "the leftmost ring" "the checkered heart" "the blue star"
 
 .PHONY: demo test check docs bench clean
 

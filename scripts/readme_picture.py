@@ -13,7 +13,7 @@ from refseg.visualize import overlay, panels
 
 EXPRESSIONS = (
     "the top ring",
-    "the bottom ring",
+    "second ring from the top",
     "the leftmost ring",
     "the checkered heart",
     "the triangle to the left of the white triangle",

@@ -25,6 +25,8 @@ def bundled():
     [
         ("the top ring", "orange", "ring"),
         ("the bottom ring", "green", "ring"),
+        ("second ring from the top", "black", "ring"),
+        ("second triangle from the left", "red", "triangle"),
         ("the leftmost ring", "black", "ring"),
         ("the checkered heart", "blue", "heart"),
     ],
@@ -48,9 +50,8 @@ def test_the_record_is_of_the_whole_test_split():
     assert record["whole"]
     assert record["data"]["digest"] == Shapes("test").digest()
     assert record["data"]["pictures"] == Shapes("test").pictures
-    # What the README says of it; the goal of the project, 0.75 and 0.90, is not reached yet.
-    assert round(record["mean_iou"], 2) == 0.66
-    assert round(record["pointing"], 2) == 0.82
+    assert record["mean_iou"] >= 0.75
+    assert round(record["pointing"], 2) == 0.89  # the goal of the project, 0.90, is not reached yet
 
 
 @pytest.mark.slow

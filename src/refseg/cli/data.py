@@ -338,7 +338,7 @@ def _listed(what: str, data: DataSet, arguments: argparse.Namespace) -> Pictures
 
 
 def _tell_leaks(arguments: argparse.Namespace, data: DataSet, leaks: list[Leak], result: Result | None) -> None:
-    counts = data.count()
+    counts = data.totals()
     scores = None
     if result is not None:
         from refseg.evaluation.clean import score_parts
@@ -417,5 +417,5 @@ def _show(arguments: argparse.Namespace) -> int:
     save(samples, arguments.out, title=f"{data.name}:{data.split}", columns=arguments.columns)
     if arguments.out.suffix.lower() != ".html" and beyond_font(samples):
         print("refseg: note: some words are of letters that the font lacks; write .html to read them", file=sys.stderr)
-    print(f"{len(samples)} of {data.count()['references']:,} references -> {arguments.out}")
+    print(f"{len(samples)} of {data.totals()['references']:,} references -> {arguments.out}")
     return 0

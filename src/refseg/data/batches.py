@@ -27,6 +27,7 @@ __all__ = [
     "batches",
     "collate",
     "form_of",
+    "part_of",
     "shrink",
     "to_device",
 ]

@@ -40,7 +40,7 @@ class DataSet(PictureData, Protocol):
         """Which split it is."""
         ...
 
-    def count(self) -> dict[str, int]:
+    def totals(self) -> dict[str, int]:
         """Return how many `pictures`, `references` and `expressions` it has."""
         ...
 

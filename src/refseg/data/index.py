@@ -16,7 +16,7 @@ from typing import Any
 from refseg.data.formats.record import Problem, Record, Report, Source, refuse
 from refseg.errors import DataError, OutputError
 
-__all__ = ["Index", "cache_folder", "open_index"]
+__all__ = ["Index", "build", "cache_folder", "open_index"]
 
 VERSION = 1
 """Of what is stored and how: an index of another version is made anew."""

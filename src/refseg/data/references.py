@@ -51,10 +51,8 @@ class References(Sequence[Sample]):
         Raises:
             DataError: the set cannot be read, a row of it is wrong, or it has no such split.
         """
-        self.name, self.split, self.overlap = name, split, overlap
-        self.folder, self._images = source.folder, images
-        self._image_folders = source.image_folders
-        self._picture = source.picture
+        self.name, self.split = name, split
+        self._files = _Files(source, name, images, overlap)
         self._index = open_index(source, options=options)
         self.splits = tuple(sorted(row[0] for row in self._index.ask("SELECT DISTINCT split FROM reference")))
         self._wanted = [one for one in self.splits if split == "all" or source.in_split(one, split)]
@@ -115,13 +113,13 @@ class References(Sequence[Sample]):
         attributes: str,
     ) -> Sample:
         size = None if height is None or width is None else (height, width)
-        draw = _Region(self, id, file, size, parts)
+        draw = _Region(self._files, id, file, size, parts)
         return Sample(
             id=id,
             image_id=image_id,
             expressions=tuple(json.loads(expressions)),
             expression_ids=tuple(json.loads(expression_ids)),
-            load_image=partial(self.load_image, file, size),
+            load_image=partial(self._files.load_image, file, size),
             load_mask=None if parts == "[]" else draw.meant,
             load_ignored=draw.ignored if '"ignored": true' in parts else None,
             split=split,
@@ -129,22 +127,16 @@ class References(Sequence[Sample]):
             attributes=json.loads(attributes),
         )
 
-    def find_image(self, file: str) -> Path:
-        """Return where a picture lies.
-
-        Raises:
-            DataError: nowhere.
-        """
-        places = self._image_folders if self._images is None else ("", *self._image_folders)
-        root = self.folder if self._images is None else self._images
-        for place in places:
-            path = root / place / file
-            if os.path.isfile(path):  # unlike Path.is_file, false where it may not be asked
-                # Pictures of one set lie in one place: the next is looked for there first.
-                self._image_folders = (place, *(other for other in self._image_folders if other != place))
-                return path
-        tried = ", ".join(str(root / place) for place in places[:3])
-        raise DataError(f"picture {file} of {self.name} is not there; looked in {tried} and other usual places")
+    def digest(self) -> str:
+        """Return a hash of the split: of its ids, words, regions and pictures' names. Pixels are not looked at."""
+        digest = hashlib.sha256()
+        question = (
+            "SELECT reference.id, file, expressions, expression_ids, parts FROM reference "
+            "JOIN picture ON picture.number = reference.picture WHERE split IN ({}) ORDER BY reference.id"
+        )
+        for row in self._ask(question):
+            digest.update("\0".join(row).encode() + b"\n")
+        return digest.hexdigest()
 
     def files(self) -> dict[str, list[str]]:
         """Return the names of the pictures' files, of all splits, by `image_id`."""
@@ -152,6 +144,40 @@ class References(Sequence[Sample]):
         for image_id, file in self._index.ask("SELECT image_id, file FROM picture"):
             files.setdefault(image_id, []).append(file)
         return files
+
+    def totals(self) -> dict[str, int]:
+        """Return how many pictures, references and expressions the split has."""
+        question = "SELECT COALESCE(SUM(json_array_length(expressions)), 0) FROM reference WHERE split IN ({})"
+        return {
+            "pictures": self.pictures,
+            "references": len(self),
+            "expressions": int(self._ask(question)[0][0]),
+        }
+
+
+class _Files:
+    """Where a set's pictures and masks lie: all of the set that its samples take along to other processes."""
+
+    def __init__(self, source: Source, name: str, images: Path | None, overlap: Overlap) -> None:
+        self.name, self.folder, self.overlap = name, source.folder, overlap
+        self.root = source.folder if images is None else images
+        self.places = source.image_folders if images is None else ("", *source.image_folders)
+        self.picture = source.picture
+
+    def find_image(self, file: str) -> Path:
+        """Return where a picture lies.
+
+        Raises:
+            DataError: nowhere.
+        """
+        for place in self.places:
+            path = self.root / place / file
+            if os.path.isfile(path):  # unlike Path.is_file, false where it may not be asked
+                # Pictures of one set lie in one place: the next is looked for there first.
+                self.places = (place, *(other for other in self.places if other != place))
+                return path
+        tried = ", ".join(str(self.root / place) for place in self.places[:3])
+        raise DataError(f"picture {file} of {self.name} is not there; looked in {tried} and other usual places")
 
     def load_image(self, file: str, size: tuple[int, int] | None) -> Image.Image:
         """Return a picture as RGB.
@@ -169,7 +195,7 @@ class References(Sequence[Sample]):
         return image
 
     def image_size(self, file: str) -> tuple[int, int]:
-        """Return height and width of a picture without decoding it.
+        """Return height and width of a picture, if possible without decoding it.
 
         Raises:
             DataError: it is not there, or no picture.
@@ -182,37 +208,17 @@ class References(Sequence[Sample]):
 
     def _open(self, file: str) -> tuple[Path, Path | BinaryFile]:
         """Return what a picture is called in messages, and what it can be read from."""
-        if self._picture is None:
+        if self.picture is None:
             path = self.find_image(file)
             return path, path
-        return self.folder / file, self._picture(file)
-
-    def digest(self) -> str:
-        """Return a hash of the split: of its ids, words, regions and pictures' names. Pixels are not looked at."""
-        digest = hashlib.sha256()
-        question = (
-            "SELECT reference.id, file, expressions, expression_ids, parts FROM reference "
-            "JOIN picture ON picture.number = reference.picture WHERE split IN ({}) ORDER BY reference.id"
-        )
-        for row in self._ask(question):
-            digest.update("\0".join(row).encode() + b"\n")
-        return digest.hexdigest()
-
-    def count(self) -> dict[str, int]:  # type: ignore[override]  # nobody counts a sample among samples
-        """Return how many pictures, references and expressions the split has."""
-        question = "SELECT COALESCE(SUM(json_array_length(expressions)), 0) FROM reference WHERE split IN ({})"
-        return {
-            "pictures": self.pictures,
-            "references": len(self),
-            "expressions": int(self._ask(question)[0][0]),
-        }
+        return self.folder / file, self.picture(file)
 
 
 class _Region:
     """Paints the region of a sample when asked; a class and not a closure, since samples travel to other processes."""
 
-    def __init__(self, data: References, id: str, file: str, size: tuple[int, int] | None, parts: str) -> None:
-        self.data, self.id, self.file, self.size, self.parts = data, id, file, size, parts
+    def __init__(self, files: _Files, id: str, file: str, size: tuple[int, int] | None, parts: str) -> None:
+        self.files, self.id, self.file, self.size, self.parts = files, id, file, size, parts
 
     def meant(self) -> Bool[ndarray, "H W"]:
         return self._paint().meant
@@ -221,8 +227,9 @@ class _Region:
         return self._paint().ignored
 
     def _paint(self) -> Painted:
-        height, width = self.size or self.data.image_size(self.file)
+        files = self.files
+        height, width = self.size or files.image_size(self.file)
         try:
-            return paint(json.loads(self.parts), height, width, folder=self.data.folder, overlap=self.data.overlap)
+            return paint(json.loads(self.parts), height, width, folder=files.folder, overlap=files.overlap)
         except (DataError, ImageError) as error:
-            raise DataError(f"{self.data.name}: reference {self.id}: {error}") from None
+            raise DataError(f"{files.name}: reference {self.id}: {error}") from None

@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -249,7 +250,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> I
             yield line
             longer = word
         while font.getlength(longer) > TILE:
-            fits = next((end for end in range(len(longer) - 1, 1, -1) if font.getlength(longer[:end]) <= TILE), 1)
+            fits = max(1, bisect_right(range(1, len(longer)), TILE, key=lambda end: int(font.getlength(longer[:end]))))
             yield longer[:fits]
             longer = longer[fits:]
         line = longer

@@ -46,6 +46,11 @@ class About:
         known = DATA_SETS.get(catalogue_name(self.data))
         return None if known is None else known.references.get(self.split)
 
+    @property
+    def comparable(self) -> bool:
+        """Whether it is of all that published numbers of the split are of, as far as is known."""
+        return self.whole and self.published_references in (None, self.references)
+
 
 def about(result: Result) -> About:
     """Return what a stored result says about itself.

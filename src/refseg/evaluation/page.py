@@ -33,10 +33,10 @@ a { color: var(--mark); }
 table { border-collapse: collapse; font-size: .9rem; }
 caption { text-align: left; font-weight: 600; padding: .25rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .7rem; border-bottom: 1px solid var(--line);
-  overflow-wrap: anywhere; min-width: 4rem; max-width: 26rem; }
+  overflow-wrap: break-word; min-width: 4rem; max-width: 26rem; }
 thead th { color: var(--soft); font-weight: 600; }
-tbody th { font-weight: 400; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
+tbody th { font-weight: 400; min-width: 9rem; overflow-wrap: anywhere; }
+.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .ours > * { background: var(--band); font-weight: 700; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 1rem; }
 .chart { margin: 0; max-width: 36rem; }

@@ -195,6 +195,7 @@ def score(
                         empty=empty,
                         pointed=None if masks is None or truth is None else points_at(mask, masks, sample),
                         attributes=attributes_of(sample, i),
+                        truncated=False,
                         **count(protocol.place(mask), truth, ignored),
                     )
                 )

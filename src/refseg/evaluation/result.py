@@ -70,7 +70,7 @@ def make_result(
         "references": len({one.reference for one in ordered}),
         "expressions": len(ordered),
     }
-    if whole and (expected := data.count()) != counts:
+    if whole and (expected := data.totals()) != counts:
         raise DataError(f"{data.name}:{data.split} has {expected}, but scored were {counts}")
     published = DATA_SETS[data.name].references.get(data.split) if data.name in DATA_SETS else None
     about_data: dict[str, Any] = {"name": data.name, "split": data.split, **counts, "digest": data.digest()}
@@ -108,7 +108,7 @@ def save_result(result: Result, path: Path, *, outcomes: bool = True) -> None:
         lines = (json.dumps(asdict(one), ensure_ascii=False) for one in result.outcomes)
         text = "".join(f"{line}\n" for line in lines)
         write_lines(outcomes_path(path), text)
-        result.figures["outcomes_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        result.figures["outcomes_sha256"] = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
     write_lines(path, json.dumps(result.figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -120,7 +120,8 @@ def write_lines(path: Path, text: str) -> None:
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        draft.write_text(text, encoding="utf-8")
+        # Half a character (a lone surrogate) in somebody's words is no reason to lose a result.
+        draft.write_bytes(text.encode("utf-8", "backslashreplace"))
         os.replace(draft, path)
     except OSError as error:
         with suppress(OSError):

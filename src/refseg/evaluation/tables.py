@@ -167,7 +167,7 @@ def _cautions(of: About) -> Iterator[str]:
     if not of.whole:
         yield f"Not comparable: only a part of the split was scored ({of.pictures:,} pictures)."
     expected = of.published_references
-    if expected is not None and expected != of.references:
+    if expected not in (None, of.references):
         yield (
             f"Not comparable: {of.data}:{of.split} as published has {expected:,} references, "
             f"here were {of.references:,}."
@@ -190,22 +190,22 @@ def _beside(figures: dict[str, Any], of: About) -> Iterator[Table]:
             yield Table(
                 caption=f"{NAMES[name]} in percent, beside published {metric} of {of.data}:{of.split}",
                 columns=(
-                    *("system", "backbone", "trained", metric, "this result minus it", "counted by", "source"),
+                    *("system", "backbone", "training", metric, "this result minus it", "counted by", "source"),
                     "note",
                 ),
-                rows=(ours, *(_published_row(row, value) for row in rows)),
+                rows=(ours, *(_published_row(row, value if of.comparable else None) for row in rows)),
                 right=frozenset({3, 4}),
                 ours=0,
             )
 
 
-def _published_row(row: Published, ours: float) -> tuple[Cell, ...]:
+def _published_row(row: Published, ours: float | None) -> tuple[Cell, ...]:
     return (
         row.system,
         row.backbone or "-",
         row.trained_on,
         f"{row.value:.2f}",
-        f"{100 * ours - row.value:+.2f}",
+        "-" if ours is None else f"{100 * ours - row.value:+.2f}",
         row.counted_by or "not known",
         row.sources,
         row.note,

@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 from torch import Tensor
 from torch.nn import functional
 
@@ -158,8 +159,11 @@ def read_size(source: str | os.PathLike[str] | BinaryFile) -> tuple[int, int]:
 def _size_of(file: BinaryFile, name: str) -> tuple[int, int]:
     image = _recognise(file, name)
     _check_size(image.width, image.height, name, MAX_PIXELS)
+    width, height = image.size
+    if isinstance(image, TiffImageFile):  # some versions of Pillow tell the size turned, and still the orientation
+        width, height = int(image.tag_v2[IMAGEWIDTH]), int(image.tag_v2[IMAGELENGTH])
     on_its_side = UPRIGHT.get(_orientation(image)) in SIDEWAYS
-    return (image.width, image.height) if on_its_side else (image.height, image.width)
+    return (width, height) if on_its_side else (height, width)
 
 
 def _open(path: str | os.PathLike[str], name: str) -> BufferedReader:

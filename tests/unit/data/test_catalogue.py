@@ -60,15 +60,15 @@ def test_other_projects_files_are_found(made, tmp_path):
     sentences = [{"sent_id": 3, "sent": "cup"}]
     row = {"segment_id": 7, "img_name": "a.jpg", "sentences": sentences}
     made.write_json(tmp_path / "anns" / "refcocog_u" / "val.json", [row])
-    assert open_data("cris/refcocog_u:val", tmp_path).count()["references"] == 1
+    assert open_data("cris/refcocog_u:val", tmp_path).totals()["references"] == 1
     image = {"id": 1, "file_name": "a.jpg", "height": 4, "width": 5, "caption": "cup"}
     for place, split in ((".", "val"), ("OpenSource", "testA"), ("mdetr", "testB")):
         made.write_json(tmp_path / place / f"finetune_refcoco+_{split}.json", {"images": [image], "annotations": []})
     made.write_json(tmp_path / "finetune_refcoco_val.json", {"images": [image], "annotations": []})
     for split in ("val", "testA", "testB"):
-        assert open_data(f"mdetr/refcoco+:{split}", tmp_path).count()["references"] == 1
-    assert open_data("mdetr/refcoco+:all", tmp_path).count()["references"] == 3
-    assert open_data(f"{tmp_path / 'finetune_refcoco_val.json'}:all").count()["references"] == 1
+        assert open_data(f"mdetr/refcoco+:{split}", tmp_path).totals()["references"] == 1
+    assert open_data("mdetr/refcoco+:all", tmp_path).totals()["references"] == 3
+    assert open_data(f"{tmp_path / 'finetune_refcoco_val.json'}:all").totals()["references"] == 1
     with pytest.raises(DataError, match=r"no files such as finetune_"):
         find("mdetr/refcocog", tmp_path)
 
@@ -78,21 +78,21 @@ def test_phrasecut_is_found(made, tmp_path, place):
     made.write_json(tmp_path / place / "image_data_split3000.json", [{"image_id": 1, "height": 4, "width": 5}])
     row = {"task_id": "1__1", "image_id": 1, "phrase": "cup", "Polygons": [[[[0, 0], [2, 0], [2, 2]]]]}
     made.write_json(tmp_path / place / "refer_miniv.json", [row])
-    assert open_data("phrasecut:miniv", tmp_path).count()["references"] == 1
+    assert open_data("phrasecut:miniv", tmp_path).totals()["references"] == 1
 
 
 @pytest.mark.parametrize("place", ["reasonseg", "ReasonSeg", "."])
 def test_reasonseg_is_found(made, tmp_path, place):
     made.write_json(tmp_path / place / "val" / "a.json", {"text": ["q"], "shapes": []})
-    assert open_data("reasonseg:val", tmp_path).count()["references"] == 1
+    assert open_data("reasonseg:val", tmp_path).totals()["references"] == 1
 
 
 def test_a_folder_of_ones_own_is_found_by_its_path(made, tmp_path, monkeypatch):
     made.write(tmp_path / "cups" / "data.csv", b"image,mask,text\na.jpg,1.png,cup\n")
-    assert open_data(f"{tmp_path / 'cups'}:all").count()["references"] == 1
+    assert open_data(f"{tmp_path / 'cups'}:all").totals()["references"] == 1
     monkeypatch.chdir(tmp_path)
     for name in ("cups", "./cups", "cups/"):
-        assert open_data(f"{name}:all").count()["references"] == 1
+        assert open_data(f"{name}:all").totals()["references"] == 1
 
 
 def test_a_folder_of_tables_is_found_by_its_path(made, tmp_path):
@@ -177,4 +177,4 @@ def test_a_split_that_is_not_there_is_told(write, tmp_path):
     write()
     with pytest.raises(DataError, match="refcoco has no split 'train'; it has testA, val, or take all"):
         open_data("refcoco:train", tmp_path)
-    assert open_data("refcoco:all", tmp_path).count()["references"] == 2
+    assert open_data("refcoco:all", tmp_path).totals()["references"] == 2

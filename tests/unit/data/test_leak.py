@@ -11,7 +11,6 @@ from refseg.data.catalogue import open_data
 from refseg.data.leak import Pictures, coco_part, find_leaks, pictures_of, read_list
 from refseg.errors import DataError
 
-
 COCO = "COCO_train2014_000000000123.jpg"
 
 

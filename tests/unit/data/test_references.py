@@ -95,8 +95,8 @@ def test_samples_are_found_by_any_index(root):
 
 
 def test_what_is_counted(root):
-    assert opened(root, "all").count() == {"pictures": 3, "references": 6, "expressions": 9}
-    assert opened(root, "testB").count() == {"pictures": 2, "references": 3, "expressions": 5}
+    assert opened(root, "all").totals() == {"pictures": 3, "references": 6, "expressions": 9}
+    assert opened(root, "testB").totals() == {"pictures": 2, "references": 3, "expressions": 5}
 
 
 def test_a_sample_is_what_the_record_says(made, root):
@@ -263,6 +263,16 @@ def test_samples_travel_to_other_processes(made, root, split):
         assert np.array_equal(np.asarray(again.load_image()), np.asarray(sample.load_image()))
         if sample.load_mask is not None:
             assert np.array_equal(again.load_mask(), sample.load_mask())
+
+
+def test_a_sample_takes_little_along(made, root):
+    """Not the index of its set: a worker sends many."""
+    few = len(pickle.dumps(opened(root, "all")[0]))
+    rows = [made.reference(n, 11) for n in range(1000)]
+    made.write_refer(root, rows, [made.annotation(11, [made.square(2, 2, 10)])])
+    data = opened(root, "train")
+    assert len(data) == 1000
+    assert len(pickle.dumps(data[0])) < few + 100
 
 
 @pytest.mark.parametrize("start", [pytest.param("spawn", marks=pytest.mark.slow), "fork"])

@@ -55,7 +55,7 @@ class Made:
     def samples_of(self, index):
         return tuple(sample(id=f"{index}.{n}") for n in range(self.counts[index]))
 
-    def count(self):
+    def totals(self):
         return {}
 
     def digest(self):

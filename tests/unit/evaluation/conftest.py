@@ -47,7 +47,7 @@ class Scenes:
             sample(2, ("a plate",), None, forms="absent"),
         )
 
-    def count(self):
+    def totals(self):
         return {"pictures": self.pictures, "references": 3 * self.pictures, "expressions": 4 * self.pictures}
 
     def digest(self):

@@ -38,7 +38,7 @@ class Data:
     def digest(self):
         return "abc"
 
-    def count(self):
+    def totals(self):
         return {}
 
     def samples_of(self, index):

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refseg.errors import ConfigError, ImageError
-from refseg.inputs.image import MAX_PIXELS, MEAN, STD, Frame, letterbox, read_image
+from refseg.inputs.image import MAX_PIXELS, MEAN, STD, Frame, letterbox, read_image, read_mask, read_size
 
 DATA = Path(__file__).parents[2] / "data"
 RECORDER = runpy.run_path(str(DATA / "record_opencv.py"))
@@ -458,3 +458,106 @@ def test_a_large_picture_is_letterboxed_in_little_memory(height, width):
     tracemalloc.stop()
     assert peak < 2.6 * height * width * 3  # the picture's own bytes, as Pillow hands them over, and little more
     assert np.abs(levels(pixels)[32, 32] - (255, 0, 0)).max() < 0.01
+
+
+# ── masks and sizes ──
+
+
+def truth():
+    mask = np.zeros((5, 7), dtype=bool)
+    mask[1:4, 2:5] = True
+    return mask
+
+
+@pytest.mark.parametrize("value", [1, 2, 127, 254, 255])
+def test_what_is_not_0_is_in_the_mask(tmp_path, value):
+    Image.fromarray((truth() * value).astype(np.uint8)).save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png"), truth())
+    assert np.array_equal(read_mask(str(tmp_path / "m.png")), truth())
+
+
+@pytest.mark.parametrize(
+    ("mode", "background", "foreground"),
+    [
+        ("1", 0, 1),
+        ("L", 0, 9),
+        ("I;16", 0, 256),
+        ("RGB", (0, 0, 0), (0, 0, 1)),
+        ("RGBA", (0, 0, 0, 255), (0, 1, 0, 0)),  # what is seen through is there all the same
+        ("LA", (0, 255), (1, 0)),
+        ("P", 0, 3),
+    ],
+)
+def test_masks_of_every_mode(tmp_path, mode, background, foreground):
+    image = Image.new(mode, (7, 5), background)
+    if mode == "P":
+        image.putpalette([255, 255, 255, 9, 9, 9, 0, 0, 0, 0, 0, 0])  # its first entry is white, and still nothing
+    for y, x in np.argwhere(truth()).tolist():
+        image.putpixel((x, y), foreground)
+    image.save(tmp_path / "m.png")
+    assert np.array_equal(read_mask(tmp_path / "m.png"), truth())
+
+
+def test_a_mask_of_colour_counts_where_it_is_not_black(tmp_path):
+    colours = np.zeros((5, 7, 3), dtype=np.uint8)
+    colours[1:4, 2:5, 1] = 200
+    Image.fromarray(colours).save(tmp_path / "m.bmp")
+    assert np.array_equal(read_mask(tmp_path / "m.bmp"), truth())
+
+
+def test_a_mask_of_fractions(tmp_path):
+    Image.fromarray(truth().astype(np.float32) / 8).save(tmp_path / "m.tiff")
+    assert np.array_equal(read_mask(tmp_path / "m.tiff"), truth())
+
+
+def turned(path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(truth().astype(np.uint8) * 255).save(path, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tiff"])
+def test_a_size_is_that_of_the_picture_as_it_is_read(tmp_path, orientation, kind):
+    path = turned(tmp_path / f"m.{kind}", orientation)
+    width, height = read_image(path).size
+    assert read_size(path) == read_size(str(path)) == read_size(io.BytesIO(path.read_bytes())) == (height, width)
+    assert (height, width) == ((5, 7) if orientation < 5 else (7, 5))
+
+
+def test_a_mask_is_not_turned(tmp_path):
+    assert np.array_equal(read_mask(turned(tmp_path / "m.png", 6)), truth())
+
+
+def test_a_size_is_told_without_the_pixels(tmp_path):
+    content = jpeg((400, 300))
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    assert read_size(tmp_path / "cut.jpg") == (300, 400)
+    with pytest.raises(ImageError, match="is broken"):
+        read_mask(tmp_path / "cut.jpg")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(b"", "is empty"), (b"<html>", "is not a picture"), (png_of(60_000, 60_000), "too large")]
+)
+def test_what_is_no_mask_is_refused_by_name(tmp_path, content, says):
+    path = tmp_path / "m.png"
+    path.write_bytes(content)
+    for read in (read_mask, read_size):
+        with pytest.raises(ImageError, match=rf"m\.png'.*{says}"):
+            read(path)
+    with pytest.raises(ImageError, match=rf"the given file.*{says}"):
+        read_size(io.BytesIO(content))
+    for read in (read_mask, read_size):
+        with pytest.raises(ImageError, match="there is no file"):
+            read(tmp_path / "missing.png")
+        with pytest.raises(ImageError, match="is a folder"):
+            read(tmp_path)
+
+
+def test_the_limit_holds_for_masks(tmp_path):
+    Image.fromarray(truth().astype(np.uint8)).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", max_pixels=35).shape == (5, 7)
+    with pytest.raises(ImageError, match="too large"):
+        read_mask(tmp_path / "m.png", max_pixels=34)

@@ -117,7 +117,7 @@ class Shapes(Sequence[Sample]):
         more = enumerate(meant.values(), SAMPLES_PER_SCENE)
         return (*samples, *(self._sample(index, member, references, made) for member, references in more))
 
-    def count(self) -> dict[str, int]:
+    def totals(self) -> dict[str, int]:
         """Return how many pictures, references and expressions there are; the last takes generating all of them."""
         expressions = sum(len(sample) for i in range(self.scenes) for sample in self.references(i))
         return {"pictures": self.pictures, "references": len(self), "expressions": expressions}
