@@ -324,9 +324,9 @@ def test_a_folder_that_cannot_be_written(run, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run_before_anything_is_saved(run, tmp_path, monkeypatch, step):
     real, made = loop.contrastive_loss, []
 
-    def spoiled(logits, target):
+    def spoiled(logits, target, weight):
         made.append(None)
-        return real(logits, target) * (float("nan") if len(made) == step else 1)
+        return real(logits, target, weight) * (float("nan") if len(made) == step else 1)
 
     monkeypatch.setattr(loop, "contrastive_loss", spoiled)
     with pytest.raises(TrainingError, match=f"the loss is nan at step {step}"):
@@ -355,7 +355,7 @@ def test_the_smoke_recipe_trains_from_the_command_line(tmp_path, capsys, monkeyp
     assert "try: refseg predict" in capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run" / "last"), "shapes:val", "--limit", "1"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["pictures"] == 1
+    assert said["data"]["pictures"] == 1
     assert said["n"] >= 3
     assert said["n_absent"] == 1
 
@@ -435,4 +435,4 @@ def test_evaluate_writes_what_it_prints(model_folder, capsys, tmp_path):
     out, err = capsys.readouterr()
     assert err == ""
     assert Path(file).read_text() == out
-    assert json.loads(out)["by"].keys() == {"temper", "form", "held_out"}
+    assert json.loads(out)["by"].keys() >= {"temper", "form", "held_out", "size", "words", "rivals"}

@@ -110,9 +110,9 @@ def test_what_was_stored_scores_as_what_was_measured(predictor, tmp_path, name):
         ({"x": {"sent_id": 70, "rle": encode(MASK)}}, "line 4: there is a line of 70 already"),
         (
             {"70": {"sent_id": 70, "rle": {"size": [6, 8], "counts": "0"}}},
-            "expression 70: the run lengths do not add up",
+            "line 1: the run lengths do not add up",
         ),
-        ({"70": {"sent_id": 70, "rle": {"size": [6, 8], "counts": [-1, 49]}}}, "expression 70: the run lengths do not"),
+        ({"70": {"sent_id": 70, "rle": {"size": [6, 8], "counts": [-1, 49]}}}, "line 1: the run lengths do not"),
         (
             {"70": {"sent_id": 70, "rle": {"size": [10**9, 10**9], "counts": []}}},
             "line 1: run lengths of an impossible",
