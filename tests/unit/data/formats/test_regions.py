@@ -74,6 +74,12 @@ def test_run_lengths_that_are_cut_off_are_refused(cut):
             decode(rle | {"counts": counts}, 6, 8)
 
 
+def test_a_run_that_is_begun_after_the_last_is_refused():
+    rle = encode(good())
+    with pytest.raises(DataError, match="the run lengths are cut off"):
+        decode(rle | {"counts": rle["counts"] + "P"}, 6, 8)
+
+
 @pytest.mark.parametrize(
     "counts",
     [
