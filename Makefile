@@ -26,7 +26,9 @@ docs: .venv/full  ## the site, in site/
 	$(BIN)/zensical build --clean --strict
 
 bench: .venv/full  ## speeds, each a ratio within one run
-	for what in predict forward shapes; do $(BIN)/python benchmarks/$${what}_speed.py || exit 1; done
+	for what in predict_speed forward_speed shapes_speed score_speed data_index; do \
+	  $(BIN)/python benchmarks/$$what.py || exit 1; \
+	done
 
 clean:  ## what the other targets made
 	rm -rf .venv site demo
