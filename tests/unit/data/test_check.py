@@ -341,6 +341,20 @@ def test_the_file_that_a_row_is_in_is_named(tmp_path):
     assert [(one.kind, one.file) for one in findings] == [("missing", str(files["val"])), ("split", str(files["val"]))]
 
 
+def test_pictures_inside_tables_are_looked_at(tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    png(tmp_path / "a.png")
+    whole = (tmp_path / "a.png").read_bytes()
+    rows = [
+        {"image": {"bytes": content}, "answer": ["thing"], "segmentation": square(2, 2, 9)[0]}
+        for content in (whole, whole[: len(whole) // 2])
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "val-00000-of-00001.parquet")
+    finding = only(check(str(tmp_path)))
+    assert (finding.kind, finding.row) == ("image", "row 2")
+    assert finding.file.endswith("val-00000-of-00001.parquet")
+
+
 # ── the table ──
 
 

@@ -133,6 +133,21 @@ def test_what_two_data_sets_share_is_counted(sets):
     assert (any_.pictures, any_.references, any_.expressions) == ({"2", "3", "4"}, 4, 8)
 
 
+def test_pictures_inside_tables_are_known_by_their_numbers(sets, tmp_path):
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [
+        {"image": {"bytes": b""}, "answer": ["x"], "segmentation": [1, 1, 5, 1, 5, 5], "file_name": name}
+        for name in ("COCO_train2014_000000000002_77.jpg", "COCO_train2014_000000000008_78.jpg", "other.jpg")
+    ]
+    (tmp_path / "hub").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "hub" / "val-00000-of-00001.parquet")
+    data = open_data(f"{tmp_path / 'hub'}:val")
+    (leak,) = find_leaks(data, [pictures_of(open_data("refcoco:val", sets))])
+    assert leak.pictures == {"2"}
+    (leak,) = find_leaks(open_data("refcoco:val", sets), [pictures_of(data)])
+    assert leak.pictures == {"2"}
+
+
 def test_nothing_is_shared_with_strangers(sets):
     (leak,) = find_leaks(open_data("refcoco:val", sets), [Pictures("others", ["a.jpg", 99])])
     assert (leak.pictures, leak.references, leak.expressions) == (set(), 0, 0)
