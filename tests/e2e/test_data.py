@@ -164,7 +164,7 @@ def test_sound_data_pass(command, own):
         f"{own}:all: 0 errors and 0 warnings in 2 pictures, 2 references, 2 expressions\n",
         "",
     )
-    assert command("check", f"{own}:val")[1].endswith("in 1 pictures, 1 references, 1 expressions\n")
+    assert command("check", f"{own}:val")[1].endswith("in 1 picture, 1 reference, 1 expression\n")
 
 
 def test_errors_fail_and_warnings_do_not(command, own):

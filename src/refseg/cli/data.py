@@ -239,7 +239,7 @@ def _check(arguments: argparse.Namespace) -> int:
         return int(errors > 0)
     if findings:
         print(table(findings, most=arguments.rows, folder=find(name, arguments.data, text_field=text_field).folder))
-    counted = ", ".join(f"{seen[what]:,} {what}" for what in ("pictures", "references", "expressions"))
+    counted = ", ".join(_plural(seen[f"{one}s"], one) for one in ("picture", "reference", "expression"))
     print(f"{name}:{split}: {_plural(errors, 'error')} and {_plural(warnings, 'warning')} in {counted}")
     return int(errors > 0)
 

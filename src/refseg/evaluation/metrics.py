@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from refseg.data.statistics import has_location_word
 from refseg.errors import DataError
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
 
@@ -234,14 +235,6 @@ def ratios(
     return _Columns(outcomes, protocol).sums(protocol)
 
 
-LOCATION_WORDS = frozenset(
-    (
-        *("left", "right", "top", "bottom", "middle", "center", "centre", "front", "back", "behind", "upper", "lower"),
-        *("above", "below", "under", "beneath", "over", "corner", "side", "edge", "end", "row", "far", "near", "next"),
-        *("nearest", "closest", "furthest", "farthest", "beside", "between", "leftmost", "rightmost", "topmost"),
-        *("bottommost", "first", "second", "third", "fourth", "fifth", "last", "1st", "2nd", "3rd", "4th", "5th"),
-    )
-)
 SIZES = ((0.01, "below 1 % of the picture"), (0.05, "1 to 5 %"), (0.2, "5 to 20 %"), (1.01, "20 % or more"))
 LENGTHS = ((2, "1-2 words"), (5, "3-5 words"), (10, "6-10 words"), (10**9, "more than 10 words"))
 
@@ -256,9 +249,8 @@ def _length(one: Outcome) -> str:
     return next(name for limit, name in LENGTHS if words <= limit)
 
 
-def _has_location_word(one: Outcome) -> str:
-    words = {word.strip(".,;:!?'\"()").lower() for word in one.expression.split()}
-    return "yes" if words & LOCATION_WORDS else "no"
+def _location(one: Outcome) -> str:
+    return "yes" if has_location_word(one.expression) else "no"
 
 
 def _rivals(one: Outcome) -> str | None:
@@ -273,7 +265,7 @@ def _attribute(name: str) -> Callable[[Outcome], str | None]:
 BREAKDOWNS: dict[str, Callable[[Outcome], str | None]] = {
     "size": _size,
     "words": _length,
-    "location_words": _has_location_word,
+    "location_words": _location,
     "rivals": _rivals,
     **{name: _attribute(name) for name in ("temper", "form", "held_out", "targets")},
 }
