@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refseg.errors import ConfigError, DataError
+from refseg.errors import ConfigError, DataError, OutputError
 
 if TYPE_CHECKING:
     from refseg.evaluation.metrics import Outcome
@@ -44,6 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--refusals must lie in 0..1, 1 excluded, got {arguments.refusals}")
     if arguments.limit is not None and arguments.limit < 1:
         raise DataError(f"--limit must be at least 1, got {arguments.limit}")
+    if arguments.out.exists() and not arguments.out.is_dir():
+        raise OutputError(f"{arguments.out}: is a file, and a model is a folder; name another")
     import torch
 
     from refseg.checkpoint import read_folder, resolve, save_model, stored_in_half
@@ -54,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.predictor import load
 
     data = open_data(arguments.dataset, arguments.data)
-    predictor = load(arguments.model, arguments.device)
     folder = resolve(arguments.model)
+    predictor = load(folder, arguments.device)
     about = read_folder(folder).about
     predictor.model.config = replace(predictor.model.config, calibration=None)
     pictures = range(min(arguments.limit or data.pictures, data.pictures))
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         "on_the_other_half": _measure(halves[1], fit(halves[0], refusals=refusals)),
     }
     calibration = fit(outcomes, refusals=refusals)
-    predictor.model.config = replace(predictor.model.config, calibration=to_dict(calibration))
+    predictor.model.config = replace(predictor.model.config, calibration=calibration)
     dtype = torch.float16 if stored_in_half(folder) else None  # weights are stored as they were
     about["calibration"] = measured
     save_model(predictor.model, arguments.out, dtype=dtype, extra=about)
@@ -89,7 +91,7 @@ def _measure(outcomes: list[Outcome], calibration: Calibration) -> dict[str, Any
     from refseg.evaluation.calibration import expected_calibration_error
 
     beliefs = np.array([one.score for one in outcomes])
-    ious = np.array([one.iou if one.present else 0.0 for one in outcomes])
+    ious = np.array([one.iou for one in outcomes])
     scores = np.array([calibration.score(belief) if belief else 0.0 for belief in beliefs])
     present = np.array([one.present for one in outcomes])
     told_before = np.array([one.empty for one in outcomes])
@@ -100,8 +102,10 @@ def _measure(outcomes: list[Outcome], calibration: Calibration) -> dict[str, Any
             "after": expected_calibration_error(scores, ious),
         }
     }
-    for name, which, right in (("n_acc", ~present, told), ("t_acc", present, ~told)):
-        before = told_before if name == "n_acc" else ~told_before
+    for name, which, before, after in (
+        ("n_acc", ~present, told_before, told),
+        ("t_acc", present, ~told_before, ~told),
+    ):
         if which.any():
-            figures[name] = {"before": float(before[which].mean()), "after": float(right[which].mean())}
+            figures[name] = {"before": float(before[which].mean()), "after": float(after[which].mean())}
     return figures

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refseg.cli.evaluate import check_output
-from refseg.errors import OutputError
+from refseg.cli.evaluate import check_output, files_of
 
 if TYPE_CHECKING:
     from refseg.evaluation.compare import Change, Comparison, Difference
@@ -31,12 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
-    check_output(arguments.json)
-    read = [
-        path.with_suffix(suffix) for path in (arguments.first, arguments.second) for suffix in (path.suffix, ".jsonl")
-    ]
-    if arguments.json is not None and arguments.json.resolve() in {path.resolve() for path in read}:
-        raise OutputError(f"{arguments.json}: the comparison would replace what it is made of; name another file")
+    check_output(arguments.json, (*files_of(arguments.first), *files_of(arguments.second)))
     import json
     from dataclasses import asdict
 

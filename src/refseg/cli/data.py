@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from refseg.cli.evaluate import check_output
+from refseg.cli.evaluate import check_output, files_of
 from refseg.errors import ConfigError, DataError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def _add_leak(parser: argparse.ArgumentParser) -> None:
 
 
 def _leak(arguments: argparse.Namespace) -> int:
-    check_output(arguments.ids)
+    check_output(arguments.ids, () if arguments.result is None else files_of(arguments.result))
     result, text_field = None, None
     if arguments.result is not None:
         from refseg.evaluation.clean import protocol_of

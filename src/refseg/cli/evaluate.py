@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,16 @@ if TYPE_CHECKING:
     from refseg.evaluation.metrics import Outcome
     from refseg.evaluation.protocols import Protocol
 
-__all__ = ["add_arguments", "add_data_arguments", "check_output", "open_for", "report", "run"]
+__all__ = [
+    "add_arguments",
+    "add_data_arguments",
+    "check_output",
+    "check_result",
+    "files_of",
+    "open_for",
+    "report",
+    "run",
+]
 
 PROTOCOLS = ("refseg", "cris", "lavt", "gres")
 
@@ -52,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
     if arguments.limit is not None and arguments.limit < 1:
         raise DataError(f"--limit must be at least 1, got {arguments.limit}")
-    check_output(arguments.out)
     check_output(arguments.save)
+    check_result(arguments.out, (arguments.save,))
     rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if processes > 1 and arguments.save is not None:
         raise DataError("--save works with one process; run without torchrun")
@@ -91,16 +101,42 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
 
-def check_output(path: Path | None) -> None:
+def check_output(path: Path | None, others: Iterable[Path | None] = ()) -> None:
     """Check that a file can be written, before anything takes long.
 
+    Args:
+        path: the file, if one is asked for.
+        others: files that the command reads or writes too.
+
     Raises:
-        OutputError: its folder is not there, or it is a folder itself.
+        OutputError: its folder is not there, it is a folder itself, or it would replace one of the others.
     """
-    if path is not None and not path.parent.is_dir():
+    if path is None:
+        return
+    if not path.parent.is_dir():
         raise OutputError(f"{path}: there is no folder {path.parent}")
-    if path is not None and path.is_dir():
+    if path.is_dir():
         raise OutputError(f"{path}: is a folder; name a file in it")
+    if path.resolve() in {other.resolve() for other in others if other is not None}:
+        raise OutputError(f"{path}: would replace what it is made of, or another output; name another file")
+
+
+def check_result(path: Path | None, others: Iterable[Path | None] = ()) -> None:
+    """Check that a result file, and the outcomes beside it, can be written (see `check_output`).
+
+    Raises:
+        OutputError: one of them cannot.
+    """
+    if path is not None:
+        check_output(path, others)
+        check_output(files_of(path)[1], (path, *others))
+
+
+def files_of(result: Path) -> tuple[Path, Path]:
+    """Return the files of a stored result: its own, and its outcomes'."""
+    from refseg.evaluation.result import outcomes_path
+
+    return result, outcomes_path(result)
 
 
 def open_for(arguments: argparse.Namespace) -> tuple[DataSet, Protocol]:

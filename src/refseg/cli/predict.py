@@ -198,17 +198,15 @@ def _check_writable(folder: Path) -> None:
 
 
 def _describe(prediction: Prediction, picture: str, model: str, stem: str) -> dict[str, Any]:
-    import numpy as np
-    from pycocotools import mask as coco
+    from refseg.data.formats.regions import encode
 
-    lengths = coco.encode(np.asfortranarray(prediction.mask.astype(np.uint8)))
     return {
         "image": picture,
         "expression": prediction.expression,
         "score": round(prediction.score, 6),
         "empty": prediction.empty,
         "box": None if prediction.box is None else list(prediction.box),
-        "segmentation": {"size": [int(side) for side in lengths["size"]], "counts": lengths["counts"].decode("ascii")},
+        "segmentation": encode(prediction.mask),
         "threshold": prediction.threshold,
         "truncated": prediction.truncated,
         "model": model,

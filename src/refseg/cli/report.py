@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refseg.cli.evaluate import check_output
+from refseg.cli.evaluate import check_output, files_of
 from refseg.errors import DataError, OutputError
 
 if TYPE_CHECKING:
@@ -66,17 +66,9 @@ def _check(arguments: argparse.Namespace) -> None:
         DataError: an argument has no use without another.
         OutputError: a report cannot be written, or would replace what it is made of.
     """
-    read = (
-        arguments.result,
-        arguments.result.with_suffix(".jsonl"),
-        arguments.predictions,
-        arguments.other_predictions,
-    )
-    inputs = {path.resolve() for path in read if path is not None}
+    read = (*files_of(arguments.result), arguments.predictions, arguments.other_predictions)
     for output in (arguments.html, arguments.markdown):
-        check_output(output)
-        if output is not None and output.resolve() in inputs:
-            raise OutputError(f"{output}: the report would replace what it is made of; name another file")
+        check_output(output, read)
     if (
         arguments.html is not None
         and arguments.markdown is not None

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from refseg.cli.evaluate import add_data_arguments, check_output, open_for, report
+from refseg.cli.evaluate import add_data_arguments, check_result, open_for, report
 
 __all__ = ["add_arguments", "run"]
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
-    check_output(arguments.out)
+    check_result(arguments.out, (arguments.predictions,))
     data, protocol = open_for(arguments)
     from refseg.evaluation.predictions import Predictions, score
 
