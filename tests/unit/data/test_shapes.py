@@ -509,15 +509,20 @@ def test_a_drill_adds_samples_and_leaves_the_others_alone():
     assert drilled[9].expressions == plain[9].expressions
 
 
-def test_a_drill_is_of_counting_and_measuring_and_tells_the_truth():
-    forms = Counter()
+def test_a_drill_counts_measures_names_looks_and_fits_nothing_and_tells_the_truth():
+    forms, absent = Counter(), 0
     for scene in range(MANY):
         made = Shapes("train").scene(scene)
-        for reference in drill(np.random.default_rng(scene), made, 8):
-            forms[reference.form] += 1
-            assert naive(reference.query, made) == [reference.target], reference.expression
-    assert set(forms) == {"ordinal", "nearest"}
+        for reference in drill(np.random.default_rng(scene), made, 12):
+            if reference.target is None:
+                absent += 1
+                assert naive(reference.query, made) == [], reference.expression
+            else:
+                forms[reference.form] += 1
+                assert naive(reference.query, made) == [reference.target], reference.expression
+    assert set(forms) == {"ordinal", "nearest", "attributes"}
     assert min(forms.values()) > MANY
+    assert absent > MANY
 
 
 def test_a_drill_is_the_same_every_time():

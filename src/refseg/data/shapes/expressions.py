@@ -105,39 +105,61 @@ def refer_to_nothing(rng: np.random.Generator, scene: Scene, *, say_held_out: bo
 
 
 def drill(rng: np.random.Generator, scene: Scene, count: int) -> tuple[Reference, ...]:
-    """Return up to `count` clear references of the forms that are hardest to learn: ordinals, and what is nearest.
+    """Return up to `count` references of the forms that are hardest to learn, each clear or clearly to nothing.
 
-    Nearly the same words mean other things of the scene: only who counts, or measures, can tell them apart.
+    Nearly the same words mean other things of the scene, or none: only who counts, measures, or binds a colour to its
+    thing, can tell them apart. A quarter of them counts, a third tells what is nearest, a quarter says one or two looks
+    of a thing, and the rest fits nothing.
     """
+    found = _clear(rng, scene, _ranks(scene), math.ceil(count / 4))
+    found += _clear(rng, scene, _distances(rng, scene), math.ceil(count / 3))
+    found += _clear(rng, scene, _looks(scene), math.ceil(count / 4))
+    nothing = min(count // 6, count - len(found))
+    return (*found[:count], *(refer_to_nothing(rng, scene, say_held_out=False) for _ in range(nothing)))
+
+
+def _ranks(scene: Scene) -> Iterator[Query]:
+    """Yield queries that count things which fit the same words, along ways that they are spread over."""
+    for wanted, members in _several(scene):
+        for side in SIDES:
+            places = [position(side, i, scene) for i in members]
+            if max(places) - min(places) > 0.3:
+                for rank in range(2, min(len(places), max(ORDINALS)) + 1):
+                    yield Query(filter=wanted, place=Ordinal(rank=rank, side=side))
+
+
+def _distances(rng: np.random.Generator, scene: Scene) -> Iterator[Query]:
+    """Yield queries for the nearest of several things to another."""
     anchors = [(index, _anchor(rng, scene, index)) for index in range(len(scene.things))]
-    counted: list[Query] = []
-    measured: list[Query] = []
+    for wanted, members in _several(scene):
+        for index, anchor in anchors:
+            if anchor is not None and len(members - {index}) > 1:
+                yield Query(filter=wanted, place=Nearest(anchor=anchor))
+
+
+def _looks(scene: Scene) -> Iterator[Query]:
+    """Yield queries that say one or two looks of a thing, whichever they are."""
+    filters = dict.fromkeys(wanted for thing in scene.things for wanted in _all_filters(thing))
+    return (Query(filter=wanted) for wanted in filters if _length(wanted) <= 2)
+
+
+def _several(scene: Scene) -> Iterator[tuple[Filter, frozenset[int]]]:
+    """Yield the short filters that two things or more fit, and which do."""
     for wanted in dict.fromkeys(wanted for thing in scene.things for wanted in _filters_of_several(thing)):
         members = denote(Query(filter=wanted), scene)
-        if not members.clear or len(members.certain) < 2:
-            continue
-        for side in SIDES:
-            places = [position(side, i, scene) for i in members.certain]
-            if max(places) - min(places) > 0.3:
-                ranks = range(2, min(len(places), max(ORDINALS)) + 1)
-                counted += [Query(filter=wanted, place=Ordinal(rank=rank, side=side)) for rank in ranks]
-        measured += [
-            Query(filter=wanted, place=Nearest(anchor=anchor))
-            for index, anchor in anchors
-            if anchor is not None and len(members.certain - {index}) > 1
-        ]
-    found = _clear(rng, scene, counted, math.ceil(0.6 * count))
-    return (*found, *_clear(rng, scene, measured, count - len(found)))
+        if members.clear and len(members.certain) > 1:
+            yield wanted, frozenset(members.certain)
 
 
 def _filters_of_several(thing: Thing) -> tuple[Filter, ...]:
     return Filter(kind=thing.kind), Filter(kind=thing.kind, colour=thing.colour), Filter(colour=thing.colour)
 
 
-def _clear(rng: np.random.Generator, scene: Scene, queries: Sequence[Query], most: int) -> list[Reference]:
+def _clear(rng: np.random.Generator, scene: Scene, queries: Iterable[Query], most: int) -> list[Reference]:
     """Return references for some of the queries that clearly mean one thing."""
     found: list[Reference] = []
-    for query in _shuffled(rng, queries, [1.0] * len(queries)):
+    listed = list(queries)
+    for query in _shuffled(rng, listed, [1.0] * len(listed)):
         if len(found) == most:
             break
         meant = denote(query, scene)
@@ -152,8 +174,9 @@ def _drilled(rng: np.random.Generator, query: Query, scene: Scene, target: int) 
         (anchor,) = denote(place.anchor, scene).certain
         near = gap(scene.things[target], scene.things[anchor]) < LONGEST_NEXT_TO
         words, temper, form = _relate(rng, query.filter, place, next_to=near), "relation", "nearest"
+    elif place is None:
+        words, temper, form = _noun(rng, query.filter), "appearance", "attributes"
     else:
-        assert place is not None
         words, temper, form = _locate(rng, "ordinal", place, query.filter, on_its_side=False), "location", "ordinal"
     return Reference(expression=words, query=query, temper=temper, form=form, target=target)
 
