@@ -16,7 +16,7 @@ import refseg
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "refseg"
 ROOMS = (
-    *("errors", "types", "config", "inputs", "visualize", "clip", "models", "checkpoint", "data", "predictor"),
+    *("errors", "files", "types", "config", "inputs", "visualize", "clip", "models", "checkpoint", "data", "predictor"),
     *("evaluation", "training", "cli"),
 )
 """Each may import itself and those before it. The door of the package, its `__init__`, may name what it hands out."""

@@ -9,8 +9,7 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from refseg import __version__
 from refseg.config import from_dict, load_json, replace, save_json, to_dict
 from refseg.errors import ConfigError, DownloadError, OutputError, UnknownNameError, WeightsError, did_you_mean
+from refseg.files import replacing
 from refseg.models.base import Segmenter
 from refseg.models.cris.convert import as_checkpoint, read_checkpoint
 from refseg.models.zoo import ZOO, Family, family
@@ -98,7 +98,7 @@ def save_model(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Both are written before either is moved, so that a full disk leaves the old model as it was.
-        with _replacing(folder / WEIGHTS) as weights, _replacing(folder / CONFIG) as config:
+        with replacing(folder / WEIGHTS) as weights, replacing(folder / CONFIG) as config:
             save_file(state, weights, metadata={"format": "pt"})
             save_json(values | ({"about": about} if about else {}), config)
     except (OSError, SafetensorError) as error:
@@ -214,7 +214,7 @@ def convert(
         described, model = read_folder(source), load_model(source)
         content = as_checkpoint(model.state_dict(), model.config, described.about)
         try:
-            with _replacing(target) as draft:
+            with replacing(target) as draft:
                 torch.save(content, draft)
         except (OSError, RuntimeError) as error:
             raise OutputError(f"{target}: cannot be written: {_line(error)}") from None
@@ -360,22 +360,6 @@ def _check_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tup
         if keys:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise WeightsError(f"{where}: {len(keys)} {what}: {', '.join(keys[:3])}{more}")
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, and move what was written to its place when all went well."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        draft.touch()
-        usual = draft.stat().st_mode
-        yield draft
-        draft.chmod(usual)  # safetensors makes files that only their owner can read
-        with draft.open("rb") as file:
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _not_a_folder(path: Path) -> WeightsError:

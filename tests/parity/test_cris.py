@@ -7,10 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional
 
 from refseg.models.cris.convert import config_from_reference, from_reference, to_reference
 from refseg.models.cris.model import CRIS, cris
+from refseg.training.config import TrainingConfig
+from refseg.training.engine import Engine
+from refseg.training.losses import contrastive_loss
+from refseg.training.team import Team
+from refseg.types import Batch
 
 _spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_name("recipe.py"))
 recipe = importlib.util.module_from_spec(_spec)
@@ -106,7 +110,7 @@ def test_first_loss_and_its_gradients(model, batch, stages, golden):
     # `stages` comes first: training mode moves the running statistics.
     pixels, tokens, padding, target = batch
     model.train()
-    loss = functional.binary_cross_entropy_with_logits(model(pixels, tokens, padding), target)
+    loss = contrastive_loss(model(pixels, tokens, padding), target).mean()
     loss.backward()
     assert loss.item() == pytest.approx(float(golden["losses"][0]), rel=1e-4)
 
@@ -122,6 +126,29 @@ def test_first_loss_and_its_gradients(model, batch, stages, golden):
     assert sum(value < NEAR for value in off.values()) > SHARE * len(off)
     total = sum(float(gradients[key].norm()) ** 2 for key in off) ** 0.5
     assert total == pytest.approx(sum(recorded[key] ** 2 for key in off) ** 0.5, rel=5 * NEAR)
+
+
+@pytest.mark.slow
+def test_three_steps_of_the_published_optimizer(state, batch, golden):
+    """Adam's first steps are the signs of gradients, and magnify rounding: the later losses agree roughly."""
+    with torch.device("meta"):
+        model = CRIS(cris("RN50", dropout=0.0))
+    model.load_state_dict(from_reference({key: value.clone() for key, value in state.items()}), assign=True)
+    config = TrainingConfig(steps_per_epoch=3, batch_size=2)
+    engine = Engine(model, config, Team(torch.device("cpu")))
+    pixels, tokens, padding, target = batch
+    one = Batch(
+        pixels=pixels,
+        tokens=tokens,
+        padding=padding,
+        image_index=torch.arange(2),
+        target=target,
+        weight=torch.ones(2),
+    )
+    losses = [float(engine.step([one], step)) for step in range(3)]
+    recorded = golden["losses"].tolist()
+    assert losses[0] == pytest.approx(recorded[0], rel=1e-4)
+    assert losses == pytest.approx(recorded, rel=0.1)
 
 
 @pytest.mark.parametrize(("backbone", "clip"), [("r50", "RN50"), ("r101", "RN101")])

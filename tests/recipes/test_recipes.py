@@ -12,17 +12,17 @@ from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.cris.convert import to_reference
 from refseg.models.cris.model import CRIS, cris
 from refseg.training.config import TrainingConfig
-from refseg.training.optim import build_optimizer, learning_rate_factor, set_learning_rates
+from refseg.training.optim import build_optimizer, freeze, learning_rate_factor, set_learning_rates
 from refseg.training.recipes import RECIPES, recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds(name):
     made = recipe(name)
-    with torch.device("meta"):
-        CRIS(made.model)
+    if made.model is not None:
+        with torch.device("meta"):
+            CRIS(made.model)
     assert from_dict(TrainingConfig, to_dict(made.training)) == made.training
-    assert made.data == "shapes"
     assert "Command: `refseg train " + name in (RECIPES[name].__doc__ or "")
 
 
@@ -71,9 +71,11 @@ def test_the_groups_are_those_of_the_reference():
     with torch.device("meta"):
         model = CRIS(cris("RN50"))
     config = TrainingConfig(steps_per_epoch=1)
+    freeze(model, config)
     backbone, new = build_optimizer(model, config).param_groups
     slow = {id(parameter) for parameter in backbone["params"]}
     names = to_reference(dict(model.named_parameters()))
+    del names["module.backbone.logit_scale"]  # no gradient ever reaches it
     for name, parameter in names.items():
         by_the_reference = name.startswith("module.backbone") and "positional_embedding" not in name
         assert (id(parameter) in slow) == by_the_reference, name

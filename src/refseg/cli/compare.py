@@ -35,12 +35,13 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from refseg.evaluation.compare import compare, verdict
-    from refseg.evaluation.result import load_result, write_lines
+    from refseg.evaluation.result import load_result
+    from refseg.files import write_text
 
     comparison = compare(load_result(arguments.first), load_result(arguments.second))
     if arguments.json is not None:
         found = {"schema": "refseg-comparison/1", "verdict": verdict(comparison), **asdict(comparison)}
-        write_lines(arguments.json, json.dumps(found, indent=2, allow_nan=False) + "\n")
+        write_text(arguments.json, json.dumps(found, indent=2, allow_nan=False) + "\n")
     for line in _lines(comparison):
         print(line)
     print(verdict(comparison))

@@ -268,9 +268,9 @@ def _stats(arguments: argparse.Namespace) -> int:
 
     figures = statistics(data, word_length=arguments.words, masks=arguments.masks, progress=sys.stderr.isatty())
     if arguments.plot is not None:
-        from refseg.evaluation.result import write_lines
+        from refseg.files import write_text
 
-        write_lines(arguments.plot, plot(figures))
+        write_text(arguments.plot, plot(figures))
     if arguments.json:
         _as_json(figures)
     else:
@@ -317,9 +317,9 @@ def _leak(arguments: argparse.Namespace) -> int:
 
     leaks = find_leaks(data, [_listed(one, data, arguments) for one in dict.fromkeys(arguments.against)])
     if arguments.ids is not None:
-        from refseg.evaluation.result import write_lines
+        from refseg.files import write_text
 
-        write_lines(arguments.ids, "".join(f"{id}\n" for id in sorted(leaks[-1].pictures)))
+        write_text(arguments.ids, "".join(f"{id}\n" for id in sorted(leaks[-1].pictures)))
     _tell_leaks(arguments, data, leaks, result)
     return 0
 

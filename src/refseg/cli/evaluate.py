@@ -92,9 +92,9 @@ def run(arguments: argparse.Namespace) -> int:
         if rank:
             return 0
     if arguments.save is not None:
-        from refseg.evaluation.result import write_lines
+        from refseg.files import write_text
 
-        write_lines(arguments.save, "".join(f"{line}\n" for line in sorted(lines)))
+        write_text(arguments.save, "".join(f"{line}\n" for line in sorted(lines)))
     about = {"model": arguments.model, "threshold": predictor.model.config.threshold, "device": str(predictor.device)}
     return report(
         outcomes, data, protocol, about, arguments.out, whole=pictures == data.pictures, timing=asdict(timing)

@@ -26,6 +26,7 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
         "compare": "compare two stored results, and say whether the difference is real",
         "calibrate": "measure what a model's score is worth, and store that with it",
         "train": "train a model by a named recipe",
+        "ablate": "train the rows of the paper's ablation, and print its table",
         "convert": "turn the reference's checkpoints into model folders, and back",
         "models": "list the models that refseg knows by name",
         "data": "fetch data sets, check them, and learn what is in them",

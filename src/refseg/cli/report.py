@@ -42,20 +42,21 @@ def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     from refseg.evaluation.predictions import Predictions
     from refseg.evaluation.report import html, markdown
-    from refseg.evaluation.result import load_result, write_lines
+    from refseg.evaluation.result import load_result
+    from refseg.files import write_text
 
     result = load_result(arguments.result)
     if arguments.html is None and arguments.markdown is None:
         print(markdown(result), end="")
     if arguments.markdown is not None:
-        write_lines(arguments.markdown, markdown(result))
+        write_text(arguments.markdown, markdown(result))
     if arguments.html is not None:
         wanted = (arguments.data, arguments.images, arguments.predictions)
         data = None if wanted == (None, None, None) else _open(result, arguments)
         predictions, other = (
             None if path is None else Predictions(path) for path in (arguments.predictions, arguments.other_predictions)
         )
-        write_lines(arguments.html, html(result, data=data, predictions=predictions, other=other))
+        write_text(arguments.html, html(result, data=data, predictions=predictions, other=other))
     return 0
 
 

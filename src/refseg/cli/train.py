@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, DataError
 
-__all__ = ["add_arguments", "run"]
+if TYPE_CHECKING:
+    from refseg.models.base import Segmenter
+    from refseg.training.recipes import Recipe
+
+__all__ = ["add_arguments", "add_run_arguments", "change", "load_clip", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,12 +23,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", help="a recipe's name; --list shows them")
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the recipe to change")
     parser.add_argument("--list", action="store_true", help="list the recipes with what they cost and give")
+    parser.add_argument("--faithful", action="store_true", help="the published run, with the slips of its code")
+    parser.add_argument("--row", metavar="NAME", help="a row of the ablation, such as baseline or both-3")
+    add_run_arguments(parser)
     parser.add_argument("--out", type=Path, metavar="DIR", help="the run's folder (default: runs/RECIPE)")
     parser.add_argument(
         "--init",
         metavar="MODEL",
-        help=("start from the weights of a model folder, of the recipe's sizes, instead of random ones"),
+        help="start from the weights of a model: a zoo name, a model folder or a Hub name",
     )
+    parser.add_argument(
+        "--clip", metavar="FILE", help="OpenAI's weights of the towers, or download, or none for random ones"
+    )
+    parser.add_argument("--shard", action="store_true", help="spread the weights over torchrun's processes (FSDP)")
+    parser.add_argument("--wandb", metavar="PROJECT", help="send the run to Weights & Biases too")
+    parser.add_argument("--dry-run", action="store_true", help="tell the settings and the memory needed, and stop")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `train` and `ablate` share."""
+    parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are, if not with the data")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
 
 
@@ -36,20 +57,64 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.recipe is None:
         raise ConfigError(f"which recipe? known are: {', '.join(RECIPES)}")
-    chosen = recipe(arguments.recipe, **dict(_change(text) for text in arguments.changes))
+    chosen = recipe(
+        arguments.recipe,
+        faithful=arguments.faithful,
+        row=arguments.row,
+        **dict(change(text) for text in arguments.changes),
+    )
+    leads = os.environ.get("RANK", "0") == "0"
 
     import torch
 
-    from refseg.checkpoint import load_model, resolve
-    from refseg.config import replace
-    from refseg.data.shapes import Shapes
-    from refseg.models.cris.model import CRIS
+    from refseg.config import to_dict
     from refseg.training.loop import train
+    from refseg.training.memory import estimate
+    from refseg.training.sources import open_recipe
 
     torch.manual_seed(chosen.training.seed)
-    model = CRIS(chosen.model)
+    if not arguments.dry_run:
+        _check_own_data(chosen, arguments.images, show=leads)
+        data, validation = open_recipe(chosen, arguments.data, arguments.images)
+    model = _model(chosen, arguments)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if leads:
+        needed = estimate(model, chosen.training, processes=processes, shard=arguments.shard)
+        print(f"refseg: memory: {needed}", file=sys.stderr)
+    if arguments.dry_run:
+        print(json.dumps({"training": to_dict(chosen.training), "model": to_dict(model.config)}, indent=2))
+        return 0
+    last = train(
+        model,
+        chosen.training,
+        data,
+        validation,
+        arguments.out or Path("runs") / arguments.recipe,
+        device=arguments.device,
+        shard=arguments.shard,
+        wandb=arguments.wandb,
+        show=True,
+        about={"recipe": arguments.recipe, "data": chosen.data, "validation": chosen.validation},
+    )
+    if leads:
+        print(f"the model folder is {last}; try: refseg predict PICTURE EXPRESSION --model {last}")
+    return 0
+
+
+def _model(chosen: Recipe, arguments: argparse.Namespace) -> Segmenter:
+    """Return the model of a recipe with the weights that it starts from.
+
+    Raises:
+        ConfigError: it is not said where they come from, or they are another model's.
+    """
+    from refseg.checkpoint import load_model, resolve
+    from refseg.config import replace
+    from refseg.models.cris.model import CRIS
+
     if arguments.init is not None:
         start = load_model(resolve(arguments.init))
+        if chosen.model is None:
+            return start
         # What says how a model is used is in its config too, and no reason to refuse its weights.
         use = {
             key: getattr(chosen.model, key)
@@ -57,23 +122,63 @@ def run(arguments: argparse.Namespace) -> int:
         }
         if replace(start.config, **use) != chosen.model:
             raise ConfigError(f"{arguments.init}: is another model than the recipe {arguments.recipe} trains")
+        model = CRIS(chosen.model)
         model.load_state_dict(start.state_dict())
-    validation = Shapes("val")
-    folder = arguments.out or Path("runs") / arguments.recipe
-    last = train(
-        model,
-        chosen.training,
-        Shapes("train", drill=chosen.training.drill),
-        validation,
-        folder,
-        objects=validation.masks,
-        device=arguments.device,
-    )
-    print(f"the model folder is {last}; try: refseg predict PICTURE EXPRESSION --model {last}")
-    return 0
+        return model
+    if chosen.model is None:
+        raise ConfigError(f"{arguments.recipe}: which model to start from? give --init, such as --init shapes")
+    model = CRIS(chosen.model)
+    if chosen.clip is not None:
+        load_clip(model, chosen.clip, arguments.clip, arguments.recipe)
+    return model
 
 
-def _change(text: str) -> tuple[str, Any]:
+def load_clip(model: Segmenter, name: str, given: str | None, recipe: str) -> None:
+    """Load CLIP's towers from what `--clip` gives: a file, `download`, or `none`.
+
+    Raises:
+        ConfigError: it gives nothing.
+        WeightsError, DownloadError: the file is broken, does not fit, or cannot be fetched.
+    """
+    from typing import cast
+
+    from refseg.clip.weights import Towers, download_clip, load_towers, read_clip
+
+    if given is None:
+        raise ConfigError(
+            f"{recipe}: starts from CLIP's {name}: give its file with --clip {name}.pt, or --clip download, "
+            "or --clip none to start from random weights"
+        )
+    if given != "none":
+        path = download_clip(name) if given == "download" else Path(given)
+        load_towers(cast(Towers, model), read_clip(path))
+
+
+def _check_own_data(chosen: Recipe, images: Path | None, *, show: bool) -> None:
+    """Look through a folder of the user's own before anything takes long, as `refseg data check` does.
+
+    Raises:
+        DataError: it has errors.
+    """
+    name = chosen.data if Path(chosen.data).is_dir() else chosen.data.rpartition(":")[0]
+    if not name or not Path(name).is_dir():
+        return
+    from refseg.data.check import check, table
+
+    findings = check(name, images=images, progress=show and sys.stderr.isatty())
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if findings and show:
+        print(table(findings, most=5, folder=Path(name)), file=sys.stderr)
+    if errors:
+        raise DataError(f"{name}: {len(errors)} errors, the first: {errors[0].message}; see: refseg data check {name}")
+
+
+def change(text: str) -> tuple[str, Any]:
+    """Return key and value of KEY=VALUE, the value read as JSON where it is JSON.
+
+    Raises:
+        ConfigError: there is no `=`.
+    """
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"{text!r} is not KEY=VALUE, such as epochs=10")

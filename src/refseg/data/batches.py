@@ -10,10 +10,14 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from refseg.data.words import mirrored, says_looks_alone
+from refseg.errors import RefsegError
 from refseg.inputs.image import letterbox
 from refseg.inputs.text import Tokenizer
 from refseg.types import Batch, Sample
@@ -24,6 +28,7 @@ __all__ = [
     "Drawer",
     "Drawn",
     "PictureData",
+    "Share",
     "batches",
     "collate",
     "form_of",
@@ -32,6 +37,9 @@ __all__ = [
     "to_device",
 ]
 
+ZOOM = (0.3, 0.6)
+"""Share of the picture's sides that a part has which takes its place."""
+NEARLY_ALL = 0.8
 STRIDE = 4
 """Pixels of the square to a pixel of the logits, on a side."""
 
@@ -52,13 +60,14 @@ class PictureData(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DrawOrder:
-    """Which pictures and expressions are drawn at which step: a function of these numbers and of nothing else."""
+    """What is drawn at which step: a function of these numbers and of nothing else."""
 
-    pictures: int
+    items: int
+    """How many pictures there are, or references if those are drawn."""
     batch_size: int
-    """Pictures in a batch."""
+    """Items of a step."""
     expressions: int
-    """The most expressions drawn for a picture."""
+    """The most expressions drawn of an item."""
     sizes: tuple[tuple[int, int], ...]
     """Pairs (first step, side in pixels), in rising order of the step; the first starts at 0."""
     seed: int
@@ -68,19 +77,19 @@ class DrawOrder:
         return [side for first, side in self.sizes if first <= step][-1]
 
     def at(self, step: int) -> list[Draw]:
-        """Return the draws of a step. Pictures are passed through in a new order each time, none left out."""
+        """Return the draws of a step. Items are passed through in a new order each time, none left out."""
         draws = []
         for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-            turn, place = divmod(position, self.pictures)
-            picture = int(_permutation(self.seed, turn, self.pictures)[place])
-            draws.append(Draw(picture, self.size(step), self.expressions, (self.seed, turn, picture)))
+            turn, place = divmod(position, self.items)
+            item = int(_permutation(self.seed, turn, self.items)[place])
+            draws.append(Draw(item, self.size(step), self.expressions, (self.seed, turn, item)))
         return draws
 
 
 class Draw(NamedTuple):
-    """One picture to be drawn, and the seed that picks its expressions."""
+    """One picture or reference to be drawn, and the seed that picks its expressions."""
 
-    picture: int
+    item: int
     size: int
     expressions: int
     seed: tuple[int, ...]
@@ -108,14 +117,19 @@ class Drawn(NamedTuple):
     weight: Float[Tensor, "K"]
 
 
-class Drawer(Dataset[Drawn]):
+class Drawer(Dataset[Drawn | RefsegError]):
     """Turns a draw into tensors: letterboxes the picture, tokenises its expressions, resizes their masks.
+
+    What cannot be read is returned as the error that says so: it may have to travel from another process.
 
     Args:
         data: what is drawn from.
         word_length: tokens of an expression, at most.
         target: how masks are shrunk (see `shrink`).
         emphasis: how much an expression of a form counts, where others count 1.
+        mirror: how often a picture is mirrored, 0..1, where all of the words drawn for it can be (see `mirrored`).
+        zoom: how often a part of a picture takes its place, 0..1, with the expressions that tell things by their looks.
+        by_reference: whether draws are of references instead of pictures; `data` is then a sequence of samples too.
     """
 
     def __init__(
@@ -124,28 +138,91 @@ class Drawer(Dataset[Drawn]):
         word_length: int,
         target: str = "coverage",
         emphasis: Mapping[str, float] = MappingProxyType({}),
+        *,
+        mirror: float = 0.0,
+        zoom: float = 0.0,
+        by_reference: bool = False,
     ) -> None:
-        self.data, self.target, self.emphasis = data, target, dict(emphasis)
+        self.data, self.target, self.emphasis, self.mirror = data, target, dict(emphasis), mirror
+        self.zoom, self.by_reference = zoom, by_reference
         self.tokenizer = Tokenizer(word_length)
 
-    def __getitem__(self, draw: Draw) -> Drawn:
+    def __getitem__(self, draw: Draw) -> Drawn | RefsegError:
+        try:
+            return self._draw(draw)
+        except RefsegError as error:
+            return error
+
+    def _draw(self, draw: Draw) -> Drawn:
         rng = np.random.default_rng(draw.seed)
-        samples = self.data.samples_of(draw.picture)
+        samples = self._samples(draw.item)
         pairs = [(sample, i) for sample in samples for i in range(len(sample.expressions))]
+        image = samples[0].load_image()
+        masks = _Masks(image.height, image.width)
+        if self.zoom > 0 and rng.random() < self.zoom:
+            pairs = masks.zoom(pairs, rng)
         chosen = [pairs[i] for i in rng.permutation(len(pairs))[: draw.expressions]]
-        pixels, frame = letterbox(samples[0].load_image(), draw.size)
-        masks: dict[str, Tensor] = {}
-        for sample, _ in chosen:
-            if sample.id not in masks:
-                masks[sample.id] = (
-                    torch.zeros(draw.size, draw.size)
-                    if sample.load_mask is None
-                    else frame.letterbox_mask(sample.load_mask())
-                )
-        words = self.tokenizer([sample.expressions[i] for sample, i in chosen])
-        target = torch.stack([shrink(masks[sample.id], self.target) for sample, _ in chosen])
+        expressions = [sample.expressions[i] for sample, i in chosen]
+        other_way = [mirrored(expression) for expression in expressions]
+        masks.flip = self.mirror > 0 and None not in other_way and rng.random() < self.mirror
+        pixels, frame = letterbox(Image.fromarray(masks.view(np.asarray(image))), draw.size)
+        seen = {sample.id: frame.letterbox_mask(masks.view(masks.of(sample))) for sample, _ in chosen}
+        words = self.tokenizer([words for words in other_way if words is not None] if masks.flip else expressions)
+        target = torch.stack([shrink(seen[sample.id], self.target) for sample, _ in chosen])
         weight = torch.tensor([self.emphasis.get(form_of(sample, i), 1.0) for sample, i in chosen])
         return Drawn(pixels, words.tokens, words.padding, target, weight)
+
+    def _samples(self, item: int) -> tuple[Sample, ...]:
+        if not self.by_reference:
+            return self.data.samples_of(item)
+        assert isinstance(self.data, Sequence)
+        return (self.data[item],)
+
+
+class _Masks:
+    """The masks of a picture's samples, each loaded once, and the part of the picture that is looked at."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.size = height, width
+        self.window = slice(0, height), slice(0, width)
+        self.flip = False
+        self.loaded: dict[str, Bool[ndarray, "H W"]] = {}
+
+    def of(self, sample: Sample) -> Bool[ndarray, "H W"]:
+        """Return where a sample's meaning is; nowhere for what fits nothing."""
+        if sample.id not in self.loaded:
+            self.loaded[sample.id] = np.zeros(self.size, bool) if sample.load_mask is None else sample.load_mask()
+        return self.loaded[sample.id]
+
+    def view(self, whole: ndarray) -> ndarray:
+        """Return the part of a picture or mask that is looked at."""
+        part = whole[self.window]
+        return np.ascontiguousarray(part[:, ::-1] if self.flip else part)
+
+    def zoom(self, pairs: list[tuple[Sample, int]], rng: np.random.Generator) -> list[tuple[Sample, int]]:
+        """Look at a part around one of the meant things, and return the expressions that hold in it.
+
+        Those tell a thing by its looks alone, and the thing is nearly all inside, or all outside: there they fit
+        nothing. Where no expression is of that kind, all stays as it was.
+        """
+        alone = [(sample, i) for sample, i in pairs if says_looks_alone(sample.expressions[i])]
+        meant = [pair for pair in alone if self.of(pair[0]).any()]
+        if not meant:
+            return pairs
+        mask = self.of(meant[int(rng.integers(len(meant)))][0])
+        share = rng.uniform(*ZOOM)
+        for axis, length in enumerate(self.size):
+            inside = np.flatnonzero(mask.any(axis=1 - axis))
+            side = max(round(share * length), int(inside[-1] - inside[0]) + 1)
+            first, last = max(0, int(inside[-1]) + 1 - side), min(int(inside[0]), length - side)
+            start = int(rng.integers(min(first, last), max(first, last) + 1))
+            window = slice(start, start + side)
+            self.window = (window, self.window[1]) if axis == 0 else (self.window[0], window)
+        return [pair for pair in alone if self._holds(self.of(pair[0]))]
+
+    def _holds(self, mask: Bool[ndarray, "H W"]) -> bool:
+        inside, whole = np.count_nonzero(mask[self.window]), np.count_nonzero(mask)
+        return bool(inside == 0 or inside >= NEARLY_ALL * whole)
 
 
 def form_of(sample: Sample, index: int) -> str:
@@ -179,19 +256,48 @@ def shrink(mask: Float[Tensor, "S S"], target: str) -> Float[Tensor, "1 h w"]:
     return F.interpolate(share, size=(side, side), mode="bilinear", align_corners=True)[0]
 
 
+class Share(NamedTuple):
+    """The part of every step that one of several processes computes, and in how many pieces."""
+
+    rank: int = 0
+    size: int = 1
+    pieces: int = 1
+
+    def of(self, draws: list[Draw]) -> Iterator[list[Draw]]:
+        """Yield the pieces of this share, equally long."""
+        length = len(draws) // (self.size * self.pieces)
+        for piece in range(self.pieces):
+            start = (self.rank * self.pieces + piece) * length
+            yield draws[start : start + length]
+
+
+WHOLE = Share()
+"""All of every step, in one piece."""
+
+
 class _Steps(Sampler[list[Draw]]):
-    def __init__(self, order: DrawOrder, steps: range) -> None:
-        self.order, self.steps = order, steps
+    def __init__(self, order: DrawOrder, steps: range, share: Share) -> None:
+        self.order, self.steps, self.share = order, steps, share
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        return (self.order.at(step) for step in self.steps)
+        return (piece for step in self.steps for piece in self.share.of(self.order.at(step)))
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.steps) * self.share.pieces
 
 
-def collate(drawn: Sequence[Drawn]) -> Batch:
-    """Join pictures and their expressions into a batch, as long as its longest expression: the rest is padding."""
+def collate(drawn: Sequence[Drawn | RefsegError]) -> Batch | RefsegError:
+    """Join pictures and their expressions into a batch, as long as its longest expression: the rest is padding.
+
+    Where something could not be read, the first error that says so is returned instead.
+    """
+    for item in drawn:
+        if isinstance(item, RefsegError):
+            return item
+    return _join([item for item in drawn if isinstance(item, Drawn)])
+
+
+def _join(drawn: Sequence[Drawn]) -> Batch:
     counts = torch.tensor([len(item.tokens) for item in drawn])
     tokens = torch.cat([item.tokens for item in drawn])
     padding = torch.cat([item.padding for item in drawn])
@@ -206,11 +312,15 @@ def collate(drawn: Sequence[Drawn]) -> Batch:
     )
 
 
-def batches(drawer: Drawer, order: DrawOrder, steps: range, workers: int = 0) -> DataLoader[Drawn]:
-    """Return a loader of the batches of some steps; the same whatever the number of worker processes."""
-    return DataLoader(
+def batches(drawer: Drawer, order: DrawOrder, steps: range, workers: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
+    """Yield the batches of some steps, as many a step as a share has pieces; the same for any number of workers.
+
+    Raises:
+        RefsegError: something that was drawn cannot be read.
+    """
+    loader = DataLoader(
         drawer,
-        batch_sampler=_Steps(order, steps),
+        batch_sampler=_Steps(order, steps, share),
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=4 if workers else None,
@@ -218,6 +328,10 @@ def batches(drawer: Drawer, order: DrawOrder, steps: range, workers: int = 0) ->
         # A loader draws a seed for its workers, which use none: from here, not from the model's random numbers.
         generator=torch.Generator(),
     )
+    for batch in loader:
+        if isinstance(batch, RefsegError):
+            raise batch
+        yield batch
 
 
 def _one_thread(worker: int) -> None:

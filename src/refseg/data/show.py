@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from refseg.data.catalogue import DataSet
 from refseg.errors import ConfigError, DataError, OutputError, RefsegError
+from refseg.files import write_bytes
 from refseg.types import Sample
 from refseg.visualize import overlay
 
@@ -122,14 +121,7 @@ def save(samples: Sequence[Sample], path: Path, *, title: str, columns: int = 4)
         buffer = io.BytesIO()
         sheet(samples, columns=columns).save(buffer, "PNG" if kind == ".png" else "JPEG", quality=90)
         content = buffer.getvalue()
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    write_bytes(path, content)
 
 
 def sheet(samples: Sequence[Sample], *, columns: int = 4) -> Image.Image:

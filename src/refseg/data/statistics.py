@@ -11,30 +11,17 @@ import numpy as np
 from tqdm import tqdm
 
 from refseg.data.catalogue import DataSet
+from refseg.data.words import has_location_word
 from refseg.inputs.text import WORD_LENGTH, Tokenizer
 from refseg.types import Sample
 
-__all__ = ["LOCATION_WORDS", "has_location_word", "markdown", "plot", "statistics"]
+__all__ = ["markdown", "plot", "statistics"]
 
-LOCATION_WORDS = frozenset(
-    (
-        *("left", "right", "top", "bottom", "middle", "center", "centre", "front", "back", "behind", "upper", "lower"),
-        *("above", "below", "under", "beneath", "over", "corner", "side", "edge", "end", "row", "far", "near", "next"),
-        *("nearest", "closest", "furthest", "farthest", "beside", "between", "leftmost", "rightmost", "topmost"),
-        *("bottommost", "first", "second", "third", "fourth", "fifth", "last", "1st", "2nd", "3rd", "4th", "5th"),
-    )
-)
-"""Words that say where a thing is, or which of several in a row."""
 TOTAL = "total"
 MOST_WORDS = 15
 """Of the histogram: longer expressions are counted together."""
 AREAS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 """Shares of the picture where the bins of the histogram of masks begin; they grow as masks do, by ratios."""
-
-
-def has_location_word(expression: str) -> bool:
-    """Return whether an expression says where something is."""
-    return not LOCATION_WORDS.isdisjoint(word.strip(".,;:!?'\"()") for word in expression.lower().split())
 
 
 def statistics(

@@ -17,10 +17,22 @@ from refseg.evaluation.protocols import PROTOCOLS, Protocol
 from refseg.predictor import Predictor
 from refseg.types import Prediction, Sample
 
-__all__ = ["Objects", "Timing", "attributes_of", "evaluate", "expression_id", "known_of", "points_at"]
+__all__ = [
+    "Known",
+    "Objects",
+    "Timing",
+    "attributes_of",
+    "evaluate",
+    "expression_id",
+    "known_of",
+    "outcome_of",
+    "points_at",
+]
 
 Objects = Callable[[int], Bool[ndarray, "N H W"]]
 """Returns the masks of all objects in a picture, of which a sample's `target` attribute is one."""
+Known = tuple[Bool[ndarray, "h w"] | None, Bool[ndarray, "h w"] | None]
+"""What an expression means, if anything, and what is ignored."""
 
 
 @dataclass
@@ -78,23 +90,20 @@ def evaluate(
         known = {sample.id: known_of(sample, protocol) for sample in samples}
         begun = _spent(timing, "load", begun)
         for (sample, i), prediction in zip(asked, predictions, strict=True):
-            truth, ignored = known[sample.id]
             found = protocol.find(prediction.probability, prediction.threshold)
             if prediction.refused and protocol.threshold is None:
                 found = np.zeros_like(found)
             outcomes.append(
-                Outcome(
-                    id=expression_id(sample, i),
-                    reference=sample.id,
-                    image=sample.image_id,
-                    expression=prediction.expression,
-                    present=truth is not None,
+                outcome_of(
+                    sample,
+                    i,
+                    prediction.mask,
+                    found,
+                    known[sample.id],
+                    masks,
                     score=prediction.score,
                     empty=prediction.empty if protocol.threshold is None else not found.any(),
                     truncated=prediction.truncated,
-                    pointed=None if masks is None or truth is None else points_at(prediction.mask, masks, sample),
-                    attributes=attributes_of(sample, i),
-                    **count(found, truth, ignored),
                 )
             )
             if each is not None:
@@ -103,7 +112,48 @@ def evaluate(
     return outcomes
 
 
-def known_of(sample: Sample, protocol: Protocol) -> tuple[Bool[ndarray, "h w"] | None, Bool[ndarray, "h w"] | None]:
+def outcome_of(
+    sample: Sample,
+    index: int,
+    mask: Bool[ndarray, "H W"],
+    found: Bool[ndarray, "h w"],
+    known: Known,
+    objects: Bool[ndarray, "N H W"] | None,
+    *,
+    score: float,
+    empty: bool,
+    truncated: bool = False,
+) -> Outcome:
+    """Return what came of one expression of a sample.
+
+    Args:
+        sample: with the expression.
+        index: of the expression in it.
+        mask: what was answered.
+        found: the same as the protocol compares it.
+        known: what is true, as the protocol compares it (see `known_of`).
+        objects: all objects of the picture, where the data know them.
+        score: of the answer, 0..1.
+        empty: whether the answer is that nothing fits.
+        truncated: whether the end of the expression was not read.
+    """
+    truth, ignored = known
+    return Outcome(
+        id=expression_id(sample, index),
+        reference=sample.id,
+        image=sample.image_id,
+        expression=sample.expressions[index],
+        present=truth is not None,
+        score=score,
+        empty=empty,
+        truncated=truncated,
+        pointed=None if objects is None or truth is None else points_at(mask, objects, sample),
+        attributes=attributes_of(sample, index),
+        **count(found, truth, ignored),
+    )
+
+
+def known_of(sample: Sample, protocol: Protocol) -> Known:
     """Return what a sample's expressions mean, and what is ignored, as a protocol compares them."""
     truth = None if sample.load_mask is None else protocol.place(sample.load_mask())
     ignored = None if sample.load_ignored is None else protocol.place(sample.load_ignored())

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from refseg.data.statistics import has_location_word
+from refseg.data.words import has_location_word
 from refseg.errors import DataError
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
 

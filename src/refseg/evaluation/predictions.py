@@ -27,8 +27,8 @@ from refseg.data.batches import PictureData
 from refseg.data.formats.record import safe_name, take
 from refseg.data.formats.regions import check_part, decode, encode
 from refseg.errors import DataError, ImageError
-from refseg.evaluation.evaluate import Objects, attributes_of, expression_id, known_of, points_at
-from refseg.evaluation.metrics import Outcome, count
+from refseg.evaluation.evaluate import Known, Objects, expression_id, known_of, outcome_of
+from refseg.evaluation.metrics import Outcome
 from refseg.evaluation.protocols import Protocol
 from refseg.inputs.image import read_mask
 from refseg.types import Prediction, Sample
@@ -172,7 +172,7 @@ def score(
     outcomes, used = [], 0
     for picture in tqdm(range(data.pictures), unit="picture", disable=not progress):
         masks = None if objects is None else objects(picture)
-        for sample, truth, ignored, size in _with_masks(data.samples_of(picture), protocol):
+        for sample, known, size in _with_masks(data.samples_of(picture), protocol):
             for i, expression in enumerate(sample.expressions):
                 row = predictions.of(sample, i)
                 id = expression_id(sample, i)
@@ -185,18 +185,15 @@ def score(
                     raise DataError(f"{predictions.path}: expression {id}: {error}") from None
                 empty = bool(row.get("empty")) or not mask.any()
                 outcomes.append(
-                    Outcome(
-                        id=id,
-                        reference=sample.id,
-                        image=sample.image_id,
-                        expression=expression,
-                        present=truth is not None,
+                    outcome_of(
+                        sample,
+                        i,
+                        mask,
+                        protocol.place(mask),
+                        known,
+                        masks,
                         score=float(not empty) if row.get("score") is None else float(row["score"]),
                         empty=empty,
-                        pointed=None if masks is None or truth is None else points_at(mask, masks, sample),
-                        attributes=attributes_of(sample, i),
-                        truncated=False,
-                        **count(protocol.place(mask), truth, ignored),
                     )
                 )
     if used < len(predictions):
@@ -206,16 +203,14 @@ def score(
     return outcomes
 
 
-def _with_masks(
-    samples: tuple[Sample, ...], protocol: Protocol
-) -> Iterator[tuple[Sample, Bool[ndarray, "h w"] | None, Bool[ndarray, "h w"] | None, tuple[int, int]]]:
+def _with_masks(samples: tuple[Sample, ...], protocol: Protocol) -> Iterator[tuple[Sample, Known, tuple[int, int]]]:
+    """Yield samples with what is known of them and the size of their picture, read from a mask where that tells it."""
     size: tuple[int, int] | None = None
     for sample in samples:
-        if sample.load_mask is not None and protocol.side is None:
-            truth, ignored = known_of(sample, protocol)
-            assert truth is not None
-            yield sample, truth, ignored, truth.shape
+        known = known_of(sample, protocol)
+        if known[0] is not None and protocol.side is None:
+            yield sample, known, known[0].shape
             continue
         if size is None:
             size = sample.load_image().size[::-1]
-        yield sample, *known_of(sample, protocol), size
+        yield sample, known, size

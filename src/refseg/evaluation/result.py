@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +13,12 @@ from typing import Any
 from refseg import __version__
 from refseg.config import to_dict
 from refseg.data.catalogue import DATA_SETS, DataSet
-from refseg.errors import DataError, OutputError
+from refseg.errors import DataError
 from refseg.evaluation.metrics import Outcome, breakdown, intervals, summarise
 from refseg.evaluation.protocols import Protocol
+from refseg.files import write_text
 
-__all__ = ["SCHEMA", "Result", "load_result", "make_result", "outcomes_path", "save_result", "write_lines"]
+__all__ = ["SCHEMA", "Result", "load_result", "make_result", "outcomes_path", "save_result"]
 
 SCHEMA = "refseg-result/1"
 
@@ -107,26 +106,9 @@ def save_result(result: Result, path: Path, *, outcomes: bool = True) -> None:
     if outcomes:
         lines = (json.dumps(asdict(one), ensure_ascii=False) for one in result.outcomes)
         text = "".join(f"{line}\n" for line in lines)
-        write_lines(outcomes_path(path), text)
+        write_text(outcomes_path(path), text)
         result.figures["outcomes_sha256"] = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
-    write_lines(path, json.dumps(result.figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def write_lines(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        # Half a character (a lone surrogate) in somebody's words is no reason to lose a result.
-        draft.write_bytes(text.encode("utf-8", "backslashreplace"))
-        os.replace(draft, path)
-    except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+    write_text(path, json.dumps(result.figures, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def load_result(path: Path) -> Result:

@@ -46,6 +46,8 @@ class Segmenter(nn.Module, ABC):
 
     family: ClassVar[str]
     """The name of the model family, as a model folder's config gives it."""
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Parameters that no gradient reaches: they are there because checkpoints hold them."""
     config: Any
 
     @abstractmethod
@@ -67,3 +69,14 @@ class Segmenter(nn.Module, ABC):
     @abstractmethod
     def is_backbone(self, parameter: str) -> bool:
         """Whether a parameter belongs to the pretrained towers, which train at a lower learning rate."""
+
+    @abstractmethod
+    def layers_above(self, parameter: str) -> int:
+        """Return how many layers of its tower lie between a parameter of the backbone and the tower's output."""
+
+    @abstractmethod
+    def blocks(self) -> list[nn.Module]:
+        """Return the parts that most of the work is done in, none inside another.
+
+        Training may compute them twice to save the memory of what is inside, or spread them over machines.
+        """

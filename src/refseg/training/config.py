@@ -7,35 +7,58 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
+from refseg.config import replace
 from refseg.errors import ConfigError
 
-__all__ = ["TrainingConfig"]
+__all__ = ["HOW", "TrainingConfig", "in_full"]
+
+HOW = frozenset({"workers", "checkpointing", "compile", "save_every", "validation_pictures"})
+"""Fields that say how the work is done, or how often one looks at it: a run may go on with others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How a model is trained; the defaults are those of every published CRIS run, where it has them."""
 
+    # --- how much, and of what
     epochs: int = 50
-    steps_per_epoch: int
-    """Batches between two validations. An epoch need not be a pass over the data: pictures are drawn in turn, without
-    a gap, across epochs."""
+    steps_per_epoch: int = 0
+    """Steps between two validations. 0: as many as one pass over the data has whole batches. Else an epoch need not be
+    a pass: pictures are drawn in turn, without a gap, across epochs."""
     batch_size: int = 64
-    """Pictures in a batch."""
+    """Pictures in a step, of all processes together; references, where those are drawn."""
+    draw: Literal["picture", "reference"] = "picture"
+    """What a pass goes through. The published runs draw each reference once, whose picture may come several times."""
     expressions_per_picture: int = 1
-    """The most expressions drawn for each picture, which is encoded once for them."""
+    """The most expressions of a draw, for which its picture is encoded once."""
     sizes: tuple[tuple[float, int], ...] = ()
     """Pairs (share of the run, side in pixels): from that share on pictures have that side. Empty: the model's own."""
     target: Literal["coverage", "strided"] = "coverage"
     """How masks become targets at a quarter of the side (see `data.batches.shrink`); `strided` is the published way."""
+    mirror: float = 0.0
+    """How often a picture is mirrored, with `left` and `right` swapped in its words; 0..1."""
+    zoom: float = 0.0
+    """How often a part of a picture takes its place, with those of its expressions that tell things by their looks
+    alone: what is small in the whole picture, textures for instance, is learnt there; 0..1."""
     emphasis: tuple[tuple[str, float], ...] = ()
     """Pairs (form, weight): how much an expression of that form counts in the loss, where others count 1."""
     drill: int = 0
     """Expressions of the forms that are hardest to learn which Shapes adds to each picture, at most."""
+
+    # --- what learns, how fast
+    freeze: tuple[str, ...] = ()
+    """Parts of the model that do not learn, such as `visual` and `text`: their names in the model."""
+    freeze_norm: bool = False
+    """Whether batch normalisation keeps the statistics that it has, as batches of a few pictures need."""
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: float = 1e-4
     backbone_factor: float = 0.1
     """The towers train at this multiple of the learning rate."""
+    layer_decay: float = 1.0
+    """Each layer of a tower trains at this multiple of the rate of the layer above it."""
+    first_epoch_at_full_rate: bool = False
+    """Whether the towers train at the full rate in the first epoch: a slip of the reference, which its published
+    numbers contain."""
     weight_decay: float = 0.0
     schedule: Literal["milestones", "cosine"] = "milestones"
     milestones: tuple[int, ...] = (35,)
@@ -45,24 +68,46 @@ class TrainingConfig:
     warmup_steps: int = 0
     """Steps over which the learning rate rises from nothing, linearly."""
     max_norm: float = 0.0
-    """The norm that gradients are clipped to; 0 leaves them as they are."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    """The norm that the gradients of a whole step are clipped to; 0 leaves them as they are."""
     seed: int = 0
+
+    # --- how it is computed
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the arithmetic; weights stay float32. float16 scales the loss."""
+    accumulate: int = 1
+    """Parts that a process computes its share of a step in, one after the other, to save memory."""
+    checkpointing: bool = False
+    """Whether activations inside of blocks are computed again for the gradient, to save memory."""
+    compile: bool = False
+    """Whether `torch.compile` translates the model first."""
     workers: int = 0
     """Processes that prepare batches; 0 prepares them in the training process."""
-    validation_pictures: int = 100
+
+    # --- how it is watched
+    validation_pictures: int | None = 100
+    """The first so many are validated on; None takes all."""
+    validation_expressions: Literal["all", "first"] = "all"
+    """Of each reference; the published runs choose the best weights by the first ones."""
+    save_every: int = 0
+    """Steps after which the run's state is stored within an epoch; 0 stores it at the end of each."""
 
     def __post_init__(self) -> None:
-        positive = (self.epochs, self.steps_per_epoch, self.batch_size, self.expressions_per_picture)
+        positive = (self.epochs, self.batch_size, self.expressions_per_picture, self.accumulate)
         if min(positive) < 1:
-            raise ConfigError("epochs, steps_per_epoch, batch_size and expressions_per_picture must be positive")
-        numbers = (self.learning_rate, self.backbone_factor, self.weight_decay, self.decay, self.max_norm)
-        if not all(math.isfinite(number) for number in numbers):
+            raise ConfigError("epochs, batch_size, expressions_per_picture and accumulate must be positive")
+        rates = (self.learning_rate, self.backbone_factor, self.weight_decay, self.decay, self.max_norm)
+        if not all(math.isfinite(number) for number in rates):
             raise ConfigError("learning_rate, backbone_factor, weight_decay, decay and max_norm must be finite")
         if self.learning_rate <= 0 or self.backbone_factor < 0 or self.weight_decay < 0 or self.max_norm < 0:
             raise ConfigError("learning_rate must be positive; backbone_factor, weight_decay and max_norm at least 0")
-        if min(self.warmup_steps, self.workers, self.validation_pictures, self.seed, self.drill) < 0:
-            raise ConfigError("warmup_steps, workers, validation_pictures, seed and drill must be at least 0")
+        if not 0 < self.layer_decay <= 1 or not 0 <= self.mirror <= 1 or not 0 <= self.zoom <= 1:
+            raise ConfigError("layer_decay must lie in 0..1, 0 excluded, mirror and zoom in 0..1")
+        counts = (self.steps_per_epoch, self.warmup_steps, self.workers, self.seed, self.drill, self.save_every)
+        if min(*counts, self.validation_pictures or 0) < 0:
+            raise ConfigError(
+                "steps_per_epoch, warmup_steps, workers, seed, drill, save_every and validation_pictures must be at "
+                "least 0"
+            )
         if self.sizes and (self.sizes[0][0] != 0 or any(size < 32 or size % 32 for _, size in self.sizes)):
             raise ConfigError("sizes must start at share 0, and every side must be a multiple of 32")
         if any(not 0 < weight < math.inf for _, weight in self.emphasis):
@@ -72,5 +117,18 @@ class TrainingConfig:
 
     @property
     def steps(self) -> int:
-        """Batches of the whole run."""
+        """Steps of the whole run; 0 as long as those of an epoch are open (see `in_full`)."""
         return self.epochs * self.steps_per_epoch
+
+
+def in_full(config: TrainingConfig, items: int) -> TrainingConfig:
+    """Return the numbers of a run with the steps of an epoch filled in, for data of so many pictures or references.
+
+    Raises:
+        ConfigError: one pass over the data does not fill a batch.
+    """
+    if config.steps_per_epoch:
+        return config
+    if items < config.batch_size:
+        raise ConfigError(f"batch_size is {config.batch_size}, but the data has {items}; lower it")
+    return replace(config, steps_per_epoch=items // config.batch_size)

@@ -1,157 +1,321 @@
-"""The training loop: draw a batch, segment, compare, step; validate, keep the best, and be ready to be killed."""
+"""The training loop: draw a batch, learn from it; validate, keep the best, and be ready to be killed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
-from numpy import ndarray
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from refseg.checkpoint import save_model
 from refseg.config import save_json, to_dict
-from refseg.data.batches import Drawer, DrawOrder, PictureData, batches, to_device
-from refseg.errors import TrainingError
-from refseg.evaluation.evaluate import evaluate
-from refseg.evaluation.metrics import summarise
+from refseg.data.batches import Drawer, DrawOrder, PictureData, Share, batches
+from refseg.errors import ConfigError, TrainingError
+from refseg.evaluation.evaluate import Objects, evaluate
+from refseg.evaluation.metrics import Outcome, summarise
+from refseg.evaluation.protocols import PROTOCOLS, Protocol
 from refseg.models.base import Segmenter
-from refseg.predictor import Predictor, pick_device
-from refseg.training.config import TrainingConfig
-from refseg.training.losses import contrastive_loss
-from refseg.training.optim import build_optimizer, set_learning_rates
-from refseg.training.state import Progress, restore, store
+from refseg.predictor import Predictor
+from refseg.training.config import TrainingConfig, in_full
+from refseg.training.engine import Engine
+from refseg.training.optim import set_learning_rates
+from refseg.training.state import Progress, restore, store, whole_weights
+from refseg.training.team import Team, assemble
 from refseg.training.tracker import Tracker
-from refseg.types import Batch
+from refseg.types import Batch, Prediction, Sample
+from refseg.visualize import overlay, panels
 
-__all__ = ["train"]
+__all__ = ["Validation", "train"]
 
 LOG_EVERY = 20
+"""Steps between two lines of the log; on a GPU, where looking at a loss takes time, also between two looks."""
+SHOWN = 6
+"""Predictions that a validation shows as pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What the best weights are chosen by, once an epoch."""
+
+    data: PictureData
+    objects: Objects | None = None
+    """The masks of all objects in a picture, to measure pointing (see `evaluate`)."""
+    protocol: Protocol = PROTOCOLS["refseg"]
+    """How masks are compared."""
 
 
 def train(
     model: Segmenter,
     config: TrainingConfig,
     data: PictureData,
-    validation: PictureData,
+    validation: Validation,
     folder: Path,
     *,
-    objects: Callable[[int], Bool[ndarray, "N H W"]] | None = None,
     device: str = "auto",
+    shard: bool = False,
     show: bool = True,
+    wandb: str | None = None,
+    about: dict[str, Any] | None = None,
 ) -> Path:
     """Train a model, or go on with the run in `folder`, and return the model folder of the last weights.
 
-    `folder` holds `last` and `best` (model folders; the best by validation mean IoU), `state.pt` (to go on from) and
-    `log.jsonl`. The run may be killed at any moment: it goes on from the end of the last epoch, drawing what it would
-    have drawn. On a CPU, in the same version of PyTorch, the weights come out as if it had not been killed.
+    `folder` holds `last` and `best` (model folders; the best by validation mean IoU), `state.pt` (to go on from),
+    `log.jsonl`, `training.json` and `validation.jpg`. The run may be killed at any moment: it goes on from where its
+    state was last stored, drawing what it would have drawn. On a CPU, in the same version of PyTorch and with as many
+    processes, the weights come out as if it had not been killed. On SIGINT and SIGTERM the state is stored first.
+
+    Where torchrun started several processes, they share the work of each step.
 
     Args:
         model: with the weights to start from.
         config: the numbers of the run.
-        data: what to learn from.
-        validation: what to choose the best weights by, once an epoch.
+        data: what to learn from; a sequence of samples too, where references are drawn.
+        validation: what to choose the best weights by.
         folder: made if it is missing.
-        objects: the masks of all objects in a validation picture, to measure pointing (see `evaluate`).
         device: where to train.
+        shard: whether each process holds a part of the weights, for a model that does not fit otherwise.
         show: whether to show a progress bar on stderr.
+        wandb: the project of Weights & Biases that the run is sent to.
+        about: what else `training.json` is to tell.
 
     Raises:
-        TrainingError: the folder holds another run, cannot be written, or the loss is not finite.
+        TrainingError: the folder holds another run or cannot be written, the loss is not finite, or a signal came.
+        ConfigError: the numbers do not fit the data, the model or the processes.
+        DataError: a sample cannot be read.
     """
-    place = pick_device(device)
-    torch.manual_seed(config.seed)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        model = model.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = build_optimizer(model, config)
-        progress = restore(folder, config, model, optimizer) or Progress()
-        save_json(to_dict(config), folder / "training.json")
-    except OSError as error:
-        raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from None
-    sizes = config.sizes or ((0.0, model.config.image_size),)
-    order = DrawOrder(
-        pictures=data.pictures,
-        batch_size=config.batch_size,
-        expressions=config.expressions_per_picture,
-        sizes=tuple((round(share * config.steps), size) for share, size in sizes),
-        seed=config.seed,
-    )
-    loader = batches(
-        Drawer(data, model.config.word_length, config.target, dict(config.emphasis)),
-        order,
-        range(progress.step, config.steps),
-        config.workers,
-    )
-    with Tracker(folder, config.steps, progress.step, show=show) as tracker:
-        model.train()
-        losses: list[float] = []
-        for batch in loader:
-            rate = set_learning_rates(optimizer, config, progress.step)
-            loss = float(_step(model, optimizer, config, to_device(batch, place)))
-            progress.step += 1
-            if not math.isfinite(loss):
-                raise TrainingError(f"the loss is {loss} at step {progress.step}; lower learning_rate or set max_norm")
-            losses.append(loss)
-            if progress.step % LOG_EVERY == 0:
-                tracker.log(progress.step, loss=sum(losses) / len(losses), learning_rate=rate)
-                losses.clear()
-            tracker.advance(loss)
-            if progress.step % config.steps_per_epoch == 0 or progress.step == config.steps:
-                _end_epoch(model, config, validation, folder, objects, optimizer, progress, tracker, device)
-                model.train()
+    config = in_full(config, _items(config, data))
+    with assemble(device) as team:
+        engine = Engine(model, config, team, shard=shard)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            progress = restore(folder, config, engine.model, engine.optimizer, engine.scaler) or Progress()
+            if team.leads:
+                save_json({**to_dict(config), **(about or {})}, folder / "training.json")
+        except OSError as error:
+            raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from None
+        tracker = None
+        if team.leads:
+            tracker = Tracker(folder, config.steps, progress.step, show=show, pictures=config.batch_size, wandb=wandb)
+        with tracker or nullcontext(), _signals() as asked, _lost_workers(config):
+            _Run(engine, config, team, folder, progress, validation, tracker).go(data, asked)
     return folder / "last"
 
 
-def _step(model: Segmenter, optimizer: torch.optim.Optimizer, config: TrainingConfig, batch: Batch) -> Tensor:
-    """Learn from one batch and return its loss."""
-    pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
-    # The fused attention of a CPU is slow backwards: written out, it takes two thirds of the time of a whole step.
-    attention = sdpa_kernel(SDPBackend.MATH) if pixels.device.type == "cpu" else nullcontext()
-    with attention, torch.autocast(pixels.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        image = tuple(_for_each(features, batch.image_index) for features in model.encode_image(pixels))
-        logits = model.segment(image, batch.tokens, batch.padding)
-    loss = contrastive_loss(logits, batch.target, batch.weight if config.emphasis else None)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if config.max_norm:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_norm)
-    optimizer.step()
-    return loss.detach()
+def _items(config: TrainingConfig, data: PictureData) -> int:
+    if config.draw == "picture":
+        return data.pictures
+    if not isinstance(data, Sequence):
+        raise ConfigError("draw=reference needs data that is a sequence of samples")
+    return len(data)
 
 
-def _for_each(features: Float[Tensor, "N C H W"], image_index: Tensor) -> Float[Tensor, "B C H W"]:
-    """Repeat each picture's features for its expressions."""
-    return features.index_select(0, image_index)
+@dataclass
+class _Run:
+    """One process's part of a run."""
+
+    engine: Engine
+    config: TrainingConfig
+    team: Team
+    folder: Path
+    progress: Progress
+    validation: Validation
+    tracker: Tracker | None
+    """Of the process that leads."""
+
+    def go(self, data: PictureData, asked: list[int]) -> None:
+        """Take all steps that are left."""
+        config, progress = self.config, self.progress
+        look_every = 1 if self.team.device.type == "cpu" else LOG_EVERY
+        losses: list[Tensor] = []
+        for pieces in self._drawn(data):
+            rate = set_learning_rates(self.engine.optimizer, config, progress.step)
+            losses.append(self.engine.step(pieces, progress.step))
+            progress.step += 1
+            ends = progress.step % config.steps_per_epoch == 0 or progress.step == config.steps
+            saves = config.save_every > 0 and progress.step % config.save_every == 0
+            stops = self._stops(asked, look=progress.step % look_every == 0)
+            if progress.step % look_every == 0 or ends or saves or stops:
+                self._look(losses)
+            if self.tracker is not None and progress.step % LOG_EVERY == 0:
+                mean = float(torch.stack(losses).mean())
+                self.tracker.log(
+                    progress.step, loss=mean, learning_rate=rate, pictures_per_second=self.tracker.speed(progress.step)
+                )
+            if progress.step % LOG_EVERY == 0:
+                losses.clear()
+            if ends:
+                self._end_epoch()
+            elif saves or stops:
+                self._store()
+            if stops and progress.step < config.steps:
+                raise TrainingError(
+                    f"stopped by {signal.Signals(stops).name} after step {progress.step}; the same command goes on"
+                )
+
+    def _drawn(self, data: PictureData) -> Iterator[list[Batch]]:
+        """Yield the pieces of each step that is left, of this process."""
+        config = self.config
+        model_config = self.engine.model.config
+        sizes = config.sizes or ((0.0, model_config.image_size),)
+        order = DrawOrder(
+            items=_items(config, data),
+            batch_size=config.batch_size,
+            expressions=config.expressions_per_picture,
+            sizes=tuple((round(share * config.steps), size) for share, size in sizes),
+            seed=config.seed,
+        )
+        drawer = Drawer(
+            data,
+            model_config.word_length,
+            config.target,
+            dict(config.emphasis),
+            mirror=config.mirror,
+            zoom=config.zoom,
+            by_reference=config.draw == "reference",
+        )
+        share = Share(self.team.rank, self.team.size, config.accumulate)
+        drawn = batches(drawer, order, range(self.progress.step, config.steps), config.workers, share)
+        while pieces := list(islice(drawn, config.accumulate)):
+            yield pieces
+
+    def _stops(self, asked: list[int], *, look: bool) -> int:
+        """Return the signal that any process got, at the steps where all of them look, else 0."""
+        if not look:
+            return 0
+        return int(max(self.team.gather(asked[0] if asked else 0))) if self.team.size > 1 else sum(asked[:1])
+
+    def _look(self, losses: list[Tensor]) -> None:
+        """Check the losses since the last look at them, and show the newest."""
+        for back, loss in enumerate(reversed(losses)):
+            value = float(loss)
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"the loss is {value} at step {self.progress.step - back}; lower learning_rate or set max_norm"
+                )
+        if self.tracker is not None and losses:
+            self.tracker.advance(self.progress.step, float(losses[-1]))
+
+    def _end_epoch(self) -> None:
+        """Validate, keep the weights, and store the state, which comes last: what it promises is then there."""
+        about = {"training": to_dict(self.config), "step": self.progress.step}
+        model = self._whole_model()
+        figures = self._validate(model)
+        if figures.get("mean_iou", -1.0) > self.progress.best:
+            self.progress.best = figures["mean_iou"]
+            if self.team.leads:
+                save_model(model, self.folder / "best", extra=about | {"validation": figures})
+        if self.team.leads:
+            save_model(model, self.folder / "last", extra=about)
+        self._store()
+
+    def _store(self) -> None:
+        engine = self.engine
+        store(self.folder, self.config, engine.model, engine.optimizer, engine.scaler, self.progress, self.team)
+        self.team.wait()
+
+    def _whole_model(self) -> Segmenter:
+        """Return the model to look at: the trained one, or a copy put together where processes hold parts of it."""
+        if not self.engine.sharded:
+            return self.engine.model
+        model: Segmenter = type(self.engine.model)(self.engine.model.config)
+        model.load_state_dict(whole_weights(self.engine.model))
+        return model
+
+    def _validate(self, model: Segmenter) -> dict[str, float]:
+        """Return the figures of the validation, which the processes share; empty without pictures."""
+        validation, progress = self.validation, self.progress
+        data = _FirstExpressions(validation.data) if self.config.validation_expressions == "first" else validation.data
+        count = data.pictures if self.config.validation_pictures is None else self.config.validation_pictures
+        pictures = range(min(count, data.pictures))
+        if not pictures:
+            return {}
+        shown: list[tuple[Sample, Prediction]] = []
+
+        def keep(sample: Sample, id: str, prediction: Prediction) -> None:
+            if len(shown) < SHOWN:
+                shown.append((sample, prediction))
+
+        predictor = Predictor(model, self.team.device.type)
+        mine: list[Outcome] = evaluate(
+            predictor,
+            data,
+            pictures[self.team.rank :: self.team.size],
+            validation.objects,
+            protocol=validation.protocol,
+            each=keep if self.tracker is not None else None,
+        )
+        summary = summarise([outcome for part in self.team.gather(mine) for outcome in part])
+        wanted = ("mean_iou", "overall_iou", "pointing", "n_acc")
+        figures = {key: float(value) for key in wanted if isinstance(value := summary[key], float)}
+        if self.tracker is not None:
+            self.tracker.log(progress.step, **figures)
+            self.tracker.note(f"step {progress.step}: " + ", ".join(f"{key} {v:.4f}" for key, v in figures.items()))
+            picture = panels(
+                [(overlay(sample.load_image(), prediction.mask), prediction.expression) for sample, prediction in shown]
+            )
+            picture.save(self.folder / "validation.jpg", quality=85)
+            self.tracker.picture(progress.step, picture)
+        return figures
 
 
-def _end_epoch(
-    model: Segmenter,
-    config: TrainingConfig,
-    validation: PictureData,
-    folder: Path,
-    objects: Callable[[int], Bool[ndarray, "N H W"]] | None,
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    tracker: Tracker,
-    device: str,
-) -> None:
-    """Validate, keep the weights, and store the state, which comes last: what it promises is then there."""
-    pictures = range(min(config.validation_pictures, validation.pictures))
-    about = {"training": to_dict(config), "step": progress.step}
-    if pictures:
-        summary = summarise(evaluate(Predictor(model, device), validation, pictures, objects))
-        figures = {
-            key: float(value) for key in ("mean_iou", "pointing", "n_acc") if isinstance(value := summary[key], float)
-        }
-        tracker.log(progress.step, **figures)
-        tracker.note(f"step {progress.step}: " + ", ".join(f"{key} {value:.4f}" for key, value in figures.items()))
-        if figures.get("mean_iou", -1.0) > progress.best:
-            progress.best = figures["mean_iou"]
-            save_model(model, folder / "best", extra=about | {"validation": figures})
-    save_model(model, folder / "last", extra=about)
-    store(folder, config, model, optimizer, progress)
+@dataclass(frozen=True)
+class _FirstExpressions:
+    """A data set with the first expression of each reference alone."""
+
+    data: PictureData
+
+    @property
+    def pictures(self) -> int:
+        return self.data.pictures
+
+    def samples_of(self, index: int) -> tuple[Sample, ...]:
+        return tuple(
+            replace(sample, expressions=sample.expressions[:1], expression_ids=sample.expression_ids[:1])
+            for sample in self.data.samples_of(index)
+        )
+
+
+@contextmanager
+def _lost_workers(config: TrainingConfig) -> Iterator[None]:
+    """Say in one line that a process which prepares batches was killed.
+
+    PyTorch finds out in different ways, and raises wherever the training happens to be.
+    """
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if not config.workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
+            raise
+        raise TrainingError(
+            "a process that prepares batches ended, perhaps for lack of memory; the same command goes on, and fewer "
+            "workers need less"
+        ) from None
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect the signals that ask a run to stop, so that it ends after a whole step; a second one ends it at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    usual = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)

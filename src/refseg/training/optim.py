@@ -7,28 +7,60 @@ import math
 import torch
 from torch import nn
 
+from refseg.errors import ConfigError
 from refseg.models.base import Segmenter
 from refseg.training.config import TrainingConfig
 
-__all__ = ["build_optimizer", "learning_rate_factor", "set_learning_rates"]
+__all__ = ["build_optimizer", "freeze", "learning_rate_factor", "set_learning_rates", "set_mode"]
+
+
+def freeze(model: Segmenter, config: TrainingConfig) -> None:
+    """Take from learning what does not learn: the parts that a run freezes, and what no gradient reaches.
+
+    Raises:
+        ConfigError: the model has no such part, or nothing would learn.
+    """
+    parts = [name for name, _ in model.named_children()]
+    for name in config.freeze:
+        if name not in parts:
+            raise ConfigError(f"freeze: the model has no part {name!r}; its parts are {', '.join(parts)}")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad = name.partition(".")[0] not in config.freeze and name not in model.unused
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ConfigError("freeze: nothing would learn")
+
+
+def set_mode(model: Segmenter, config: TrainingConfig) -> None:
+    """Put a model into training mode, but for what is frozen."""
+    model.train()
+    for name, part in model.named_children():
+        if name in config.freeze:
+            part.eval()
+    if config.freeze_norm:
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
 
 def build_optimizer(model: Segmenter, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer with the published recipe's two groups: the towers, and everything new.
+    """Return the optimizer, with the published recipe's two groups: the towers, and everything new.
 
-    Each group remembers its own full rate as `initial_lr`.
+    With `layer_decay` each layer of the towers is a group of its own. A group remembers its full rate as `initial_lr`,
+    and whether it is the towers' as `backbone`.
     """
-    backbone: list[nn.Parameter] = []
-    new: list[nn.Parameter] = []
+    groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        (backbone if model.is_backbone(name) else new).append(parameter)
-    rates = (config.learning_rate * config.backbone_factor, config.learning_rate)
-    groups = [
-        {"params": members, "lr": rate, "initial_lr": rate}
-        for members, rate in zip((backbone, new), rates, strict=True)
-    ]
+        if parameter.requires_grad:
+            backbone = model.is_backbone(name)
+            below = model.layers_above(name) if backbone and config.layer_decay != 1 else 0
+            groups.setdefault((backbone, below), []).append(parameter)
+    listed = []
+    for backbone, below in sorted(groups, key=lambda key: (not key[0], -key[1])):
+        factor = config.backbone_factor * config.layer_decay**below if backbone else 1.0
+        rate = config.learning_rate * factor
+        listed.append({"params": groups[backbone, below], "lr": rate, "initial_lr": rate, "backbone": backbone})
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return kind(listed, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate_factor(config: TrainingConfig, step: int) -> float:
@@ -41,9 +73,9 @@ def learning_rate_factor(config: TrainingConfig, step: int) -> float:
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
-    """Set every group's rate for a step and return that of the last group, the new layers."""
+    """Set every group's rate for a step and return the largest: that of the new layers."""
     factor = learning_rate_factor(config, step)
+    full = config.first_epoch_at_full_rate and step < config.steps_per_epoch
     for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
-    rate: float = optimizer.param_groups[-1]["lr"]
-    return rate
+        group["lr"] = factor * (config.learning_rate if full and group["backbone"] else group["initial_lr"])
+    return max(float(group["lr"]) for group in optimizer.param_groups)

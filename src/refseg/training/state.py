@@ -8,13 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 
 from refseg.config import to_dict
 from refseg.errors import TrainingError
 from refseg.models.base import Segmenter
-from refseg.training.config import TrainingConfig
+from refseg.training.config import HOW, TrainingConfig
+from refseg.training.team import Team
 
-__all__ = ["Progress", "restore", "store"]
+__all__ = ["Progress", "restore", "store", "whole_weights"]
 
 FILE = "state.pt"
 
@@ -24,26 +32,45 @@ class Progress:
     """How far a run has come."""
 
     step: int = 0
-    """Batches done."""
+    """Steps done."""
     best: float = -1.0
     """The best validation mean IoU so far."""
 
 
+def whole_weights(model: Segmenter) -> dict[str, Any]:
+    """Return a model's weights, put together where processes hold parts of them; all processes have to ask."""
+    return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+
+
 def store(
-    folder: Path, config: TrainingConfig, model: Segmenter, optimizer: torch.optim.Optimizer, progress: Progress
+    folder: Path,
+    config: TrainingConfig,
+    model: Segmenter,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    progress: Progress,
+    team: Team,
 ) -> None:
-    """Write all of it to `state.pt`, at once: a run killed while it writes leaves the older file whole."""
+    """Write all of it to `state.pt`, at once: a run killed while it writes leaves the older file whole.
+
+    All processes have to call this; the first one writes. Nothing in the file depends on how many they are.
+    """
+    # Of weights that are spread, the first process alone gets the whole, in the machine's memory.
+    options = StateDictOptions(full_state_dict=True, cpu_offload=_spread(model))
     state = {
         "training": to_dict(config),
         "model_config": to_dict(model.config),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "model": get_model_state_dict(model, options=options),
+        "optimizer": get_optimizer_state_dict(model, optimizer, options=options),
+        "scaler": scaler.state_dict(),
         "step": progress.step,
         "best": progress.best,
-        "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    path = folder / FILE
+    if team.leads:
+        _write(state, folder / FILE)
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as file:
@@ -57,9 +84,13 @@ def store(
 
 
 def restore(
-    folder: Path, config: TrainingConfig, model: Segmenter, optimizer: torch.optim.Optimizer
+    folder: Path,
+    config: TrainingConfig,
+    model: Segmenter,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
 ) -> Progress | None:
-    """Continue from `state.pt`, if there is one: weights, optimizer, random states and place in the data.
+    """Continue from `state.pt`, if there is one: weights, optimizer, scaler and place in the data.
 
     Raises:
         TrainingError: the file is unreadable or belongs to a run with other settings.
@@ -75,17 +106,20 @@ def restore(
     if found_model != to_dict(model.config):
         raise TrainingError(f"{path}: belongs to a run of another model; choose another folder or delete it")
     wanted = to_dict(config)
-    # How batches are prepared, and how often one validates, changes no weight.
-    different = sorted(
-        key for key in wanted if wanted[key] != found.get(key) and key not in {"workers", "validation_pictures"}
-    )
+    different = sorted(key for key in wanted if wanted[key] != found.get(key) and key not in HOW)
     if different:
         raise TrainingError(
             f"{path}: belongs to a run with another {', '.join(different)}; choose another folder or delete it"
         )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["random_cuda"])
+    options = StateDictOptions(full_state_dict=True, cpu_offload=_spread(model))
+    set_model_state_dict(model, state["model"], options=options)
+    set_optimizer_state_dict(model, optimizer, state["optimizer"], options=options)
+    scaler.load_state_dict(state["scaler"])
     return Progress(step=state["step"], best=state["best"])
+
+
+def _spread(model: Segmenter) -> bool:
+    """Whether processes hold parts of the weights."""
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())

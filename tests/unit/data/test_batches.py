@@ -19,7 +19,7 @@ LENGTH = 12
 
 
 def order(**changes):
-    values = {"pictures": 5, "batch_size": 2, "expressions": 3, "sizes": ((0, 64),), "seed": 3}
+    values = {"items": 5, "batch_size": 2, "expressions": 3, "sizes": ((0, 64),), "seed": 3}
     return DrawOrder(**values | changes)
 
 
@@ -38,12 +38,12 @@ def assert_same(one, other):
 
 
 def test_a_batch_is_as_long_as_its_longest_expression():
-    order_ = order(pictures=3, batch_size=3, expressions=20)
+    order_ = order(items=3, batch_size=3, expressions=20)
     (short,) = batches(Drawer(Shapes("train"), 30), order_, range(1))
     lengths = (~short.padding).sum(dim=1)
     assert short.tokens.shape[1] == lengths.max() < 30
     whole = Tokenizer(30)(
-        [e for draw in order_.at(0) for s in Shapes("train").samples_of(draw.picture) for e in s.expressions]
+        [e for draw in order_.at(0) for s in Shapes("train").samples_of(draw.item) for e in s.expressions]
     )
     longest = int((~whole.padding).sum(dim=1).max())
     assert sorted(map(tuple, short.tokens.tolist())) == sorted(map(tuple, whole.tokens[:, :longest].tolist()))
@@ -54,7 +54,7 @@ def test_emphasis_weighs_expressions_by_their_form():
     picture = next(i for i in range(50) if any("ordinal" in s.attributes["forms"] for s in data.samples_of(i)))
     forms = [form for s in data.samples_of(picture) for form in s.attributes["forms"].split(",")]
     drawn = Drawer(data, LENGTH, emphasis={"ordinal": 2.5})[
-        order(pictures=picture + 1, expressions=20).at(0)[0]._replace(picture=picture)
+        order(items=picture + 1, expressions=20).at(0)[0]._replace(item=picture)
     ]
     assert sorted(drawn.weight.tolist()) == sorted(2.5 if form == "ordinal" else 1.0 for form in forms)
     assert set(Drawer(data, LENGTH)[order().at(0)[0]].weight.tolist()) == {1.0}
@@ -64,7 +64,7 @@ def test_emphasis_weighs_expressions_by_their_form():
 
 
 def test_all_pictures_are_drawn_once_before_any_is_drawn_again():
-    drawn = [draw.picture for step in range(25) for draw in order().at(step)]
+    drawn = [draw.item for step in range(25) for draw in order().at(step)]
     turns = [drawn[start : start + 5] for start in range(0, 50, 5)]
     assert all(sorted(turn) == list(range(5)) for turn in turns)
     assert len({tuple(turn) for turn in turns}) > 5
@@ -73,7 +73,7 @@ def test_all_pictures_are_drawn_once_before_any_is_drawn_again():
 def test_a_step_depends_on_nothing_before_it():
     forwards = [order().at(step) for step in range(9)]
     assert [order().at(step) for step in reversed(range(9))] == forwards[::-1]
-    assert [draw.picture for draw in order(seed=4).at(0)] + [0] != [draw.picture for draw in forwards[0]] or (
+    assert [draw.item for draw in order(seed=4).at(0)] + [0] != [draw.item for draw in forwards[0]] or (
         order(seed=4).at(1) != forwards[1]
     )
 
@@ -84,7 +84,7 @@ def test_a_picture_gives_other_expressions_each_turn():
 
 
 def test_a_batch_may_be_larger_than_the_data():
-    drawn = [draw.picture for draw in order(pictures=2, batch_size=7).at(0)]
+    drawn = [draw.item for draw in order(items=2, batch_size=7).at(0)]
     assert Counter(drawn) in ({0: 4, 1: 3}, {0: 3, 1: 4})
 
 
@@ -172,7 +172,7 @@ def fixed():
 
 
 def test_published_targets_are_every_fourth_pixel_of_the_letterboxed_mask(fixed):
-    drawn = Drawer(fixed, LENGTH, "strided")[order(pictures=1).at(0)[0]]
+    drawn = Drawer(fixed, LENGTH, "strided")[order(items=1).at(0)[0]]
     words = [Tokenizer(LENGTH)([text]).tokens[0].tolist() for text in ("one", "uno", "nothing")]
     targets = {words.index(row.tolist()): target[0] for row, target in zip(drawn.tokens, drawn.target, strict=True)}
     assert targets.keys() == {0, 1, 2}
@@ -207,14 +207,14 @@ def test_a_published_target_comes_back_shifted_to_the_right_and_down():
 
 
 def test_pixels_are_the_letterboxed_picture(fixed):
-    drawn = Drawer(fixed, LENGTH)[order(pictures=1).at(0)[0]]
+    drawn = Drawer(fixed, LENGTH)[order(items=1).at(0)[0]]
     assert torch.equal(drawn.pixels, letterbox(fixed.samples_of(0)[0].load_image(), 64)[0])
 
 
 def test_expressions_are_drawn_evenly_and_without_repetition(fixed):
     drawer, counts = Drawer(fixed, LENGTH), Counter()
     for step in range(150):
-        drawn = drawer[order(pictures=1, batch_size=1, expressions=2).at(step)[0]]
+        drawn = drawer[order(items=1, batch_size=1, expressions=2).at(step)[0]]
         assert len({tuple(row.tolist()) for row in drawn.tokens}) == 2
         counts.update(tuple(row.tolist()) for row in drawn.tokens)
     assert len(counts) == 3

@@ -288,7 +288,7 @@ def test_workers_read_the_samples(root, start):
 
 def test_batches_are_the_same_with_workers(root):
     drawer = Drawer(opened(root, "all"), 12)
-    order = DrawOrder(pictures=3, batch_size=2, expressions=2, sizes=((0, 64),), seed=1)
+    order = DrawOrder(items=3, batch_size=2, expressions=2, sizes=((0, 64),), seed=1)
     for one, other in zip(batches(drawer, order, range(3)), batches(drawer, order, range(3), workers=2), strict=True):
         assert torch.equal(one.target, other.target)
         assert torch.equal(one.pixels, other.pixels)

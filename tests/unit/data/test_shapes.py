@@ -509,7 +509,7 @@ def test_a_drill_adds_samples_and_leaves_the_others_alone():
     assert drilled[9].expressions == plain[9].expressions
 
 
-def test_a_drill_counts_measures_names_looks_and_fits_nothing_and_tells_the_truth():
+def test_a_drill_counts_measures_sees_textures_and_fits_nothing_and_tells_the_truth():
     forms, absent = Counter(), 0
     for scene in range(MANY):
         made = Shapes("train").scene(scene)

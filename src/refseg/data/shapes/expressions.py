@@ -107,13 +107,13 @@ def refer_to_nothing(rng: np.random.Generator, scene: Scene, *, say_held_out: bo
 def drill(rng: np.random.Generator, scene: Scene, count: int) -> tuple[Reference, ...]:
     """Return up to `count` references of the forms that are hardest to learn, each clear or clearly to nothing.
 
-    Nearly the same words mean other things of the scene, or none: only who counts, measures, or binds a colour to its
-    thing, can tell them apart. A quarter of them counts, a third tells what is nearest, a quarter says one or two looks
-    of a thing, and the rest fits nothing.
+    Nearly the same words mean other things of the scene, or none: only who counts, measures, or sees a texture, can
+    tell them apart. A quarter of them counts, a quarter tells what is nearest, a third tells a thing by its texture,
+    and the rest fits nothing.
     """
     found = _clear(rng, scene, _ranks(scene), math.ceil(count / 4))
-    found += _clear(rng, scene, _distances(rng, scene), math.ceil(count / 3))
-    found += _clear(rng, scene, _looks(scene), math.ceil(count / 4))
+    found += _clear(rng, scene, _distances(rng, scene), math.ceil(count / 4))
+    found += _clear(rng, scene, _textures(scene), math.ceil(count / 3))
     nothing = min(count // 6, count - len(found))
     return (*found[:count], *(refer_to_nothing(rng, scene, say_held_out=False) for _ in range(nothing)))
 
@@ -137,10 +137,14 @@ def _distances(rng: np.random.Generator, scene: Scene) -> Iterator[Query]:
                 yield Query(filter=wanted, place=Nearest(anchor=anchor))
 
 
-def _looks(scene: Scene) -> Iterator[Query]:
-    """Yield queries that say one or two looks of a thing, whichever they are."""
+def _textures(scene: Scene) -> Iterator[Query]:
+    """Yield queries that name a texture, and without it would fit several things."""
     filters = dict.fromkeys(wanted for thing in scene.things for wanted in _all_filters(thing))
-    return (Query(filter=wanted) for wanted in filters if _length(wanted) <= 2)
+    for wanted in filters:
+        if wanted.texture is not None and _length(wanted) <= 2:
+            rest = replace(wanted, texture=None)
+            if _length(rest) == 0 or len(denote(Query(filter=rest), scene).possible) > 1:
+                yield Query(filter=wanted)
 
 
 def _several(scene: Scene) -> Iterator[tuple[Filter, frozenset[int]]]:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
-from refseg.clip.resnet import ModifiedResNet, ResNetConfig
+from refseg.clip.layers import ResidualAttentionBlock
+from refseg.clip.resnet import Bottleneck, ModifiedResNet, ResNetConfig
 from refseg.clip.text import TextConfig, TextTransformer
 from refseg.clip.towers import tower_sizes
 from refseg.errors import ConfigError
 from refseg.models.base import Segmenter
-from refseg.models.cris.decoder import VisionLanguageDecoder
+from refseg.models.cris.decoder import DecoderLayer, VisionLanguageDecoder
 from refseg.models.cris.neck import CrossModalNeck, ProjectedPyramid
 from refseg.models.cris.projector import Projector
 from refseg.types import Calibration
@@ -68,6 +69,7 @@ class CRIS(Segmenter):
     """Five stages: two towers, a neck, a decoder and a projector. The paper's figure 3, in its order."""
 
     family = "cris"
+    unused = frozenset({"text.logit_scale"})
 
     def __init__(self, config: CRISConfig) -> None:
         super().__init__()
@@ -103,6 +105,22 @@ class CRIS(Segmenter):
         Both towers, without their positional embeddings: those train at the rate of the new layers.
         """
         return parameter.startswith(("visual.", "text.")) and "positional_embedding" not in parameter
+
+    def layers_above(self, parameter: str) -> int:
+        """Return how many layers of its tower lie above a parameter: stages of the picture's, blocks of the words'."""
+        tower, _, rest = parameter.partition(".")
+        if tower == "visual":
+            stages = ("attnpool", "layer4", "layer3", "layer2", "layer1")
+            return next((above for above, stage in enumerate(stages) if rest.startswith(stage)), len(stages))
+        layers: int = self.config.text.layers
+        if rest.startswith("transformer.resblocks."):
+            return layers - int(rest.split(".")[2])
+        return layers + 1 if rest.startswith("token_embedding") else 0
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the bottlenecks, the blocks of the text tower and of the decoder, and the projector's convolutions."""
+        found = [m for m in self.modules() if isinstance(m, Bottleneck | ResidualAttentionBlock | DecoderLayer)]
+        return [*found, self.projector.pixels]
 
 
 def cris(clip: str, **changes: Any) -> CRISConfig:

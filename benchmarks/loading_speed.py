@@ -1,0 +1,125 @@
+"""How fast pictures become batches: ours beside the way of the authors' code, which does the same with OpenCV.
+
+Pictures are JPEGs of COCO's usual size, 640 x 480, with a mask and expressions each, in a folder of one's own. The
+authors' way, written anew here: decode, `warpAffine` cubic for the picture and linear for the mask, tokenise one
+expression. Ours with one expression does just that; with eight, the picture is decoded once for them.
+
+python benchmarks/loading_speed.py [--out FILE]        needs: pip install opencv-python-headless
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from measure import machine, report, side_by_side, write
+from refseg.data.batches import Drawer, DrawOrder, batches
+from refseg.data.catalogue import open_data
+from refseg.data.shapes import Shapes
+from refseg.inputs.text import Tokenizer
+
+SIDE, LENGTH, PICTURES = 416, 17, 96
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def make(folder: Path) -> None:
+    """Write generated scenes as JPEGs, with masks, and noise to make them as heavy as photos."""
+    (folder / "images").mkdir()
+    (folder / "masks").mkdir()
+    rng = np.random.default_rng(0)
+    data = Shapes("train", scale=2.0)
+    with (folder / "data.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "mask", "text"])
+        for scene in range(PICTURES):
+            samples = data.samples_of(scene)
+            pixels = np.asarray(samples[0].load_image()).astype(np.float32)
+            noisy = (pixels + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(noisy).save(folder / "images" / f"{scene}.jpg", quality=92)
+            for member, sample in enumerate(samples[:3]):
+                assert sample.load_mask is not None
+                Image.fromarray(sample.load_mask().astype(np.uint8) * 255).save(
+                    folder / "masks" / f"{scene}-{member}.png"
+                )
+                for words in sample.expressions:
+                    rows.writerow([f"{scene}.jpg", f"{scene}-{member}.png", words])
+
+
+def the_authors_way(folder: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Load every picture once, with one mask and one expression."""
+    import cv2
+
+    tokenizer = Tokenizer(LENGTH)
+    with (folder / "data.csv").open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (MEAN, STD))
+    loaded = []
+    for row in rows.values():
+        data = np.fromfile(folder / "images" / row["image"], np.uint8)
+        image = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        height, width = image.shape[:2]
+        scale = min(SIDE / height, SIDE / width)
+        x, y = (SIDE - width * scale) / 2, (SIDE - height * scale) / 2
+        matrix = np.array([[scale, 0, x], [0, scale, y]], np.float32)
+        border = [255 * value for value in MEAN]
+        pixels = cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderValue=border)
+        data = np.fromfile(folder / "masks" / row["mask"], np.uint8)
+        mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        target = cv2.warpAffine(mask, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderValue=0) / 255.0
+        normal = (torch.from_numpy(pixels.transpose(2, 0, 1)).float() / 255 - mean) / std
+        loaded.append((normal, tokenizer([row["text"]]).tokens, torch.from_numpy(target).float()))
+    return loaded
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--out", type=Path, help="write all timings there as JSON")
+    arguments = parser.parse_args()
+    try:
+        import cv2
+    except ImportError:
+        parser.exit(2, "the comparison needs OpenCV: pip install opencv-python-headless\n")
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    print("\n".join(f"{key}: {value}" for key, value in machine().items()))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder)
+        drawer = Drawer(open_data(f"{folder}:all"), LENGTH)
+
+        def ours(expressions: int, workers: int = 0) -> int:
+            order = DrawOrder(items=PICTURES, batch_size=8, expressions=expressions, sizes=((0, SIDE),), seed=0)
+            return sum(len(batch.tokens) for batch in batches(drawer, order, range(PICTURES // 8), workers))
+
+        timed = report(
+            f"{PICTURES} JPEGs of 640 x 480 into {SIDE} x {SIDE}, one core, but two in the last line",
+            side_by_side(
+                {
+                    "the authors' way": lambda: the_authors_way(folder),
+                    "ours, one expression": lambda: ours(1),
+                    "ours, up to eight expressions": lambda: ours(8),
+                    "ours, eight, two workers": lambda: ours(8, workers=2),
+                },
+                arguments.rounds,
+            ),
+            ("the authors' way", "ours, one expression"),
+        )
+        asked = ours(8)
+    medians = timed["medians"]
+    assert isinstance(medians, dict)
+    for name, seconds in medians.items():
+        words = asked if "eight" in name else PICTURES
+        print(f"  {name}: {PICTURES / seconds:.0f} pictures and {words / seconds:.0f} expressions a second")
+    write(arguments.out, {"load": timed, "pictures": PICTURES, "expressions_of_eight": asked})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What training on several expressions a picture brings in the same time, against one, on generated scenes.
+
+Both start from the same random weights and train for the same minutes, in turns of a few steps so that whatever slows
+the machine slows both; the learning rate follows the share of the time. Then both are scored on `shapes:val`.
+
+python benchmarks/sentences_per_image.py [--minutes 10] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from measure import machine, write
+from refseg.config import replace
+from refseg.data.batches import Drawer, DrawOrder, batches
+from refseg.data.shapes import Shapes
+from refseg.evaluation.evaluate import evaluate
+from refseg.evaluation.metrics import summarise
+from refseg.models.cris.model import CRIS
+from refseg.predictor import Predictor
+from refseg.training.engine import Engine
+from refseg.training.recipes import recipe
+from refseg.training.team import Team
+from refseg.types import Batch
+
+TURN = 10
+"""Steps before the other one goes on."""
+
+
+class Learner:
+    """A model, what it learns from, and the time that it has taken."""
+
+    def __init__(self, expressions: int, pictures: int, seed: int) -> None:
+        made = recipe("shapes-ablation", expressions_per_picture=expressions, batch_size=pictures, seed=seed)
+        assert made.model is not None
+        self.config = replace(made.training, drill=8)
+        torch.manual_seed(seed)
+        self.engine = Engine(CRIS(made.model), self.config, Team(torch.device("cpu")))
+        data = Shapes("train", drill=8)
+        sizes = ((0, made.model.image_size),)
+        order = DrawOrder(
+            items=data.pictures, batch_size=pictures, expressions=expressions, sizes=sizes, seed=self.config.seed
+        )
+        self.drawn: Iterator[Batch] = batches(Drawer(data, made.model.word_length), order, range(10**6), workers=1)
+        self.seconds, self.steps, self.asked = 0.0, 0, 0
+
+    def go(self, budget: float) -> None:
+        """Take a turn of steps."""
+        for _ in range(TURN):
+            begun = time.perf_counter()
+            share = min(1.0, self.seconds / budget)
+            factor = min(1.0, (self.steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * share))
+            for group in self.engine.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+            batch = next(self.drawn)
+            self.engine.step([batch], self.steps)
+            self.steps += 1
+            self.asked += len(batch.tokens)
+            self.seconds += time.perf_counter() - begun
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10, help="of training for each (default: %(default)s)")
+    parser.add_argument("--pictures", type=int, default=12, help="in a batch (default: %(default)s)")
+    parser.add_argument("--expressions", type=int, default=8, help="against one (default: %(default)s)")
+    parser.add_argument("--scored", type=int, default=100, help="pictures of shapes:val (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="write all figures there as JSON")
+    arguments = parser.parse_args()
+    print("\n".join(f"{key}: {value}" for key, value in machine().items()))
+    budget = 60 * arguments.minutes
+    learners = {count: Learner(count, arguments.pictures, arguments.seed) for count in (1, arguments.expressions)}
+    while any(learner.seconds < budget for learner in learners.values()):
+        for learner in learners.values():
+            if learner.seconds < budget:
+                learner.go(budget)
+    results = {}
+    data = Shapes("val")
+    for count, learner in learners.items():
+        outcomes = evaluate(Predictor(learner.engine.model, "cpu"), data, range(arguments.scored), data.masks)
+        summary = summarise(outcomes)
+        results[str(count)] = {
+            "steps": learner.steps,
+            "pictures": learner.steps * arguments.pictures,
+            "expressions": learner.asked,
+            "mean_iou": summary["mean_iou"],
+            "pointing": summary["pointing"],
+        }
+        print(f"{count} a picture: {results[str(count)]}")
+    settings = {key: str(value) for key, value in vars(arguments).items() if key != "out"}
+    write(arguments.out, {"settings": settings, "by_expressions_per_picture": results})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""A training step of CRIS, ours beside the authors' code: pictures a second and memory, in one run.
+
+Their code is not ours to ship: clone https://github.com/DerrickWang005/CRIS.pytorch and name the folder. Both models
+get the same weights and the same batch, and are first shown to give the same loss.
+
+python benchmarks/training_speed.py --against FOLDER [--device cuda] [--batch 64] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+
+import refseg
+from measure import machine, report, side_by_side, write
+from refseg.models.cris.convert import to_reference
+from refseg.training.config import TrainingConfig
+from refseg.training.engine import Engine
+from refseg.training.team import Team
+from refseg.types import Batch
+
+WIDTHS = {"cris-r50": (1024, [512, 1024, 1024]), "cris-r101": (512, [512, 1024, 512])}
+
+
+def batch_of(pictures: int, expressions: int, side: int, length: int) -> Batch:
+    """Return noise in the shape of a batch; its masks have sharp edges, so that both ways to shrink them agree."""
+    generator = torch.Generator().manual_seed(0)
+    asked = pictures * expressions
+    tokens = torch.randint(1, 49_000, (asked, length), generator=generator)
+    tokens[:, 0], tokens[:, 8], tokens[:, 9:] = 49_406, 49_407, 0
+    quarter = (torch.rand(asked, 1, side // 4, side // 4, generator=generator) < 0.3).float()
+    return Batch(
+        pixels=torch.randn(pictures, 3, side, side, generator=generator),
+        tokens=tokens,
+        padding=tokens == 0,
+        image_index=torch.arange(pictures).repeat_interleave(expressions),
+        target=quarter,
+        weight=torch.ones(asked),
+    )
+
+
+def theirs(folder: Path, model: nn.Module, name: str) -> nn.Module:
+    """Build the authors' model from their code, with the weights of ours."""
+    sys.path.insert(0, str(folder))
+    state = {key.removeprefix("module."): value for key, value in to_reference(model.state_dict()).items()}
+    clip = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
+    clip = {key: value for key, value in clip.items() if "connect" not in key}
+    archive = SimpleNamespace(eval=lambda: archive, state_dict=lambda: dict(clip))
+    width, channels = WIDTHS[name]
+    settings = SimpleNamespace(
+        clip_pretrain="",
+        word_len=model.config.word_length,
+        fpn_in=channels,
+        fpn_out=[256, 512, 1024],
+        num_layers=3,
+        vis_dim=512,
+        num_head=8,
+        dim_ffn=2048,
+        dropout=0.0,
+        intermediate=False,
+        word_dim=width,
+    )
+    with mock.patch("torch.jit.load", return_value=archive):
+        made: nn.Module = importlib.import_module("model.segmenter").CRIS(settings)
+    made.load_state_dict(state)
+    return made.train()
+
+
+def step_of_theirs(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], Tensor]:
+    """Return one step as their training does it: mixed precision on a GPU, Adam, their groups."""
+    model = model.to(device)
+    towers = [p for n, p in model.named_parameters() if n.startswith("backbone") and "positional_embedding" not in n]
+    known = {id(p) for p in towers}
+    rest = [p for p in model.parameters() if id(p) not in known]
+    optimizer = torch.optim.Adam([{"params": towers, "lr": 1e-5}, {"params": rest, "lr": 1e-4}], lr=1e-4)
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
+    pixels, words = batch.pixels.to(device), batch.tokens.to(device)
+    target = batch.target.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3).to(device)
+
+    def step() -> Tensor:
+        with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+            _, _, loss = model(pixels, words, target)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        return loss.detach().cpu()
+
+    return step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", type=Path, required=True, help="a clone of the authors' code")
+    parser.add_argument("--model", default="cris-r50", choices=WIDTHS)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--batch", type=int, default=2, help="pictures, with one expression each")
+    parser.add_argument("--side", type=int, default=416)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="let torch.compile translate ours")
+    parser.add_argument("--out", type=Path, help="write all timings there as JSON")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    about = machine()
+    device = torch.device(arguments.device)
+    if device.type == "cuda":
+        about["gpu"] = torch.cuda.get_device_name()
+    print("\n".join(f"{key}: {value}" for key, value in about.items()))
+    torch.manual_seed(0)
+    model = refseg.create_model(arguments.model, dropout=0.0, image_size=arguments.side)
+    batch = batch_of(arguments.batch, 1, arguments.side, model.config.word_length)
+    reference = step_of_theirs(theirs(arguments.against, model, arguments.model), batch, device)
+    steps: dict[str, Callable[[], Any]] = {"theirs": reference}
+    kinds = ["float16", "bfloat16"] if device.type == "cuda" else ["float32", "bfloat16"]
+    for precision in kinds:
+        torch.manual_seed(0)
+        config = TrainingConfig(
+            steps_per_epoch=1, batch_size=arguments.batch, precision=precision, compile=arguments.compile
+        )
+        twin = refseg.create_model(arguments.model, dropout=0.0, image_size=arguments.side)
+        twin.load_state_dict(model.state_dict())
+        engine = Engine(twin, config, Team(device))
+        steps[f"ours, {precision}"] = lambda engine=engine: engine.step([batch], 0).cpu()
+    first = {name: float(step()) for name, step in steps.items()}
+    print("first losses:", {name: round(loss, 5) for name, loss in first.items()})
+    for name, loss in first.items():
+        assert abs(loss / first["theirs"] - 1) < 2e-2, name
+    memory = {}
+    if device.type == "cuda":
+        for name, step in steps.items():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            step()
+            memory[name] = round((torch.cuda.max_memory_allocated() - before) / 2**30, 2)
+        print("GiB of a step beside weights and optimizer:", memory)
+    timed = report(
+        f"{arguments.model}, a step of {arguments.batch} pictures of {arguments.side} x {arguments.side} on {device}",
+        side_by_side(steps, arguments.rounds),
+    )
+    medians: Any = timed["medians"]
+    for name, seconds in medians.items():
+        print(f"  {name}: {arguments.batch / seconds:.2f} pictures/s, {medians['theirs'] / seconds:.2f} times theirs")
+    results = {"settings": vars(arguments) | {"against": "", "out": ""}, "first_losses": first, "memory": memory}
+    write(arguments.out, results | {"step": timed} | ({"gpu": about["gpu"]} if "gpu" in about else {}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""Files that are written whole or not at all: what was there before stays until the new one is complete."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from refseg.errors import OutputError
+
+__all__ = ["replacing", "write_bytes", "write_text"]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a path to write to, and move what was written to its place when all went well."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        draft.touch()
+        usual = draft.stat().st_mode
+        yield draft
+        draft.chmod(usual)  # some writers make files that only their owner can read
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with replacing(path) as draft:
+            draft.write_bytes(content)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all, in UTF-8.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    # Half a character (a lone surrogate) in somebody's words is no reason to lose a result.
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))

@@ -1,0 +1,174 @@
+"""The ablation of the paper (CRIS, table 3): every row trained alike, on one's own data, with several seeds."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from refseg.checkpoint import load_model
+from refseg.config import from_dict, load_json, to_dict
+from refseg.errors import ConfigError, TrainingError
+from refseg.evaluation.evaluate import evaluate
+from refseg.evaluation.metrics import summarise
+from refseg.files import write_text
+from refseg.models.base import Segmenter
+from refseg.predictor import Predictor
+from refseg.training.loop import Validation, train
+from refseg.training.recipes import ROWS, Recipe
+
+__all__ = ["Cell", "ablate", "table"]
+
+PRECISIONS = ("0.5", "0.6", "0.7", "0.8", "0.9")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One run of the ablation: a row, a seed, and what came out."""
+
+    row: str
+    seed: int
+    mean_iou: float
+    precision: tuple[float, float, float, float, float]
+    """At IoU 0.5, 0.6, 0.7, 0.8 and 0.9."""
+    pointing: float | None
+    """Where the data know all objects of a picture."""
+    expressions: int
+    parameters: int
+    frames_per_second: float
+    """Pictures a second with one expression each, one at a time."""
+    seconds: float
+    """Of the training."""
+
+
+def ablate(
+    make: Callable[[str, int], tuple[Recipe, Segmenter]],
+    open_data: Callable[[Recipe], tuple[Any, Validation]],
+    folder: Path,
+    *,
+    rows: Sequence[str] = tuple(ROWS),
+    seeds: Sequence[int] = (0,),
+    pictures: int | None = None,
+    device: str = "auto",
+    show: bool = True,
+) -> list[Cell]:
+    """Train and score every row with every seed, or go on where an earlier call was stopped.
+
+    The rows of one seed come one after the other, so that a part of the work compares all rows.
+
+    Args:
+        make: returns the recipe of a row and a seed, and a model with the weights to start from.
+        open_data: opens what a recipe learns from and is scored on.
+        folder: holds a folder for each run, `ROW-SEED`, with its `cell.json` once it is done.
+        rows: names of `ROWS`.
+        seeds: of the runs.
+        pictures: how many pictures of the validation are scored; all if None.
+        device: where to train.
+        show: whether to show progress on stderr.
+
+    Raises:
+        TrainingError: the folder holds runs of another budget.
+    """
+    return [
+        _run(make, open_data, folder / f"{row}-{seed}", row, seed, pictures, device, show=show)
+        for seed in seeds
+        for row in rows
+    ]
+
+
+def _run(
+    make: Callable[[str, int], tuple[Recipe, Segmenter]],
+    open_data: Callable[[Recipe], tuple[Any, Validation]],
+    folder: Path,
+    row: str,
+    seed: int,
+    pictures: int | None,
+    device: str,
+    *,
+    show: bool,
+) -> Cell:
+    recipe, model = make(row, seed)
+    done, asked = folder / "cell.json", {"training": to_dict(recipe.training), "model": to_dict(model.config)}
+    if done.exists():
+        kept = load_json(done)
+        if {key: kept.get(key) for key in asked} != asked:
+            raise TrainingError(f"{done}: is of a run with other settings; choose another folder")
+        return from_dict(Cell, kept["cell"], where=str(done))
+    data, validation = open_data(recipe)
+    begun = time.monotonic()
+    last = train(model, recipe.training, data, validation, folder, device=device, show=show, about={"row": row})
+    seconds = time.monotonic() - begun
+    predictor = Predictor(load_model(last), device)
+    count = validation.data.pictures if pictures is None else min(pictures, validation.data.pictures)
+    outcomes = evaluate(
+        predictor, validation.data, range(count), validation.objects, protocol=validation.protocol, progress=show
+    )
+    summary = summarise(outcomes, validation.protocol)
+    if summary["mean_iou"] is None:
+        raise ConfigError(f"{recipe.validation}: no expression of it means anything, so that nothing can be scored")
+    cell = Cell(
+        row=row,
+        seed=seed,
+        mean_iou=summary["mean_iou"],
+        precision=tuple(summary["precision"][key] for key in PRECISIONS),
+        pointing=summary.get("pointing"),
+        expressions=summary["n"],
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        frames_per_second=_speed(predictor),
+        seconds=round(seconds, 1),
+    )
+    write_text(done, json.dumps({**asked, "cell": asdict(cell)}, indent=2) + "\n")
+    return cell
+
+
+@torch.inference_mode()
+def _speed(predictor: Predictor, repeats: int = 15) -> float:
+    """Return how many pictures a second the model alone segments, one at a time, each by one expression: a median."""
+    model, device = predictor.model, predictor.device
+    side, length = model.config.image_size, model.config.word_length
+    pixels = torch.zeros(1, 3, side, side, device=device)
+    tokens = torch.ones(1, length, dtype=torch.int64, device=device)
+    padding = torch.zeros(1, length, dtype=torch.bool, device=device)
+    times = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        model(pixels, tokens, padding).cpu()
+        times.append(time.perf_counter() - begun)
+    return 1 / float(np.median(times))
+
+
+def table(cells: Iterable[Cell]) -> str:
+    """Return the table of the authors' talk in Markdown: means over the seeds, and the spread of the mean IoU."""
+    by_row: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_row.setdefault(cell.row, []).append(cell)
+    lines = [
+        "| Con. | Dec. | n | IoU | Pr@50 | Pr@60 | Pr@70 | Pr@80 | Pr@90 | points right | params (M) | FPS | runs |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row, found in by_row.items():
+        layers, contrastive = ROWS[row]["decoder_layers"], ROWS[row]["contrastive"]
+        ious = [100 * cell.mean_iou for cell in found]
+        spread = f" ± {statistics.stdev(ious):.2f}" if len(ious) > 1 else ""
+        precision = [f"{100 * statistics.mean(cell.precision[i] for cell in found):.2f}" for i in range(5)]
+        pointed = [cell.pointing for cell in found if cell.pointing is not None]
+        cells_of_row = [
+            "yes" if contrastive else "-",
+            "yes" if layers else "-",
+            str(layers) if layers else "-",
+            f"{statistics.mean(ious):.2f}{spread}",
+            *precision,
+            f"{100 * statistics.mean(pointed):.2f}" if pointed else "-",
+            f"{found[0].parameters / 1e6:.2f}",
+            f"{statistics.median(cell.frames_per_second for cell in found):.1f}",
+            str(len(found)),
+        ]
+        lines.append(f"| {' | '.join(cells_of_row)} |")
+    return "\n".join(lines)

@@ -1,0 +1,188 @@
+"""One step of learning, on one process or on many: mixed precision, accumulation, clipping, DDP and FSDP2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from refseg.data.batches import to_device
+from refseg.errors import ConfigError
+from refseg.models.base import Segmenter
+from refseg.training.config import TrainingConfig
+from refseg.training.losses import contrastive_loss
+from refseg.training.optim import build_optimizer, freeze, set_mode
+from refseg.training.team import Team
+from refseg.types import Batch
+
+__all__ = ["Engine", "Objective", "recompute_blocks"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def _attention(device: torch.device) -> AbstractContextManager[Any]:
+    """The fused attention of a CPU is slow backwards: written out, it takes two thirds of the time of a whole step."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+class Objective(nn.Module):
+    """A model and what it minimises, as one module: from a batch to the sum of its weighted losses."""
+
+    def __init__(self, model: Segmenter, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model = model
+        self._config = config
+
+    def forward(
+        self,
+        pixels: Float[Tensor, "N 3 S S"],
+        tokens: Int64[Tensor, "B L"],
+        padding: Bool[Tensor, "B L"],
+        image_index: Int64[Tensor, "B"],
+        target: Float[Tensor, "B 1 h w"],
+        weight: Float[Tensor, "B"],
+    ) -> Float[Tensor, ""]:
+        """Encode each picture once, segment it by all of its expressions, and compare."""
+        precision = self._config.precision
+        with (
+            _attention(pixels.device),
+            torch.autocast(pixels.device.type, DTYPES[precision], enabled=precision != "float32"),
+        ):
+            image = self.model.encode_image(pixels.contiguous(memory_format=torch.channels_last))
+            each = tuple(features.index_select(0, image_index) for features in image)
+            logits = self.model.segment(each, tokens, padding)
+        return (contrastive_loss(logits, target) * weight).sum()
+
+
+class Engine:
+    """What a process needs to learn from a step's batches; all processes together take one step.
+
+    Args:
+        model: with the weights to start from; the engine moves it, and changes it in place.
+        config: the numbers of the run.
+        team: the processes.
+        shard: whether each holds a part of the weights (FSDP2) instead of all of them (DDP).
+
+    Raises:
+        ConfigError: the numbers do not fit the model or the processes.
+    """
+
+    def __init__(self, model: Segmenter, config: TrainingConfig, team: Team, *, shard: bool = False) -> None:
+        if config.batch_size % (team.size * config.accumulate):
+            raise ConfigError(
+                f"batch_size ({config.batch_size}) must be a multiple of processes x accumulate "
+                f"({team.size} x {config.accumulate})"
+            )
+        if shard and config.precision == "float16":
+            raise ConfigError("sharded weights cannot be trained in float16; take precision=bfloat16")
+        if shard and team.size == 1:
+            raise ConfigError("one process has nobody to share weights with; start several with torchrun")
+        self.config, self.team, self.sharded = config, team, shard
+        freeze(model, config)
+        # Shards are cut from weights that lie in the usual order only.
+        layout = torch.preserve_format if shard else torch.channels_last
+        model = model.to(device=team.device, memory_format=layout)  # type: ignore[call-overload]
+        if team.size > 1 and team.device.type == "cuda" and not config.freeze_norm:
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        self.model = model
+        if config.checkpointing:
+            recompute_blocks(model)
+        self.objective: nn.Module = Objective(model, config)
+        if shard:
+            for block in model.blocks():
+                fully_shard(block)
+            # What is never used may be a single number, which has no parts.
+            fully_shard(self.objective, ignored_params={model.get_parameter(name) for name in model.unused})
+        if config.compile:
+            self.objective.compile(dynamic=True)
+        if team.size > 1 and not shard:
+            self.objective = DistributedDataParallel(self.objective, gradient_as_bucket_view=True)
+        self.optimizer = build_optimizer(model, config)
+        self.scaler = torch.amp.GradScaler(team.device.type, enabled=config.precision == "float16")
+
+    def step(self, batches: list[Batch], number: int) -> Float[Tensor, ""]:
+        """Learn from one step's batches, of this process, and return the mean loss over all processes.
+
+        The gradient is that of the weighted mean over all expressions of the step, however it is cut into pieces.
+
+        Args:
+            batches: one for each piece of this process's share.
+            number: of the step, which decides its random numbers: a step repeated is the same.
+        """
+        set_mode(self.model, self.config)
+        torch.manual_seed(_seed(self.config.seed, number, self.team.rank))
+        weight = torch.stack([batch.weight.sum() for batch in batches]).sum()
+        whole = self.team.sum(weight.to(self.team.device))
+        loss = torch.zeros((), device=self.team.device)
+        for piece, batch in enumerate(batches, start=1):
+            with self._alone(piece < len(batches)):
+                part = self.objective(**vars(to_device(batch, self.team.device)))
+                # Gradients are averaged over the processes; what is wanted is their sum.
+                self.scaler.scale(part * (self.team.size / whole)).backward()
+            loss += part.detach() / whole
+        if self.config.max_norm:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return self.team.sum(loss)
+
+    def _alone(self, alone: bool) -> AbstractContextManager[Any]:
+        """Keep gradients to this process until the last piece of a step."""
+        if isinstance(self.objective, FSDPModule):
+            self.objective.set_requires_gradient_sync(not alone)
+        if alone and isinstance(self.objective, DistributedDataParallel):
+            return self.objective.no_sync()
+        return nullcontext()
+
+
+def _seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def recompute_blocks(model: Segmenter) -> None:
+    """Make each block of a model keep its input alone, and compute the rest again for the gradient."""
+    for block in model.blocks():
+        _recompute(block)
+
+
+def _recompute(block: nn.Module) -> None:
+    usual = block.forward
+
+    def forward(*inputs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return usual(*inputs)
+        device = inputs[0].device
+        return checkpoint(
+            usual, *inputs, use_reentrant=False, context_fn=lambda: (nullcontext(), _again(block, device))
+        )
+
+    block.forward = forward
+
+
+@contextmanager
+def _again(block: nn.Module, device: torch.device) -> Iterator[None]:
+    """Compute as the first time, but for batch normalisation's statistics: the first time has moved them already."""
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+    usual = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+        # A copy takes the count of this computation, and is dropped.
+        norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
+    try:
+        with _attention(device):
+            yield
+    finally:
+        for norm, (momentum, count) in zip(norms, usual, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

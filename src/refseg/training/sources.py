@@ -1,0 +1,95 @@
+"""A recipe's names of data -> what is learnt from and what is validated on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from refseg.data.batches import PictureData
+from refseg.data.catalogue import open_data
+from refseg.data.references import References
+from refseg.data.shapes import Shapes
+from refseg.errors import ConfigError, DataError
+from refseg.evaluation.protocols import protocol
+from refseg.training.loop import Validation
+from refseg.training.recipes import Recipe
+from refseg.types import Sample
+
+__all__ = ["Pictures", "open_recipe"]
+
+HELD_OUT = 10
+"""Every so many of the pictures, where data has no split for validation."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Some of the pictures of a data set."""
+
+    data: PictureData
+    chosen: tuple[int, ...]
+
+    @property
+    def pictures(self) -> int:
+        """How many they are."""
+        return len(self.chosen)
+
+    def samples_of(self, index: int) -> tuple[Sample, ...]:
+        """Return all samples of the chosen picture `index`."""
+        return self.data.samples_of(self.chosen[index])
+
+
+def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = None) -> tuple[PictureData, Validation]:
+    """Open what a recipe learns from, and what it validates on.
+
+    A folder named without splits is divided: by its own splits `train` and `val` where it has them, else every tenth
+    of its pictures is held out, chosen by their names alone.
+
+    Args:
+        recipe: with `data` named.
+        root: the folder that holds the public data sets.
+        images: where the pictures are, if not with the data.
+
+    Raises:
+        ConfigError: the recipe needs data, and none is named.
+        DataError: the data is not there, or cannot be divided.
+    """
+    if not recipe.data:
+        raise ConfigError("which data? name a folder of your own, such as data=my-folder, or a set: data=refcoco:train")
+    how = protocol(recipe.protocol)
+    if recipe.data == "shapes:train":
+        shapes = Shapes("val")
+        return Shapes("train", drill=recipe.training.drill), Validation(data=shapes, objects=shapes.masks, protocol=how)
+
+    def open_one(name: str) -> References:
+        data = open_data(name, root, text_field=how.text_field, overlap=how.overlap, images=images)
+        if not isinstance(data, References):
+            raise ConfigError(f"data={recipe.data} cannot be validated on {name}")
+        return data
+
+    if ":" in recipe.data:
+        return open_one(recipe.data), Validation(data=open_one(recipe.validation or recipe.data), protocol=how)
+    if recipe.validation:
+        return open_one(f"{recipe.data}:all"), Validation(data=open_one(recipe.validation), protocol=how)
+    whole = open_one(f"{os.fspath(recipe.data)}:all")
+    if {"train", "val"} <= set(whole.splits):
+        return open_one(f"{recipe.data}:train"), Validation(data=open_one(f"{recipe.data}:val"), protocol=how)
+    learnt = open_one(f"{recipe.data}:train") if "train" in whole.splits else whole
+    train, held_out = _divide(learnt)
+    return train, Validation(data=held_out, protocol=how)
+
+
+def _divide(data: References) -> tuple[Pictures, Pictures]:
+    """Hold out every tenth picture, in the order of the hashes of their ids: others come and go, a picture stays."""
+    if data.pictures < 2:
+        raise DataError(f"{data.name}: has a single picture; validation needs another")
+    ids = [data.samples_of(picture)[0].image_id for picture in range(data.pictures)]
+    order = sorted(range(len(ids)), key=lambda picture: hashlib.sha256(ids[picture].encode()).digest())
+    held_out = set(order[: max(1, len(order) // HELD_OUT)])
+    return _part(data, set(range(len(ids))) - held_out), _part(data, held_out)
+
+
+def _part(data: PictureData, chosen: Iterable[int]) -> Pictures:
+    return Pictures(data, tuple(sorted(chosen)))

@@ -1,0 +1,75 @@
+"""The ablation: every row alike, on record, and going on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from refseg.cli.main import main
+from refseg.training import ablation
+from refseg.training.ablation import Cell, table
+from refseg.training.recipes import ROWS, recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+
+TINY = [
+    'model.vision={"layers":[1,1,1,1],"width":4,"heads":2,"output_dim":16,"pretrained_size":64}',
+    'model.text={"width":16,"heads":2,"layers":1,"output_dim":16}',
+    "model.neck_channels=[8,16,32]",
+    "model.decoder_heads=2",
+    "model.decoder_hidden=32",
+    "model.image_size=64",
+    "sizes=[]",
+    "epochs=1",
+    "steps_per_epoch=2",
+    "batch_size=2",
+    "workers=0",
+]
+
+
+@pytest.fixture(autouse=True)
+def no_tensorboard(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+
+
+def test_the_rows_are_the_papers():
+    assert len(ROWS) == 7
+    model = recipe("cris-r50-refcoco", row="decoder", faithful=True).model
+    assert (model.contrastive, model.decoder_layers) == (False, 1)
+    assert recipe("shapes-ablation", row="both-4").model.decoder_layers == 4
+
+
+def test_all_rows_are_trained_and_nothing_is_trained_twice(tmp_path, capsys, monkeypatch):
+    words = ["ablate", "shapes", *TINY, "--seeds", "1", "--pictures", "2", "--out", str(tmp_path / "runs")]
+    words += ["--device", "cpu", "--json", str(tmp_path / "cells.json")]
+    assert main([*words, "--rows", "both-1,baseline"]) == 0
+    first = capsys.readouterr().out
+    assert first.count("\n") == 4
+    monkeypatch.setattr(ablation, "train", None)
+    assert main([*words, "--rows", "both-1,baseline"]) == 0
+    assert capsys.readouterr().out == first
+    kept = json.loads((tmp_path / "cells.json").read_text())
+    assert [cell["row"] for cell in kept] == ["both-1", "baseline"]
+    assert kept[0]["parameters"] > kept[1]["parameters"]
+    assert main([*words, "--rows", "both-1", "learning_rate=0.5"]) == 2
+    assert "other settings" in capsys.readouterr().err
+
+
+def test_the_table_by_hand():
+    def cell(row, seed, iou):
+        return Cell(
+            row=row,
+            seed=seed,
+            mean_iou=iou,
+            precision=(0.5, 0.4, 0.3, 0.2, 0.1),
+            pointing=0.75,
+            expressions=10,
+            parameters=7_934_522,
+            frames_per_second=20.0,
+            seconds=1.0,
+        )
+
+    lines = table([cell("baseline", 0, 0.5), cell("baseline", 1, 0.52), cell("both-3", 0, 0.6)]).splitlines()
+    assert lines[2] == "| - | - | - | 51.00 ± 1.41 | 50.00 | 40.00 | 30.00 | 20.00 | 10.00 | 75.00 | 7.93 | 20.0 | 2 |"
+    assert lines[3].startswith("| yes | yes | 3 | 60.00 | 50.00")

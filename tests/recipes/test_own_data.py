@@ -1,0 +1,182 @@
+"""From a folder of one's own to a trained model, in one command."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from refseg.checkpoint import load_model, save_model
+from refseg.cli.main import main
+from refseg.data.shapes import Shapes
+from refseg.errors import ConfigError, DataError
+from refseg.training.recipes import recipe
+from refseg.training.sources import open_recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def no_tensorboard(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+
+
+def fill(folder, scenes=12, splits=None):
+    """Write generated scenes as a folder of one's own."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    data = Shapes("train")
+    with (folder / "data.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "mask", "text", *(["split"] if splits else [])])
+        for scene in range(scenes):
+            samples = data.samples_of(scene)
+            samples[0].load_image().save(folder / "images" / f"{scene}.png")
+            for member, sample in enumerate(samples[:2]):
+                mask = f"{scene}-{member}.png"
+                Image.fromarray(sample.load_mask().astype(np.uint8) * 255).save(folder / "masks" / mask)
+                split = [splits[scene % len(splits)]] if splits else []
+                rows.writerow([f"{scene}.png", mask, sample.expressions[0], *split])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("own") / "scenes")
+
+
+def named(data, **changes):
+    return recipe("finetune", data=str(data), **changes)
+
+
+def ids(data):
+    return {data.samples_of(i)[0].image_id for i in range(data.pictures)}
+
+
+def test_without_splits_a_tenth_is_held_out_and_stays_so(own, tmp_path):
+    train, validation = open_recipe(named(own))
+    assert (train.pictures, validation.data.pictures) == (11, 1)
+    assert not ids(train) & ids(validation.data)
+    more = fill(tmp_path / "more", scenes=13)
+    assert ids(open_recipe(named(more))[1].data) <= ids(validation.data) | {"12", "12.png"}
+
+
+def test_splits_that_are_there_are_used(tmp_path):
+    folder = fill(tmp_path / "split", scenes=6, splits=["train", "train", "val"])
+    train, validation = open_recipe(named(folder))
+    assert (train.pictures, validation.data.pictures) == (4, 2)
+    train, validation = open_recipe(named(f"{folder}:val", validation=f"{folder}:train"))
+    assert (train.pictures, validation.data.pictures) == (2, 4)
+
+
+def test_a_single_picture_cannot_be_divided(tmp_path):
+    folder = fill(tmp_path / "one", scenes=1)
+    with pytest.raises(DataError, match="a single picture"):
+        open_recipe(named(folder))
+
+
+def test_data_has_to_be_named():
+    with pytest.raises(ConfigError, match="which data"):
+        open_recipe(recipe("finetune"))
+
+
+def words(own, start, out, *more):
+    return [
+        *("train", "finetune", f"data={own}", "--init", str(start), "--out", str(out), "--device", "cpu"),
+        *("epochs=2", "batch_size=2", "expressions_per_picture=2", "precision=float32", "workers=0", *more),
+    ]
+
+
+@pytest.fixture
+def start(make_tiny, tmp_path):
+    return save_model(make_tiny(seed=9, word_length=24, threshold=0.4), tmp_path / "start")
+
+
+def test_one_command_fine_tunes(own, start, tmp_path, capsys):
+    assert main(words(own, start, tmp_path / "run")) == 0
+    out, err = capsys.readouterr()
+    assert "try: refseg predict" in out
+    assert "refseg: memory: a process needs about" in err
+    tuned = load_model(tmp_path / "run" / "last")
+    assert tuned.config == load_model(start).config
+    settings = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert settings["steps_per_epoch"] == 5  # 11 pictures, two a step
+    assert settings["data"] == str(own)
+    with Image.open(tmp_path / "run" / "validation.jpg") as picture:
+        assert picture.width > 100
+
+
+def test_parts_can_be_frozen_from_the_command_line(own, start, tmp_path, capsys):
+    frozen = 'freeze=["visual","text","neck"]'
+    assert main(words(own, start, tmp_path / "run", frozen, "epochs=1")) == 0
+    before, after = load_model(start).state_dict(), load_model(tmp_path / "run" / "last").state_dict()
+    for key, value in after.items():
+        if key.startswith(("visual.", "text.", "neck.")):
+            assert (value == before[key]).all(), key
+    assert (after["projector.mix.weight"] != before["projector.mix.weight"]).any()
+
+
+def test_broken_data_is_told_before_anything_starts(start, tmp_path, capsys):
+    folder = fill(tmp_path / "broken", scenes=3)
+    (folder / "masks" / "1-0.png").unlink()
+    assert main(words(folder, start, tmp_path / "run")) == 2
+    err = capsys.readouterr().err
+    assert "1-0.png" in err
+    assert f"see: refseg data check {folder}" in err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_picture_that_breaks_during_the_run_is_named(own, start, tmp_path, capsys, monkeypatch):
+    folder = fill(tmp_path / "later", scenes=4)
+    monkeypatch.setattr("refseg.cli.train._check_own_data", lambda *_, **__: None)
+    for picture in (folder / "images").iterdir():
+        picture.write_bytes(picture.read_bytes()[:200])
+    for workers in ("0", "1"):
+        assert main(words(folder, start, tmp_path / "run", f"workers={workers}")) == 2
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        (line,) = [line for line in err.splitlines() if line.startswith("refseg: ") and "memory" not in line]
+        assert ".png" in line
+
+
+def test_a_dry_run_tells_and_does_nothing(own, start, tmp_path, capsys):
+    assert main(words(own, start, tmp_path / "run", "--dry-run")) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["training"]["layer_decay"] == 0.8
+    assert told["model"]["image_size"] == 64
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["train", "finetune"], "which data"),
+        (["train", "finetune", "data=DATA"], "which model to start from"),
+        (["train", "finetune", "data=DATA", "--init", "START", "model.decoder_layers=1"], "cannot be changed"),
+        (["train", "finetune", "data=DATA", "--init", "START", 'freeze=["tower"]'], "the model has no part 'tower'"),
+        (["train", "finetune", "data=DATA", "--init", "START", "batch_size=64"], "batch_size is 64, but the data has"),
+        (["train", "finetune", "data=none/such", "--init", "START"], "none/such: no such folder"),
+        (["train", "shapes", "--faithful"], "nothing to be faithful to"),
+        (["train", "shapes", "--row", "both-5"], "did you mean 'both-4'?"),
+        (["train", "cris-r50-refcoco", "--data", "DATA"], "is not there|No such|no such|not found|refs"),
+        (["train", "cris-r50-refcoco"], "give the folder that holds it, with --data ROOT"),
+        (["ablate", "shape"], "did you mean 'shapes'?"),
+        (["ablate", "shapes", "--rows", "both-9"], "unknown row of the ablation"),
+        (["ablate", "shapes", "--seeds", "0"], "must be at least 1"),
+    ],
+)
+def test_what_cannot_be_run_is_said_in_one_line(own, start, tmp_path, capsys, monkeypatch, more, said):
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    chosen = [word.replace("DATA", str(own)).replace("START", str(start)) for word in more]
+    assert main(chosen) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("refseg: memory")]
+    assert len(lines) == 1
+    assert re.search(said.replace("?", r"\?"), lines[0]), lines[0]
+    assert not (tmp_path / "runs").exists()

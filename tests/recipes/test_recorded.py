@@ -1,0 +1,97 @@
+"""Twenty steps of each kind of recipe give the losses on record.
+
+`python tests/recipes/test_recorded.py` writes `tests/data/recipe_losses.json` anew, after a change that is meant to
+change them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from refseg.clip.resnet import ResNetConfig
+from refseg.clip.text import TextConfig
+from refseg.config import replace
+from refseg.data.batches import Drawer, DrawOrder, batches
+from refseg.data.shapes import Shapes
+from refseg.models.cris.model import CRIS, CRISConfig
+from refseg.training.engine import Engine
+from refseg.training.optim import set_learning_rates
+from refseg.training.recipes import RECIPES, recipe
+from refseg.training.team import Team
+
+RECORD = Path(__file__).parents[1] / "data" / "recipe_losses.json"
+STEPS = 20
+KINDS = {
+    "cris-r50-refcoco": {},
+    "cris-r50-refcoco, faithful": {"faithful": True},
+    "shapes": {},
+    "finetune": {},
+    "by-heart": {},
+    "shapes-ablation": {},
+    "shapes-ablation, baseline": {"row": "baseline"},
+}
+"""What differs between them is all in their numbers; the model and the data are tiny, the arithmetic float32."""
+
+
+def losses(kind):
+    """Return the losses of a recipe's first steps, its data and model replaced by small ones."""
+    name, options = kind.partition(",")[0], KINDS[kind]
+    made = recipe(name, **options)
+    config = replace(
+        made.training, epochs=1, steps_per_epoch=STEPS, batch_size=4, sizes=(), precision="float32", workers=0
+    )
+    given = made.model or CRISConfig(vision=VISION, text=TEXT, neck_channels=(8, 16, 32))
+    torch.manual_seed(config.seed)
+    model = CRIS(
+        CRISConfig(
+            vision=VISION,
+            text=TEXT,
+            neck_channels=(8, 16, 32),
+            decoder_layers=min(given.decoder_layers, 2),
+            decoder_heads=2,
+            decoder_hidden=32,
+            contrastive=given.contrastive,
+            dropout=0.0,
+            image_size=64,
+        )
+    )
+    engine = Engine(model, config, Team(torch.device("cpu")))
+    data = Shapes("train", drill=config.drill)
+    order = DrawOrder(
+        items=40, batch_size=4, expressions=config.expressions_per_picture, sizes=((0, 64),), seed=config.seed
+    )
+    drawer = Drawer(data, 17, config.target, mirror=config.mirror, by_reference=config.draw == "reference")
+    found = []
+    for step, batch in enumerate(batches(drawer, order, range(STEPS))):
+        set_learning_rates(engine.optimizer, config, step)
+        found.append(float(engine.step([batch], step)))
+    return found
+
+
+VISION = ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=16, pretrained_size=64)
+TEXT = TextConfig(width=16, heads=2, layers=1, output_dim=16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_twenty_steps_give_the_losses_on_record(kind):
+    recorded = json.loads(RECORD.read_text())
+    assert losses(kind) == pytest.approx(recorded[kind], rel=3e-2)
+
+
+def test_every_kind_is_on_record():
+    recorded = json.loads(RECORD.read_text())
+    assert recorded.keys() == KINDS.keys()
+    assert all(len(values) == STEPS for values in recorded.values())
+    assert len({tuple(values) for values in recorded.values()}) == len(KINDS)
+    assert {kind.partition(",")[0] for kind in KINDS} <= RECIPES.keys()
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    made = {kind: [round(loss, 6) for loss in losses(kind)] for kind in KINDS}
+    RECORD.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")

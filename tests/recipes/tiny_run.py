@@ -1,0 +1,93 @@
+"""A run of a tiny CRIS, as a script: what torchrun starts, and what is killed, has to be a process of its own.
+
+python tiny_run.py FOLDER '{"epochs": 2, ...}' [--shard]   writes the loss of each step to FOLDER/losses.jsonl
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from refseg.clip.resnet import ResNetConfig
+from refseg.clip.text import TextConfig
+from refseg.data.shapes import Shapes
+from refseg.models.cris.model import CRIS, CRISConfig
+from refseg.training.config import TrainingConfig
+from refseg.training.engine import Engine
+from refseg.training.loop import Validation, train
+
+VALUES = {
+    "epochs": 2,
+    "steps_per_epoch": 4,
+    "batch_size": 4,
+    "expressions_per_picture": 3,
+    "learning_rate": 1e-3,
+    "backbone_factor": 1.0,
+    "max_norm": 0.1,
+    "seed": 5,
+    "validation_pictures": 2,
+}
+
+
+class First:
+    """The first few pictures of a data set."""
+
+    def __init__(self, data, pictures):
+        self.data, self.pictures = data, pictures
+
+    def samples_of(self, index):
+        return self.data.samples_of(index)
+
+
+def config(**changes):
+    return CRISConfig(
+        **{
+            "vision": ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=16, pretrained_size=64),
+            "text": TextConfig(width=16, heads=2, layers=1, output_dim=16),
+            "neck_channels": (8, 16, 32),
+            "decoder_layers": 1,
+            "decoder_heads": 2,
+            "decoder_hidden": 32,
+            "dropout": 0.0,
+            "image_size": 64,
+            "word_length": 17,
+        }
+        | changes
+    )
+
+
+def go():
+    folder, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
+    torch.set_num_threads(1)
+    find = importlib.util.find_spec
+    importlib.util.find_spec = lambda name, *of: None if name == "tensorboard" else find(name, *of)  # it takes seconds
+    dropout = changes.pop("dropout", 0.0)
+    torch.manual_seed(1)
+    model = CRIS(config(dropout=dropout))
+    real = Engine.step
+
+    def step(self, batches, number):
+        loss = real(self, batches, number)
+        if self.team.leads:
+            with (folder / "losses.jsonl").open("a") as file:
+                file.write(json.dumps({"step": number, "loss": float(loss)}) + "\n")
+        return loss
+
+    Engine.step = step
+    folder.mkdir(parents=True, exist_ok=True)
+    train(
+        model,
+        TrainingConfig(**VALUES | changes),
+        First(Shapes("train"), 12),
+        Validation(data=First(Shapes("val"), 4)),
+        folder,
+        device="cpu",
+        shard="--shard" in sys.argv,
+        show=False,
+    )
+
+
+if __name__ == "__main__":
+    go()
