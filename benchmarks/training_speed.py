@@ -1,7 +1,7 @@
 """A training step of CRIS, ours beside the authors' code: pictures a second and memory, in one run.
 
 Their code is not ours to ship: clone https://github.com/DerrickWang005/CRIS.pytorch and name the folder. Both models
-get the same weights and the same batch, and are first shown to give the same loss.
+get the same weights and the same batch, and are first shown to give the same loss (in float32).
 
 python benchmarks/training_speed.py --against FOLDER [--device cuda] [--batch 64] [--out FILE]
 """
@@ -69,7 +69,11 @@ def theirs(folder: Path, model: nn.Module, name: str) -> nn.Module:
         intermediate=False,
         word_dim=width,
     )
-    with mock.patch("torch.jit.load", return_value=archive):
+    # Their package asks for a logger that its model does not use.
+    with (
+        mock.patch("torch.jit.load", return_value=archive),
+        mock.patch.dict(sys.modules, {"loguru": SimpleNamespace(logger=None)}),
+    ):
         made: nn.Module = importlib.import_module("model.segmenter").CRIS(settings)
     made.load_state_dict(state)
     return made.train()
@@ -134,7 +138,8 @@ def main() -> None:
     first = {name: float(step()) for name, step in steps.items()}
     print("first losses:", {name: round(loss, 5) for name, loss in first.items()})
     for name, loss in first.items():
-        assert abs(loss / first["theirs"] - 1) < 2e-2, name
+        # Half precision rounds, and random weights over a small batch magnify that.
+        assert abs(loss / first["theirs"] - 1) < (1e-3 if name.endswith("float32") else 0.2), name
     memory = {}
     if device.type == "cuda":
         for name, step in steps.items():

@@ -130,7 +130,10 @@ def test_first_loss_and_its_gradients(model, batch, stages, golden):
 
 @pytest.mark.slow
 def test_three_steps_of_the_published_optimizer(state, batch, golden):
-    """Adam's first steps are the signs of gradients, and magnify rounding: the later losses agree roughly."""
+    """Through the engine, whose layout in memory sums in another order: a batch of two magnifies that (see `FAR`).
+
+    Adam's first steps are the signs of gradients, and magnify rounding again: the later losses agree roughly.
+    """
     with torch.device("meta"):
         model = CRIS(cris("RN50", dropout=0.0))
     model.load_state_dict(from_reference({key: value.clone() for key, value in state.items()}), assign=True)
@@ -147,7 +150,7 @@ def test_three_steps_of_the_published_optimizer(state, batch, golden):
     )
     losses = [float(engine.step([one], step)) for step in range(3)]
     recorded = golden["losses"].tolist()
-    assert losses[0] == pytest.approx(recorded[0], rel=1e-4)
+    assert losses[0] == pytest.approx(recorded[0], rel=NEAR)
     assert losses == pytest.approx(recorded, rel=0.1)
 
 

@@ -72,6 +72,15 @@ def test_splits_that_are_there_are_used(tmp_path):
     assert (train.pictures, validation.data.pictures) == (2, 4)
 
 
+def test_sets_are_joined_with_commas(own, tmp_path):
+    other = fill(tmp_path / "other", scenes=3)
+    train, validation = open_recipe(named(f"{own}:all,{other}:all", validation=f"{other}:all"))
+    assert (train.pictures, validation.data.pictures) == (15, 3)
+    assert [train.samples_of(i)[0].source for i in (0, 11, 12, 14)] == [str(own)] * 2 + [str(other)] * 2
+    with pytest.raises(IndexError):
+        train.samples_of(15)
+
+
 def test_a_single_picture_cannot_be_divided(tmp_path):
     folder = fill(tmp_path / "one", scenes=1)
     with pytest.raises(DataError, match="a single picture"):

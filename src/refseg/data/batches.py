@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -165,7 +166,7 @@ class Drawer(Dataset[Drawn | RefsegError]):
         expressions = [sample.expressions[i] for sample, i in chosen]
         other_way = [mirrored(expression) for expression in expressions]
         masks.flip = self.mirror > 0 and None not in other_way and rng.random() < self.mirror
-        pixels, frame = letterbox(Image.fromarray(masks.view(np.asarray(image))), draw.size)
+        pixels, frame = letterbox(image if masks.whole else Image.fromarray(masks.view(np.asarray(image))), draw.size)
         seen = {sample.id: frame.letterbox_mask(masks.view(masks.of(sample))) for sample, _ in chosen}
         words = self.tokenizer([words for words in other_way if words is not None] if masks.flip else expressions)
         target = torch.stack([shrink(seen[sample.id], self.target) for sample, _ in chosen])
@@ -187,6 +188,11 @@ class _Masks:
         self.window = slice(0, height), slice(0, width)
         self.flip = False
         self.loaded: dict[str, Bool[ndarray, "H W"]] = {}
+
+    @property
+    def whole(self) -> bool:
+        """Whether the picture is looked at as it is."""
+        return not self.flip and self.window == (slice(0, self.size[0]), slice(0, self.size[1]))
 
     def of(self, sample: Sample) -> Bool[ndarray, "H W"]:
         """Return where a sample's meaning is; nowhere for what fits nothing."""
@@ -249,11 +255,17 @@ def shrink(mask: Float[Tensor, "S S"], target: str) -> Float[Tensor, "1 h w"]:
     """
     if target == "strided":
         return mask[None, ::STRIDE, ::STRIDE]
+    cells = _cells(len(mask))
+    return (cells @ mask @ cells.T)[None]
+
+
+@lru_cache(maxsize=8)
+def _cells(side: int) -> Float[Tensor, "h S"]:
+    """Return the share that each pixel of a line has in each cell around where its logit comes to lie."""
     around = STRIDE // 2
-    padded = F.pad(mask[None, None], (around,) * 4, mode="replicate")
-    share = F.avg_pool2d(padded, 2 * around + 1, stride=1)
-    side = len(mask) // STRIDE
-    return F.interpolate(share, size=(side, side), mode="bilinear", align_corners=True)[0]
+    padded = F.pad(torch.eye(side)[:, None], (around, around), mode="replicate")
+    share = F.avg_pool1d(padded, 2 * around + 1, stride=1)
+    return F.interpolate(share, size=side // STRIDE, mode="linear", align_corners=True)[:, 0].T.contiguous()
 
 
 class Share(NamedTuple):

@@ -18,7 +18,7 @@ from refseg.training.loop import Validation
 from refseg.training.recipes import Recipe
 from refseg.types import Sample
 
-__all__ = ["Pictures", "open_recipe"]
+__all__ = ["Joined", "Pictures", "open_recipe"]
 
 HELD_OUT = 10
 """Every so many of the pictures, where data has no split for validation."""
@@ -41,8 +41,31 @@ class Pictures:
         return self.data.samples_of(self.chosen[index])
 
 
+@dataclass(frozen=True)
+class Joined:
+    """The pictures of several data sets, one set after the other; a picture of two sets counts twice."""
+
+    parts: tuple[References, ...]
+
+    @property
+    def pictures(self) -> int:
+        """How many they are."""
+        return sum(part.pictures for part in self.parts)
+
+    def samples_of(self, index: int) -> tuple[Sample, ...]:
+        """Return all samples that picture `index` has in its set."""
+        for part in self.parts:
+            if index < part.pictures:
+                return part.samples_of(index)
+            index -= part.pictures
+        raise IndexError("there is no such picture")
+
+
 def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = None) -> tuple[PictureData, Validation]:
     """Open what a recipe learns from, and what it validates on.
+
+    Several sets are joined with commas, as in `refcoco:train,refcocog-umd:train`; mind that one's `val` may share
+    pictures with another's `train` (`refseg data leak`).
 
     A folder named without splits is divided: by its own splits `train` and `val` where it has them, else every tenth
     of its pictures is held out, chosen by their names alone.
@@ -69,10 +92,14 @@ def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = 
             raise ConfigError(f"data={recipe.data} cannot be validated on {name}")
         return data
 
+    def join(names: str) -> References | Joined:
+        parts = tuple(open_one(name.strip()) for name in names.split(","))
+        return parts[0] if len(parts) == 1 else Joined(parts)
+
     if ":" in recipe.data:
-        return open_one(recipe.data), Validation(data=open_one(recipe.validation or recipe.data), protocol=how)
+        return join(recipe.data), Validation(data=join(recipe.validation or recipe.data), protocol=how)
     if recipe.validation:
-        return open_one(f"{recipe.data}:all"), Validation(data=open_one(recipe.validation), protocol=how)
+        return open_one(f"{recipe.data}:all"), Validation(data=join(recipe.validation), protocol=how)
     whole = open_one(f"{os.fspath(recipe.data)}:all")
     if {"train", "val"} <= set(whole.splits):
         return open_one(f"{recipe.data}:train"), Validation(data=open_one(f"{recipe.data}:val"), protocol=how)
