@@ -54,6 +54,7 @@ def really(config):
     return most, averages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -74,6 +75,7 @@ def test_what_is_told_is_what_is_allocated(changes):
     assert told.step == pytest.approx(step, rel=0.15)
 
 
+@pytest.mark.slow
 def test_recomputing_saves_memory_and_shards_share_it():
     model = CRIS(cris_compact(image_size=SIZE, word_length=LENGTH))
     plain, less = estimate(model, settings()), estimate(model, settings(checkpointing=True))
