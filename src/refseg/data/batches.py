@@ -164,12 +164,15 @@ class Drawer(Dataset[Drawn | RefsegError]):
             pairs = masks.zoom(pairs, rng)
         chosen = [pairs[i] for i in rng.permutation(len(pairs))[: draw.expressions]]
         expressions = [sample.expressions[i] for sample, i in chosen]
-        other_way = [mirrored(expression) for expression in expressions]
-        masks.flip = self.mirror > 0 and None not in other_way and rng.random() < self.mirror
+        other_way = [mirrored(expression) for expression in expressions] if self.mirror > 0 else [None]
+        masks.flip = None not in other_way and rng.random() < self.mirror
         pixels, frame = letterbox(image if masks.whole else Image.fromarray(masks.view(np.asarray(image))), draw.size)
-        seen = {sample.id: frame.letterbox_mask(masks.view(masks.of(sample))) for sample, _ in chosen}
+        seen = {  # once for all expressions of a sample
+            sample.id: shrink(frame.letterbox_mask(masks.view(masks.of(sample))), self.target)
+            for sample in {sample.id: sample for sample, _ in chosen}.values()
+        }
         words = self.tokenizer([words for words in other_way if words is not None] if masks.flip else expressions)
-        target = torch.stack([shrink(seen[sample.id], self.target) for sample, _ in chosen])
+        target = torch.stack([seen[sample.id] for sample, _ in chosen])
         weight = torch.tensor([self.emphasis.get(form_of(sample, i), 1.0) for sample, i in chosen])
         return Drawn(pixels, words.tokens, words.padding, target, weight)
 

@@ -188,9 +188,7 @@ class _Run:
 
     def _stops(self, asked: list[int], *, look: bool) -> int:
         """Return the signal that any process got, at the steps where all of them look, else 0."""
-        if not look:
-            return 0
-        return int(max(self.team.gather(asked[0] if asked else 0))) if self.team.size > 1 else sum(asked[:1])
+        return max(self.team.gather(asked[0] if asked else 0)) if look else 0
 
     def _look(self, losses: list[Tensor]) -> None:
         """Check the losses since the last look at them, and show the newest."""
