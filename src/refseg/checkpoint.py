@@ -17,22 +17,38 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from refseg import __version__
+from refseg.clip.towers import TOWERS
+from refseg.clip.weights import (
+    ClipSource,
+    Towers,
+    archive_name,
+    clip_folder,
+    fingerprint,
+    is_clip,
+    load_towers,
+    read_clip,
+    read_weights,
+)
 from refseg.config import from_dict, load_json, replace, save_json, to_dict
 from refseg.errors import ConfigError, DownloadError, OutputError, UnknownNameError, WeightsError, did_you_mean
 from refseg.files import replacing
 from refseg.models.base import Segmenter
 from refseg.models.cris.convert import as_checkpoint, read_checkpoint
-from refseg.models.zoo import ZOO, Family, family
+from refseg.models.zoo import ZOO, Family, build, family
 
 __all__ = [
     "ModelFolder",
+    "adopt_clip",
     "convert",
     "load_model",
+    "merge",
     "push_to_hub",
     "read_folder",
+    "read_towers",
     "resolve",
     "save_model",
     "stored_in_half",
@@ -53,6 +69,8 @@ class ModelFolder:
     config: Any
     refseg: str
     """The version of refseg that wrote it."""
+    clip: ClipSource | None = None
+    """The CLIP whose towers the model borrows: they are not in its weights."""
     about: dict[str, Any] = field(default_factory=dict)
     """The model's name, its training, its scores: whatever `save_model` was given. Nothing reads it to load."""
 
@@ -64,6 +82,7 @@ def save_model(
     dtype: torch.dtype | None = None,
     name: str | None = None,
     extra: dict[str, Any] | None = None,
+    merged: bool = False,
 ) -> Path:
     """Write a model folder, and return it.
 
@@ -76,6 +95,8 @@ def save_model(
             stay float32, and loading always gives float32.
         name: What the model is called.
         extra: JSON values to keep with it under `about`.
+        merged: Also stores the towers that a model borrows from a known CLIP and never changes. Else the folder holds
+            what was trained, and the name and fingerprint of that CLIP, which is then needed to load it.
 
     Raises:
         ConfigError: `extra` is not JSON.
@@ -88,12 +109,17 @@ def save_model(
     except (TypeError, ValueError) as error:
         raise ConfigError(f"what is to be kept with the model is not JSON: {_line(error)}") from None
     values = {"refseg": __version__, "family": model.family, "config": to_dict(model.config)}
+    left_out: tuple[str, ...] = ()
+    if model.borrowed and model.clip is not None and not merged:
+        values["clip"] = model.clip._asdict()
+        left_out = tuple(f"{part}." for part in model.borrowed)
     state = {
         key: (value.to(dtype) if dtype and value.ndim >= 2 and value.is_floating_point() else value)
         .detach()
         .cpu()
         .contiguous()
         for key, value in model.state_dict().items()
+        if not key.startswith(left_out)
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,7 +146,7 @@ def read_folder(folder: str | Path) -> ModelFolder:
     if not path.is_file():
         raise WeightsError(f"{folder}: no model folder: it has no {CONFIG}")
     values = load_json(path)
-    known = ("refseg", "family", "config", "about")
+    known = ("refseg", "family", "config", "clip", "about")
     for key in values:
         if key not in known:
             raise ConfigError(f"{path}: unknown field {key!r}{did_you_mean(key, known)}; known are: {', '.join(known)}")
@@ -135,7 +161,14 @@ def read_folder(folder: str | Path) -> ModelFolder:
     except UnknownNameError as error:
         raise ConfigError(f"{path}: {error}") from None
     config = from_dict(kind.config, values["config"], where=f"{path}: config")
-    return ModelFolder(family=kind.name, config=config, refseg=str(values.get("refseg", "unknown")), about=about)
+    clip = None
+    if "clip" in values:
+        try:
+            clip = ClipSource(**{key: str(value) for key, value in dict(values["clip"]).items()})
+        except (TypeError, ValueError):
+            raise ConfigError(f"{path}: `clip` must be an object with name and sha256") from None
+    refseg = str(values.get("refseg", "unknown"))
+    return ModelFolder(family=kind.name, config=config, refseg=refseg, clip=clip, about=about)
 
 
 def stored_in_half(folder: str | Path) -> bool:
@@ -153,8 +186,16 @@ def stored_in_half(folder: str | Path) -> bool:
         raise WeightsError(f"{path}: cannot be read: {_line(error)}") from None
 
 
-def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Segmenter:
+def load_model(folder: str | Path, *, device: str | torch.device = "cpu", clip: str | Path | None = None) -> Segmenter:
     """Load a model folder: a model in evaluation mode, in float32. Only the folder's two files are read.
+
+    A model that borrows a CLIP's towers takes them from that CLIP: from where it was when the model was trained, from
+    this package, or from where `download_clip` puts it. Nothing is downloaded.
+
+    Args:
+        folder: The model folder.
+        device: Where to put the model.
+        clip: The file or model folder of the CLIP that it borrows, where it lies elsewhere.
 
     Raises:
         WeightsError: The folder or one of its files is missing or broken, or the weights are not the config's.
@@ -171,10 +212,13 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Seg
             for key in file.keys():  # noqa: SIM118
                 if (kept := file.get_slice(key).get_dtype()) not in ("F16", "BF16", "F32", "F64", "I64"):
                     raise WeightsError(f"{path}: {key} is stored as {kept}; weights are floating-point numbers")
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            model = _build(kind, described.config, shapes, path)
             # Copied, not mapped: a file that changes under a running model must not change the model.
-            model.load_state_dict({key: file.get_tensor(key) for key in shapes})
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        if described.clip is not None:
+            state = _borrowed(described.clip, clip, path) | state
+        model = _build(kind, described.config, {key: tuple(value.shape) for key, value in state.items()}, path)
+        model.load_state_dict(state)
+        model.clip = described.clip
         return model.to(device).eval()
     except SafetensorError as error:
         raise WeightsError(f"{path}: broken or incomplete: {_line(error)}") from None
@@ -182,10 +226,83 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu") -> Seg
         raise WeightsError(f"{path}: cannot be loaded: {_line(error)}") from None
 
 
+def read_towers(path: str | Path) -> dict[str, Tensor]:
+    """Read a CLIP under OpenAI's names: from a file of weights (see `read_clip`), or from a model folder.
+
+    A model folder may be a CLIP's, or that of a model with a CLIP's towers, whatever has become of them.
+
+    Raises:
+        WeightsError: It is neither, or the model's towers are not in it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return read_clip(path)
+    described = read_folder(path)
+    if described.clip is not None:
+        raise WeightsError(f"{path}: borrows its towers from {described.clip.name}: give that")
+    state = read_weights(path / WEIGHTS)
+    towers = {key: value for key, value in state.items() if key.startswith(("visual.", "text."))}
+    return {key.removeprefix("text."): value.float() for key, value in towers.items() if "attnpool.connect" not in key}
+
+
+def adopt_clip(model: Segmenter, path: str | Path, *, name: str | None = None) -> None:
+    """Load a CLIP's towers into a model, which remembers whose they are.
+
+    Args:
+        model: Its towers have the CLIP's sizes.
+        path: The CLIP's file, or its model folder.
+        name: What it is called; its path if None.
+
+    Raises:
+        WeightsError: It cannot be read, or does not fit.
+    """
+    state = read_towers(path)
+    if not isinstance(model, Towers):
+        raise ConfigError(f"a model of the family {model.family} has no towers to load a CLIP into")
+    load_towers(model, state)
+    model.clip = ClipSource(name or str(Path(path).resolve()), fingerprint(state))
+
+
+def _borrowed(source: ClipSource, given: str | Path | None, path: Path) -> dict[str, Tensor]:
+    """Return the towers of the CLIP that a model was trained with, under our names."""
+    name = source.name
+    places = [Path(given)] if given is not None else [Path(name), clip_folder() / archive_name(name)]
+    if given is None and name in ZOO and (weights := ZOO[name].weights) is not None:
+        places.insert(0, weights)
+    place = next((place for place in places if place.is_dir() or place.is_file()), None)
+    if place is None:
+        raise WeightsError(
+            f"{path}: holds what was trained beside CLIP's {name}, which is not here: put it to {places[-1]}, or give "
+            "its file once to `refseg convert FOLDER MERGED --clip FILE`"
+        )
+    state = read_towers(place)
+    if fingerprint(state) != source.sha256:
+        raise WeightsError(f"{place}: is another CLIP than {name}, with which {path} was trained")
+    return {key if key.startswith("visual.") else f"text.{key}": value for key, value in state.items()}
+
+
+def merge(source: str | Path, target: str | Path, *, clip: str | Path | None = None) -> Path:
+    """Write a model folder that needs no other, of one that borrows a CLIP's towers, and return it.
+
+    Args:
+        source: The model folder.
+        target: The folder to write.
+        clip: The file or model folder of that CLIP, where `load_model` would not find it.
+
+    Raises:
+        WeightsError: The source or the CLIP is missing or broken, or it is another CLIP.
+        OutputError: The target cannot be written.
+    """
+    described = read_folder(source)
+    return save_model(load_model(source, clip=clip), target, extra=described.about, merged=True)
+
+
 def convert(
     source: str | Path, target: str | Path, *, to: Literal["refseg", "reference"] | None = None, **changes: Any
 ) -> Path:
     """Convert a checkpoint of the reference to a model folder, or a model folder to a checkpoint of the reference.
+
+    A file of CLIP's weights becomes the folder of a plain CLIP, whose answer is how similar each patch is to the words.
 
     Sizes come from the weights. What no weight tells is what the published runs share: 416 pixels, 17 tokens (the
     models of RefCOCOg have 22), threshold 0.35, 8 heads in the decoder, 64 channels a head in CLIP's towers. A
@@ -221,11 +338,31 @@ def convert(
         return target
     if source.is_dir():
         raise WeightsError(f"{source} is a folder; a checkpoint of the reference is a file")
+    if is_clip(source):
+        return _convert_clip(source, target, **changes)
     state, config, scores = read_checkpoint(source)
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     model = _build(family("cris"), replace(config, **changes), shapes, source)
     model.load_state_dict(state)
     return save_model(model, target, name=target.name, extra={"source": source.name, **scores})
+
+
+def _convert_clip(source: Path, target: Path, **changes: Any) -> Path:
+    state = read_clip(source)
+    ours = {key if key.startswith("visual.") else f"text.{key}": value for key, value in state.items()}
+    inferred = family("clip-map").infer_config(ours)
+    config = replace(
+        inferred,
+        **{
+            "image_size": 2 * inferred.vision.pretrained_size,
+            "word_length": inferred.text.context_length,
+            **changes,
+        },
+    )
+    model = build(config)
+    assert isinstance(model, Towers)
+    load_towers(model, state)
+    return save_model(model, target, name=target.name, extra={"source": source.name})
 
 
 def resolve(name_or_path: str | Path, *, allow_download: bool = True) -> Path:
@@ -275,6 +412,11 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False) -> s
     described = read_folder(folder)
     if not (folder / WEIGHTS).is_file():
         raise WeightsError(f"{folder}: {WEIGHTS} is missing")
+    if described.clip is not None and described.clip.name not in TOWERS:
+        raise WeightsError(
+            f"{folder}: borrows from a CLIP of yours, which nobody else has: upload what `refseg convert {folder} "
+            "MERGED --merge` makes of it"
+        )
     _quiet_hub()
     from huggingface_hub import HfApi
 
@@ -334,7 +476,7 @@ def _check_sizes(kind: Family, config: Any, shapes: Mapping[str, tuple[int, ...]
     for size in kind.sizes:
         said, found = config, inferred
         for part in size.split("."):
-            said, found = getattr(said, part), getattr(found, part)
+            said, found = getattr(said, part, None), getattr(found, part, None)
         if said != found:
             raise WeightsError(f"{path}: {CONFIG} says {size} = {_short(said)}, but the weights have {_short(found)}")
 

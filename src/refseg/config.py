@@ -85,8 +85,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return _convert(inner, value, where)
+        inner = [argument for argument in arguments if argument is not type(None)]
+        return _convert(_fitting(inner, value), value, where)
     if origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {_shown(value)}")
@@ -105,6 +105,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if type(value) is not hint:
         raise ConfigError(f"{where}: expected {hint.__name__}, got {_shown(value)}")
     return value
+
+
+def _fitting(kinds: list[Any], value: Any) -> Any:
+    """Return which of several kinds of config a value is: the first that has all of its fields, else the first."""
+    given = set(value) if isinstance(value, dict) else set()
+    for kind in kinds:
+        if dataclasses.is_dataclass(kind) and given <= {field.name for field in dataclasses.fields(kind)}:
+            return kind
+    return kinds[0]
 
 
 def _shown(value: Any) -> str:

@@ -14,8 +14,9 @@ from refseg.checkpoint import load_model, resolve
 from refseg.errors import ConfigError, InputError
 from refseg.inputs.image import Frame, ImageSource, letterbox, read_image
 from refseg.inputs.text import Tokenizer, check_expression
-from refseg.models.base import Segmenter
-from refseg.types import Prediction
+from refseg.models.base import Grounder, Segmenter
+from refseg.models.grid import to_quarter
+from refseg.types import PatchMap, Prediction
 
 __all__ = ["BUNDLED", "EncodedImage", "Predictor", "load", "pick_device"]
 
@@ -104,8 +105,7 @@ class Predictor:
             InputError: the picture was encoded by another predictor.
             ConfigError: the threshold is out of range.
         """
-        if image.predictor is not self:
-            raise InputError("this picture was encoded by another predictor; encode it with the one that segments")
+        self._check(image)
         limit = self.model.config.threshold if threshold is None else threshold
         if not 0 < limit < 1:
             raise ConfigError(f"threshold must lie between 0 and 1, got {limit}")
@@ -125,6 +125,33 @@ class Predictor:
                 )
             ]
         return predictions
+
+    @torch.inference_mode()
+    def ground(self, image: EncodedImage, expression: str) -> PatchMap:
+        """Return the patch-level map of the expression, of a model that has one: RISCLIP, or plain CLIP.
+
+        Args:
+            image: what `encode` of this same predictor returned.
+            expression: the words.
+
+        Raises:
+            ExpressionError: the expression is blank or not text.
+            InputError: the picture was encoded by another predictor.
+            ConfigError: the model has no such map.
+        """
+        self._check(image)
+        model = self.model
+        if not isinstance(model, Grounder):
+            raise ConfigError(f"a model of the family {model.family} has no patch-level map; risclip and clip-map do")
+        words = self.tokenizer([check_expression(expression)])
+        cosines = model.ground(image.features, words.tokens.to(self.device), words.padding.to(self.device))
+        logits = to_quarter(model.map_logits(cosines).float(), model.config.image_size)
+        probability = image.frame.restore(logits.sigmoid()).clamp_(0, 1)
+        return PatchMap(expression, cosines[0].cpu().numpy(), probability[0].cpu().numpy())
+
+    def _check(self, image: EncodedImage) -> None:
+        if image.predictor is not self:
+            raise InputError("this picture was encoded by another predictor; encode it with the one that is asked")
 
 
 def load(model: str | os.PathLike[str] = BUNDLED, device: str = "auto") -> Predictor:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from refseg.errors import ConfigError
 
-__all__ = ["Batch", "Calibration", "Prediction", "Sample"]
+__all__ = ["Batch", "Calibration", "PatchMap", "Prediction", "Sample"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,3 +161,15 @@ class Prediction:
         if self.empty:
             return 0.0
         return self.belief if self.calibration is None else self.calibration.score(self.belief)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchMap:
+    """How similar each patch of a picture is to the words: what a model with a grounding map answers on the way."""
+
+    expression: str
+    """The words, verbatim."""
+    cosines: Float[ndarray, "g g"]
+    """Of each patch of the model's square and the sentence, -1..1, float32."""
+    probability: Float[ndarray, "H W"]
+    """How likely each place is to be meant by the map alone, 0..1, float32, at the picture's own size."""

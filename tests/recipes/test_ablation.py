@@ -66,6 +66,7 @@ def test_the_table_by_hand():
             pointing=0.75,
             expressions=10,
             parameters=7_934_522,
+            learnt=7_934_521,
             frames_per_second=20.0,
             seconds=1.0,
         )

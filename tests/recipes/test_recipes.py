@@ -11,6 +11,7 @@ from refseg.config import from_dict, to_dict
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.cris.convert import to_reference
 from refseg.models.cris.model import CRIS, cris
+from refseg.models.zoo import build
 from refseg.training.config import TrainingConfig
 from refseg.training.optim import build_optimizer, freeze, learning_rate_factor, set_learning_rates
 from refseg.training.recipes import RECIPES, recipe
@@ -21,7 +22,7 @@ def test_every_recipe_builds(name):
     made = recipe(name)
     if made.model is not None:
         with torch.device("meta"):
-            CRIS(made.model)
+            build(made.model)
     assert from_dict(TrainingConfig, to_dict(made.training)) == made.training
     assert "Command: `refseg train " + name in (RECIPES[name].__doc__ or "")
 

@@ -14,10 +14,14 @@ import torch
 
 from refseg.clip.resnet import ResNetConfig
 from refseg.clip.text import TextConfig
+from refseg.clip.vit import ViTConfig
 from refseg.config import replace
 from refseg.data.batches import Drawer, DrawOrder, batches
-from refseg.data.shapes import Shapes
-from refseg.models.cris.model import CRIS, CRISConfig
+from refseg.data.shapes import CloseUps, Shapes
+from refseg.models.clip_map.model import CLIPMapConfig
+from refseg.models.cris.model import CRISConfig
+from refseg.models.risclip.model import RISCLIPConfig
+from refseg.models.zoo import build
 from refseg.training.engine import Engine
 from refseg.training.optim import set_learning_rates
 from refseg.training.recipes import RECIPES, recipe
@@ -33,6 +37,12 @@ KINDS = {
     "by-heart": {},
     "shapes-ablation": {},
     "shapes-ablation, baseline": {"row": "baseline"},
+    "shapes-clip": {},
+    "shapes-clip-vit": {},
+    "shapes-risclip": {},
+    "shapes-risclip-mask": {},
+    "risclip-b-refcoco": {},
+    "risclip-b-refcoco-mask, faithful": {"faithful": True},
 }
 """What differs between them is all in their numbers; the model and the data are tiny, the arithmetic float32."""
 
@@ -49,23 +59,9 @@ def losses(kind):
     config = replace(
         made.training, epochs=1, steps_per_epoch=STEPS, batch_size=4, sizes=(), precision="float32", workers=0
     )
-    given = made.model or CRISConfig(vision=VISION, text=TEXT, neck_channels=(8, 16, 32))
     torch.manual_seed(config.seed)
-    model = CRIS(
-        CRISConfig(
-            vision=VISION,
-            text=TEXT,
-            neck_channels=(8, 16, 32),
-            decoder_layers=min(given.decoder_layers, 2),
-            decoder_heads=2,
-            decoder_hidden=32,
-            contrastive=given.contrastive,
-            dropout=0.0,
-            image_size=64,
-        )
-    )
-    engine = Engine(model, config, Team(torch.device("cpu")))
-    data = Shapes("train", drill=config.drill)
+    engine = Engine(build(small(made.model)), config, Team(torch.device("cpu")))
+    data = CloseUps("train") if made.data == "shapes-closeups:train" else Shapes("train", drill=config.drill)
     order = DrawOrder(
         items=40, batch_size=4, expressions=config.expressions_per_picture, sizes=((0, 64),), seed=config.seed
     )
@@ -77,6 +73,39 @@ def losses(kind):
     return found
 
 
+def small(given):
+    """Return the config of a model with the same parts at a few channels."""
+    if isinstance(given, CLIPMapConfig):
+        return CLIPMapConfig(vision=VIT if isinstance(given.vision, ViTConfig) else VISION, text=TEXT, image_size=64)
+    if isinstance(given, RISCLIPConfig):
+        return RISCLIPConfig(
+            vision=VIT,
+            text=TEXT,
+            fusions=((2, 1),),
+            cfe_width=8,
+            cfe_heads=2,
+            ske_layers=1,
+            ske_heads=2,
+            ske_hidden=8,
+            decoder_blocks=given.decoder_blocks and (3, 2, 1),
+            decoder_channels=(8, 6, 4),
+            image_size=64,
+        )
+    given = given or CRISConfig(vision=VISION, text=TEXT, neck_channels=(8, 16, 32))
+    return CRISConfig(
+        vision=VISION,
+        text=TEXT,
+        neck_channels=(8, 16, 32),
+        decoder_layers=min(given.decoder_layers, 2),
+        decoder_heads=2,
+        decoder_hidden=32,
+        contrastive=given.contrastive,
+        dropout=0.0,
+        image_size=64,
+    )
+
+
+VIT = ViTConfig(patch=8, width=16, layers=3, heads=2, output_dim=16, pretrained_size=64)
 VISION = ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=16, pretrained_size=64)
 TEXT = TextConfig(width=16, heads=2, layers=1, output_dim=16)
 

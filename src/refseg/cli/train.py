@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from refseg.models.base import Segmenter
     from refseg.training.recipes import Recipe
 
-__all__ = ["add_arguments", "add_run_arguments", "change", "load_clip", "run"]
+__all__ = ["add_arguments", "add_run_arguments", "change", "run", "starting_model"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         _check_own_data(chosen, arguments.images, show=leads)
         data, validation = open_recipe(chosen, arguments.data, arguments.images)
-    model = _model(chosen, arguments)
+    model = starting_model(chosen, arguments.recipe, arguments.init, arguments.clip)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     if leads:
         needed = estimate(model, chosen.training, processes=processes, shard=arguments.shard)
@@ -101,57 +101,87 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _model(chosen: Recipe, arguments: argparse.Namespace) -> Segmenter:
+def starting_model(chosen: Recipe, name: str, init: str | None, clip: str | None) -> Segmenter:
     """Return the model of a recipe with the weights that it starts from.
+
+    Args:
+        chosen: the recipe.
+        name: of the recipe.
+        init: the model whose weights it starts from: a zoo name, a model folder or a Hub name.
+        clip: what `--clip` gives (see `load_clip`).
 
     Raises:
         ConfigError: it is not said where they come from, or they are another model's.
     """
     from refseg.checkpoint import load_model, resolve
-    from refseg.config import replace
-    from refseg.models.cris.model import CRIS
+    from refseg.models.zoo import build
 
-    if arguments.init is not None:
-        start = load_model(resolve(arguments.init))
+    if init is not None:
+        start = load_model(resolve(init))
         if chosen.model is None:
             return start
-        # What says how a model is used is in its config too, and no reason to refuse its weights.
-        use = {
-            key: getattr(chosen.model, key)
-            for key in ("image_size", "word_length", "threshold", "calibration", "dropout")
-        }
-        if replace(start.config, **use) != chosen.model:
-            raise ConfigError(f"{arguments.init}: is another model than the recipe {arguments.recipe} trains")
-        model = CRIS(chosen.model)
-        model.load_state_dict(start.state_dict())
+        if not _goes_on_from(chosen.model, start.config):
+            raise ConfigError(f"{init}: is another model than the recipe {name} trains")
+        model = build(chosen.model)
+        model.clip = start.clip
+        # A second stage adds a decoder to what the first one has trained.
+        model.load_state_dict(model.state_dict() | start.state_dict())
+        if clip is not None:
+            load_clip(model, chosen.clip, clip, name)
         return model
     if chosen.model is None:
-        raise ConfigError(f"{arguments.recipe}: which model to start from? give --init, such as --init shapes")
-    model = CRIS(chosen.model)
-    if chosen.clip is not None:
-        load_clip(model, chosen.clip, arguments.clip, arguments.recipe)
+        raise ConfigError(f"{name}: which model to start from? give --init, such as --init shapes")
+    model = build(chosen.model)
+    if chosen.clip is not None or clip is not None:
+        load_clip(model, chosen.clip, clip, name)
     return model
 
 
-def load_clip(model: Segmenter, name: str, given: str | None, recipe: str) -> None:
-    """Load CLIP's towers from what `--clip` gives: a file, `download`, or `none`.
+def _goes_on_from(config: Any, start: Any) -> bool:
+    """Return whether a run of one config may start from weights of another: they differ in how they are used alone.
+
+    The first stage of RISCLIP has no decoder yet.
+    """
+    from refseg.config import replace
+
+    if type(start) is not type(config):
+        return False
+    used = ("image_size", "word_length", "threshold", "calibration", "dropout")
+    values = {key: getattr(config, key) for key in used if hasattr(config, key)}
+    if not getattr(start, "decoder_blocks", True):
+        values["decoder_blocks"] = config.decoder_blocks
+    return bool(replace(start, **values) == config)
+
+
+def load_clip(model: Segmenter, name: str | None, given: str | None, recipe: str) -> None:
+    """Load CLIP's towers from what `--clip` gives.
+
+    That is a file, a model folder with the towers, a folder of runs that has `NAME/last`, `download`, or `none`.
 
     Raises:
         ConfigError: it gives nothing.
         WeightsError, DownloadError: the file is broken, does not fit, or cannot be fetched.
     """
-    from typing import cast
-
-    from refseg.clip.weights import Towers, download_clip, load_towers, read_clip
+    from refseg.checkpoint import adopt_clip
+    from refseg.clip.towers import TOWERS
+    from refseg.clip.weights import archive_name, download_clip
 
     if given is None:
+        how = f"the folder that `refseg train {name}` gives with --clip runs/{name}/last"
+        if name in TOWERS:
+            how = f"its file with --clip {archive_name(name)}, or --clip download"
         raise ConfigError(
-            f"{recipe}: starts from CLIP's {name}: give its file with --clip {name}.pt, or --clip download, "
-            "or --clip none to start from random weights"
+            f"{recipe}: starts from CLIP's {name}: give {how}, or --clip none to start from random weights"
         )
-    if given != "none":
-        path = download_clip(name) if given == "download" else Path(given)
-        load_towers(cast(Towers, model), read_clip(path))
+    if given == "none":
+        return
+    if given == "download":
+        if name not in TOWERS:
+            raise ConfigError(f"{recipe}: nobody offers its towers for download; give a file or a folder with --clip")
+        adopt_clip(model, download_clip(name), name=name)
+    else:
+        run = Path(given) / (name or "") / "last"
+        adopt_clip(model, run if run.is_dir() else Path(given), name=name if name in TOWERS else None)
 
 
 def _check_own_data(chosen: Recipe, images: Path | None, *, show: bool) -> None:

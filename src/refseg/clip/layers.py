@@ -59,9 +59,20 @@ class ResidualAttentionBlock(nn.Module):
         self.mlp.add_module("c_proj", nn.Linear(4 * width, width))
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, x: Float[Tensor, "B T D"], mask: Float[Tensor, "T T"] | None = None) -> Float[Tensor, "B T D"]:
-        """Let T tokens attend to each other; `mask` is added to the attention logits."""
+    def forward(
+        self,
+        x: Float[Tensor, "B T D"],
+        mask: Float[Tensor, "T T"] | None = None,
+        adapters: tuple[nn.Module, nn.Module] | None = None,
+    ) -> Float[Tensor, "B T D"]:
+        """Let T tokens attend to each other; `mask` is added to the attention logits.
+
+        The two `adapters` of a model that trains nothing else, from (B, T, D) to (B, T, D), are residual layers too:
+        one after the attention, one after the MLP.
+        """
         h = self.ln_1(x)
         x = x + self.attn(h, h, h, attn_mask=mask, need_weights=False)[0]
+        if adapters is not None:
+            x = x + adapters[0](x)
         mixed: Tensor = x + self.mlp(self.ln_2(x))
-        return mixed
+        return mixed if adapters is None else mixed + adapters[1](mixed)

@@ -93,8 +93,8 @@ class Bottleneck(nn.Module):
 class AttentionPool2d(nn.Module):
     """CLIP's attention pool turned into self-attention over all positions, beside a convolutional shortcut.
 
-    CLIP's weights are kept. Its first positional embedding, that of the pooled token, has no use here; the others are
-    resized to the grid. `connect` is CRIS' own and is in no CLIP archive.
+    CLIP's weights are kept. Its first positional embedding, that of the pooled token, is of use in `pool` alone; the
+    others are resized to the grid. `connect` is CRIS' own, is in no CLIP archive, and takes no part in `pool`.
     """
 
     def __init__(self, grid: int, channels: int, heads: int, output_dim: int) -> None:
@@ -109,20 +109,39 @@ class AttentionPool2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         """Mix all positions and project them into CLIP's joint space, no longer pooled."""
-        batch, channels, height, width = x.shape
-        grid = self.positional_embedding[1:].T.reshape(1, channels, self.grid, self.grid)
-        position = F.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
-        tokens = (x + position.to(x.dtype)).flatten(2).mT
+        batch, _, height, width = x.shape
+        tokens = self._tokens(x)
+        pooled = self._attend(tokens, tokens).mT.reshape(batch, -1, height, width)
+        return F.relu(pooled + self.connect(x), inplace=True)
+
+    def pool(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E"]:
+        """Pool as CLIP does: the mean, at the first positional embedding, attends to itself and to all positions."""
+        mean = x.mean(dim=(2, 3)) + self.positional_embedding[0].to(x.dtype)
+        tokens = torch.cat([mean[:, None], self._tokens(x)], dim=1)
+        return self._attend(tokens[:, :1], tokens)[:, 0]
+
+    def values(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E H W"]:
+        """Take each position through the pool as if it were alone: it attends to itself, and to nothing else."""
+        tokens: Tensor = self.c_proj(self.v_proj(self._tokens(x)))
+        return tokens.mT.reshape(len(x), -1, *x.shape[2:])
+
+    def _tokens(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
+        """Return a map as a sequence, with its positions."""
+        grid = self.positional_embedding[1:].T.reshape(1, -1, self.grid, self.grid)
+        position = F.interpolate(grid, size=x.shape[2:], mode="bicubic", align_corners=False)
+        return (x + position.to(x.dtype)).flatten(2).mT
+
+    def _attend(self, queries: Float[Tensor, "B Q C"], tokens: Float[Tensor, "B T C"]) -> Float[Tensor, "B Q E"]:
+        """Let queries attend to tokens, and project them into CLIP's joint space."""
 
         def split(projected: Tensor) -> Tensor:
-            return projected.reshape(batch, height * width, self.heads, -1).transpose(1, 2)
+            return projected.reshape(*projected.shape[:2], self.heads, -1).transpose(1, 2)
 
-        query, key, value = split(self.q_proj(tokens)), split(self.k_proj(tokens)), split(self.v_proj(tokens))
+        query, key, value = split(self.q_proj(queries)), split(self.k_proj(tokens)), split(self.v_proj(tokens))
         # Written out: the grid is small, and the fused attention of a CPU is slow backwards.
         attention = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
-        mixed = (attention @ value).transpose(1, 2).flatten(2)
-        pooled = self.c_proj(mixed).mT.reshape(batch, -1, height, width)
-        return F.relu(pooled + self.connect(x), inplace=True)
+        mixed: Tensor = self.c_proj((attention @ value).transpose(1, 2).flatten(2))
+        return mixed
 
 
 class ModifiedResNet(nn.Module):
@@ -150,9 +169,24 @@ class ModifiedResNet(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Pyramid:
         """Encode normalised pixels, S a multiple of 32, into maps of S/8, S/16 and S/32."""
+        v3, v4, last = self._stages(pixels)
+        return Pyramid(v3, v4, self.attnpool(last))
+
+    def pool(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
+        """Encode normalised pixels, S a multiple of 32, into CLIP's own embedding of a picture, in the joint space."""
+        pooled: Tensor = self.attnpool.pool(self._stages(pixels)[-1])
+        return pooled
+
+    def values(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E H32 W32"]:
+        """Encode normalised pixels, S a multiple of 32, into a map of the joint space, each position for itself."""
+        values: Tensor = self.attnpool.values(self._stages(pixels)[-1])
+        return values
+
+    def _stages(self, pixels: Float[Tensor, "B 3 S S"]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what leaves the last three stages, before any attention."""
         x = F.relu(self.bn1(self.conv1(pixels)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
         x = F.relu(self.bn3(self.conv3(x)), inplace=True)
         v3 = self.layer2(self.layer1(self.avgpool(x)))
         v4 = self.layer3(v3)
-        return Pyramid(v3, v4, self.attnpool(self.layer4(v4)))
+        return v3, v4, self.layer4(v4)

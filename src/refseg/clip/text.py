@@ -67,15 +67,38 @@ class TextTransformer(nn.Module):
         nn.init.normal_(self.positional_embedding, std=0.01)
         nn.init.normal_(self.text_projection, std=width**-0.5)
 
-    def forward(self, tokens: Int64[Tensor, "B L"]) -> Language:
-        """Encode tokens, L at most `context_length`; the sentence stands at the highest id, the first end token."""
-        length = tokens.shape[1]
-        x = self.token_embedding(tokens) + self.positional_embedding[:length]
-        causal = torch.full((length, length), float("-inf"), device=x.device, dtype=x.dtype).triu(1)
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's blocks, for a model that runs them itself, between `embed` and `ln_final`."""
         resblocks = self.transformer.resblocks
         assert isinstance(resblocks, nn.ModuleList)
-        for block in resblocks:
+        return resblocks
+
+    @staticmethod
+    def causal_mask(length: int, like: Float[Tensor, "..."]) -> Float[Tensor, "L L"]:
+        """Return what a block adds to its attention logits, so that a token sees none after it, as `like` is stored."""
+        return torch.full((length, length), float("-inf"), device=like.device, dtype=like.dtype).triu(1)
+
+    @staticmethod
+    def sentence_of(words: Float[Tensor, "B L D"], tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B D"]:
+        """Pick the end token's vector: it stands at the highest id, and is the first of these."""
+        return words[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
+
+    def embed(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Turn tokens, L at most `context_length`, into what the first block takes."""
+        embedded: Tensor = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
+        return embedded
+
+    def project(self, words: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
+        """Take words, as `Language` has them, into CLIP's joint space; the end token's vector becomes the sentence."""
+        return words @ self.text_projection
+
+    def forward(self, tokens: Int64[Tensor, "B L"]) -> Language:
+        """Encode tokens, L at most `context_length`; the sentence stands at the highest id, the first end token."""
+        x = self.embed(tokens)
+        causal = self.causal_mask(tokens.shape[1], x)
+        for block in self.blocks:
             x = block(x, causal)
         words = self.ln_final(x)
-        end = words[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
-        return Language(words, end @ self.text_projection)
+        # Here one vector of each expression is projected, and not all of its words.
+        return Language(words, self.project(self.sentence_of(words, tokens)))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from refseg.clip.resnet import ResNetConfig
 from refseg.clip.text import TextConfig
+from refseg.clip.vit import ViTConfig
 from refseg.errors import UnknownNameError
 
 __all__ = ["TOWERS", "TowerSizes", "tower_sizes"]
@@ -15,29 +16,46 @@ __all__ = ["TOWERS", "TowerSizes", "tower_sizes"]
 class TowerSizes:
     """The sizes of an image tower and of the text tower that was trained with it."""
 
-    vision: ResNetConfig
+    vision: ResNetConfig | ViTConfig
     text: TextConfig
 
 
-def _pair(layers: tuple[int, int, int, int], width: int, joint: int, size: int, text_width: int) -> TowerSizes:
-    # In all of CLIP a head has 64 channels, in either tower.
+def _text(width: int, joint: int) -> TextConfig:
+    # In all of CLIP a head has 64 channels, in every tower.
+    return TextConfig(width=width, heads=width // 64, layers=12, output_dim=joint)
+
+
+def _resnet(layers: tuple[int, int, int, int], width: int, joint: int, size: int, text_width: int) -> TowerSizes:
     return TowerSizes(
         vision=ResNetConfig(layers=layers, width=width, heads=width * 32 // 64, output_dim=joint, pretrained_size=size),
-        text=TextConfig(width=text_width, heads=text_width // 64, layers=12, output_dim=joint),
+        text=_text(text_width, joint),
+    )
+
+
+def _vit(patch: int, layers: int, width: int, joint: int, size: int, text_width: int) -> TowerSizes:
+    return TowerSizes(
+        vision=ViTConfig(
+            patch=patch, width=width, layers=layers, heads=width // 64, output_dim=joint, pretrained_size=size
+        ),
+        text=_text(text_width, joint),
     )
 
 
 TOWERS = {
-    "RN50": _pair((3, 4, 6, 3), 64, 1024, 224, 512),
-    "RN101": _pair((3, 4, 23, 3), 64, 512, 224, 512),
-    "RN50x4": _pair((4, 6, 10, 6), 80, 640, 288, 640),
-    "RN50x16": _pair((6, 8, 18, 8), 96, 768, 384, 768),
-    "RN50x64": _pair((3, 15, 36, 10), 128, 1024, 448, 1024),
+    "RN50": _resnet((3, 4, 6, 3), 64, 1024, 224, 512),
+    "RN101": _resnet((3, 4, 23, 3), 64, 512, 224, 512),
+    "RN50x4": _resnet((4, 6, 10, 6), 80, 640, 288, 640),
+    "RN50x16": _resnet((6, 8, 18, 8), 96, 768, 384, 768),
+    "RN50x64": _resnet((3, 15, 36, 10), 128, 1024, 448, 1024),
+    "ViT-B/32": _vit(32, 12, 768, 512, 224, 512),
+    "ViT-B/16": _vit(16, 12, 768, 512, 224, 512),
+    "ViT-L/14": _vit(14, 24, 1024, 768, 224, 768),
+    "ViT-L/14@336px": _vit(14, 24, 1024, 768, 336, 768),
 }
 
 
 def tower_sizes(name: str) -> TowerSizes:
-    """Return the sizes of a published CLIP by OpenAI's name for it, such as `RN50`.
+    """Return the sizes of a published CLIP by OpenAI's name for it, such as `RN50` or `ViT-B/16`.
 
     Raises:
         UnknownNameError: There is no such CLIP here.

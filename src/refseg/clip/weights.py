@@ -1,8 +1,9 @@
 """CLIP's weights, from whichever file they come in, under OpenAI's names.
 
-What is read: OpenAI's TorchScript archives (`RN50.pt`), state dicts saved by `torch.save`, and safetensors, of OpenAI's
-and open_clip's ResNets. Nothing in a file is ever executed. transformers has no CLIP ResNet: of its layout a text tower
-alone is read, and a file with a vision transformer is refused, whoever wrote it.
+What is read: OpenAI's TorchScript archives (`RN50.pt`, `ViT-B-16.pt`), state dicts saved by `torch.save`, and
+safetensors of open_clip and of transformers (which has no CLIP ResNet, and whose text tower may come alone). Nothing in
+a file is ever executed. Weights do not tell their activation: the towers here have OpenAI's, `QuickGELU`, and some
+CLIPs that others trained have another.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
+import math
 import os
 import pickle
 import re
@@ -19,7 +21,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,20 +31,28 @@ from tqdm import tqdm
 
 from refseg.clip.resnet import ModifiedResNet, ResNetConfig
 from refseg.clip.text import TextConfig, TextTransformer
-from refseg.clip.towers import TOWERS, tower_sizes
+from refseg.clip.towers import TOWERS, TowerSizes, tower_sizes
+from refseg.clip.vit import VisionTransformer, ViTConfig
 from refseg.errors import ConfigError, DownloadError, WeightsError
 
 __all__ = [
+    "ClipSource",
     "Towers",
+    "archive_name",
+    "clip_folder",
     "count_layers",
     "download_clip",
+    "fingerprint",
     "infer_resnet",
     "infer_text",
+    "infer_vit",
+    "is_clip",
     "load_text_tower",
     "load_towers",
     "read_clip",
     "read_file",
     "read_weights",
+    "tower_weights",
 ]
 
 ADDRESS = "https://openaipublic.azureedge.net/clip/models"
@@ -53,6 +63,10 @@ CHECKSUMS = {
     "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
     "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
     "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
 }
 LARGEST_ARCHIVE = 4 * 2**30
 TIMEOUT = 10.0
@@ -64,12 +78,26 @@ NOT_CLIPS = "attnpool.connect."
 PARALLEL = "module."
 
 
+class ClipSource(NamedTuple):
+    """Which CLIP a model's towers are."""
+
+    name: str
+    """OpenAI's name, or where its file or folder was."""
+    sha256: str
+    """Its fingerprint."""
+
+
 @runtime_checkable
 class Towers(Protocol):
     """A model with CLIP's two towers."""
 
-    visual: ModifiedResNet
-    text: TextTransformer
+    @property
+    def visual(self) -> ModifiedResNet | VisionTransformer:
+        """The image tower."""
+
+    @property
+    def text(self) -> TextTransformer:
+        """The text tower."""
 
 
 def read_clip(path: str | Path) -> dict[str, Tensor]:
@@ -80,9 +108,7 @@ def read_clip(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     state = read_weights(path)
-    if any(key.startswith(("visual.proj", "visual.class_embedding", "vision_model.")) for key in state):
-        raise WeightsError(f"{path}: a CLIP with a vision transformer; only its ResNets are read (the ViT comes later)")
-    if any(key.startswith("text_model.") for key in state):
+    if any(key.startswith(("text_model.", "vision_model.")) for key in state):
         state = _from_transformers(state, path)
     elif any(key.startswith("text.") for key in state):
         state = {key.removeprefix("text."): value for key, value in state.items()}
@@ -94,6 +120,21 @@ def read_clip(path: str | Path) -> dict[str, Tensor]:
         for key, value in state.items()
         if key not in SCALARS and not key.endswith("attn_mask")
     }
+
+
+def is_clip(path: str | Path) -> bool:
+    """Return whether a file holds the weights of a CLIP, both towers, and nothing else.
+
+    Raises:
+        WeightsError: The file is missing, broken, unsafe or holds no state dict.
+    """
+    state = read_weights(path)
+    picture = any(key.startswith(("visual.", "vision_model.")) for key in state)
+    return (
+        picture
+        and any(key.endswith(("token_embedding.weight",)) for key in state)
+        and not any(key.startswith(("neck.", "decoder.", "backbone.")) for key in state)
+    )
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -170,8 +211,10 @@ def load_towers(model: Towers, state: Mapping[str, Tensor]) -> None:
     visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
     if not visual:
         raise WeightsError("these weights have no image tower: all names that start with 'visual.' are missing")
-    if any(key.startswith(("proj", "class_embedding")) for key in visual):
-        raise WeightsError("these weights have a vision transformer for an image tower, and the model has a ResNet")
+    has = tower_weights(model)
+    if (kind := _image_tower(state)) != (wanted := _image_tower(has)):
+        fits = _identity(has, otherwise="another CLIP")
+        raise WeightsError(f"{_identity(state)} ({kind}) does not fit this model, which takes {fits} ({wanted})")
     _load(model.visual, visual, state)
     load_text_tower(model.text, state)
 
@@ -185,30 +228,64 @@ def load_text_tower(text: TextTransformer, state: Mapping[str, Tensor]) -> None:
     _load(text, {key: value for key, value in state.items() if not key.startswith("visual.")}, state)
 
 
+def tower_weights(model: Towers) -> dict[str, Tensor]:
+    """Return what a model's towers hold, under OpenAI's names, as `read_clip` returns a file's weights."""
+    visual = {f"visual.{key}": value for key, value in model.visual.state_dict().items()}
+    return visual | model.text.state_dict()
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """Return a SHA-256 that is the same for the same pair of towers, whichever kind of file it was read from.
+
+    Names, shapes and values count, in float32 and in the names' order. What computes no feature does not: the logit
+    scale, counts of batches and CRIS' own layer.
+
+    Args:
+        state: Weights under OpenAI's names, as `read_clip` and `tower_weights` return them.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        if name in (*SCALARS, "logit_scale") or name.endswith("num_batches_tracked") or NOT_CLIPS in name:
+            continue
+        values = state[name].detach().to("cpu", torch.float32).contiguous().numpy()
+        digest.update(f"{name} {list(values.shape)}\n".encode())
+        digest.update(values.astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
+
+
+def archive_name(name: str) -> str:
+    """Return what OpenAI calls the file of a CLIP: `ViT-L-14-336px.pt` for `ViT-L/14@336px`."""
+    return name.replace("/", "-").replace("@", "-") + ".pt"
+
+
+def clip_folder() -> Path:
+    """Return where fetched archives are kept: `clip` in `$REFSEG_HOME`, or in `~/.cache/refseg`."""
+    return Path(os.environ.get("REFSEG_HOME") or Path.home() / ".cache" / "refseg") / "clip"
+
+
 def download_clip(name: str, folder: str | Path | None = None, *, address: str = ADDRESS) -> Path:
-    """Fetch OpenAI's archive of a CLIP such as `RN50`, unless it is there already, and return its path.
+    """Fetch OpenAI's archive of a CLIP such as `RN50` or `ViT-B/16`, unless it is there, and return its path.
 
     A transfer that broke off goes on where it ended. The file gets its name only when its checksum is right.
 
     Args:
         name: One of OpenAI's names.
         folder: Where to keep it; by default `clip` in `$REFSEG_HOME`, or in `~/.cache/refseg`.
-        address: A mirror with the same layout, `<address>/<checksum>/<name>.pt`.
+        address: A mirror with the same layout, `<address>/<checksum>/<file>`, the file as `archive_name` has it.
 
     Raises:
         UnknownNameError: There is no such CLIP.
         DownloadError: It cannot be fetched, or what came is something else.
     """
     tower_sizes(name)
-    home = Path(os.environ.get("REFSEG_HOME") or Path.home() / ".cache" / "refseg")
-    folder = home / "clip" if folder is None else Path(folder)
-    path, part = folder / f"{name}.pt", folder / f"{name}.pt.part"
+    folder = clip_folder() if folder is None else Path(folder)
+    path, part = folder / archive_name(name), folder / f"{archive_name(name)}.part"
     wanted = CHECKSUMS[name]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if path.is_file() and _checksum(path) == wanted:
             return path
-        url = f"{address}/{wanted}/{name}.pt"
+        url = f"{address}/{wanted}/{path.name}"
         if not (part.is_file() and _checksum(part) == wanted):
             _fetch(url, part)
             if _checksum(part) != wanted:
@@ -232,14 +309,31 @@ def infer_resnet(state: Mapping[str, Tensor], prefix: str = "visual.") -> ResNet
         WeightsError: A weight that tells a size is missing, or of an impossible shape.
     """
     width = _shape(state, f"{prefix}layer1.0.conv1.weight", 4)[0]
-    positions, _ = _shape(state, f"{prefix}attnpool.positional_embedding", 2)
+    grid = _grid(state, f"{prefix}attnpool.positional_embedding")
     blocks = [count_layers(state, rf"{re.escape(prefix)}layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4)]
     return ResNetConfig(
         layers=(blocks[0], blocks[1], blocks[2], blocks[3]),
         width=width,
         heads=max(1, width * 32 // 64),
         output_dim=_shape(state, f"{prefix}attnpool.c_proj.weight", 2)[0],
-        pretrained_size=32 * round((positions - 1) ** 0.5),
+        pretrained_size=32 * grid,
+    )
+
+
+def infer_vit(state: Mapping[str, Tensor], prefix: str = "visual.") -> ViTConfig:
+    """Find the sizes of a vision transformer from the shapes of its weights.
+
+    Raises:
+        WeightsError: A weight that tells a size is missing, or of an impossible shape.
+    """
+    width, _, patch, _ = _shape(state, f"{prefix}conv1.weight", 4)
+    return ViTConfig(
+        patch=patch,
+        width=width,
+        layers=count_layers(state, rf"{re.escape(prefix)}transformer\.resblocks\.(\d+)\."),
+        heads=max(1, width // 64),
+        output_dim=_shape(state, f"{prefix}proj", 2)[1],
+        pretrained_size=patch * _grid(state, f"{prefix}positional_embedding"),
     )
 
 
@@ -281,6 +375,12 @@ def _shape(state: Mapping[str, Tensor], key: str, dimensions: int) -> tuple[int,
     return shape
 
 
+def _grid(state: Mapping[str, Tensor], key: str) -> int:
+    """Return the side of the grid that a positional embedding is for; its first is that of a pooled token."""
+    positions, _ = _shape(state, key, 2)
+    return math.isqrt(max(positions - 1, 0))
+
+
 def _load(tower: nn.Module, weights: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
     wanted = tower.state_dict()
     given = {key: value for key, value in weights.items() if key not in SCALARS}
@@ -307,50 +407,80 @@ def _load(tower: nn.Module, weights: Mapping[str, Tensor], whole: Mapping[str, T
     tower.load_state_dict(given, strict=False)
 
 
-def _identity(state: Mapping[str, Tensor]) -> str:
+def _image_tower(state: Mapping[str, Tensor]) -> str:
+    """Say of which kind the image tower of some weights is."""
+    is_vit = any(key.startswith(("visual.proj", "visual.class_embedding")) for key in state)
+    return "a vision transformer" if is_vit else "a ResNet"
+
+
+def _identity(state: Mapping[str, Tensor], otherwise: str = "this file") -> str:
     """Say which CLIP some weights seem to be."""
     try:
-        found = infer_resnet(state), infer_text(state)
+        vision = infer_resnet(state) if _image_tower(state) == "a ResNet" else infer_vit(state)
+        sizes = TowerSizes(vision=vision, text=infer_text(state))
     except (WeightsError, ConfigError):
-        return "this file"
-    names = [name for name, sizes in TOWERS.items() if (sizes.vision, sizes.text) == found]
-    return f"CLIP's {names[0]}" if names else f"a CLIP of width {found[0].width} and layers {list(found[0].layers)}"
+        return otherwise
+    names = [name for name, known in TOWERS.items() if known == sizes]
+    if names:
+        return f"CLIP's {names[0]}"
+    layers = vision.layers if isinstance(vision, ViTConfig) else list(vision.layers)
+    return f"a CLIP of width {vision.width} and layers {layers}"
+
+
+# transformers' names of what is not in a layer ("pre_layrnorm" is theirs), and of what is. The prefix of a tower is the
+# first group of the pattern.
+TRANSFORMERS = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding.weight": "visual.conv1.weight",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.pre_layrnorm.weight": "visual.ln_pre.weight",
+    "vision_model.pre_layrnorm.bias": "visual.ln_pre.bias",
+    "vision_model.post_layernorm.weight": "visual.ln_post.weight",
+    "vision_model.post_layernorm.bias": "visual.ln_post.bias",
+    "logit_scale": "logit_scale",
+}
+TRANSFORMERS_TRANSPOSED = {"text_projection.weight": "text_projection", "visual_projection.weight": "visual.proj"}
+TRANSFORMERS_LAYER = r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)"
+TRANSFORMERS_LAYERS = {
+    "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
 
 
 def _from_transformers(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Rename the text tower of transformers' CLIP; its queries, keys and values are three layers, and one here."""
-    renamed, parts = {}, {"q_proj": 0, "k_proj": 1, "v_proj": 2}
-    names = {
-        "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
-        "text_model.embeddings.position_embedding.weight": "positional_embedding",
-        "text_model.final_layer_norm.weight": "ln_final.weight",
-        "text_model.final_layer_norm.bias": "ln_final.bias",
-        "logit_scale": "logit_scale",
-    }
-    layer_names = {
-        "self_attn.out_proj": "attn.out_proj",
-        "layer_norm1": "ln_1",
-        "layer_norm2": "ln_2",
-        "mlp.fc1": "mlp.c_fc",
-        "mlp.fc2": "mlp.c_proj",
-    }
+    """Rename the weights of transformers' CLIP; its queries, keys and values are three layers, and one here."""
+    renamed, parts = {}, {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
     split: dict[str, dict[int, Tensor]] = {}
     for key, value in state.items():
-        layer = re.fullmatch(r"text_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", key)
-        if key in names:
-            renamed[names[key]] = value
-        elif key == "text_projection.weight":
-            renamed["text_projection"] = value.mT.contiguous()
-        elif layer and layer[2] in layer_names:
-            renamed[f"transformer.resblocks.{layer[1]}.{layer_names[layer[2]]}.{layer[3]}"] = value
-        elif layer and (part := layer[2].removeprefix("self_attn.")) in parts:
-            split.setdefault(f"transformer.resblocks.{layer[1]}.attn.in_proj_{layer[3]}", {})[parts[part]] = value
+        if key in TRANSFORMERS:
+            renamed[TRANSFORMERS[key]] = value
+        elif key in TRANSFORMERS_TRANSPOSED and value.ndim == 2:
+            renamed[TRANSFORMERS_TRANSPOSED[key]] = value.mT.contiguous()
+        elif layer := re.fullmatch(TRANSFORMERS_LAYER, key):
+            tower, number, name, kind = layer.groups()
+            block = f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{number}."
+            if name in TRANSFORMERS_LAYERS:
+                renamed[f"{block}{TRANSFORMERS_LAYERS[name]}.{kind}"] = value
+            elif name in parts:
+                split.setdefault(f"{block}attn.in_proj_{kind}", {})[parts[name]] = value
+            else:
+                raise WeightsError(f"{path}: {key!r} is no weight of transformers' CLIP")
         elif not key.endswith("position_ids"):
-            raise WeightsError(f"{path}: {key!r} is no weight of transformers' CLIP text tower")
+            raise WeightsError(f"{path}: {key!r} is no weight of transformers' CLIP")
     for key, values in split.items():
         if len(values) != len(parts):
             raise WeightsError(f"{path}: one of the projections of {key} is missing")
-        renamed[key] = torch.cat([values[index] for index in sorted(values)])
+        try:
+            renamed[key] = torch.cat([values[index] for index in sorted(values)])
+        except RuntimeError:
+            raise WeightsError(f"{path}: the projections of {key} are of different shapes") from None
     return renamed
 
 

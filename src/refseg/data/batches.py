@@ -21,6 +21,7 @@ from refseg.data.words import mirrored, says_looks_alone
 from refseg.errors import RefsegError
 from refseg.inputs.image import letterbox
 from refseg.inputs.text import Tokenizer
+from refseg.models.grid import STRIDE
 from refseg.types import Batch, Sample
 
 __all__ = [
@@ -41,8 +42,6 @@ __all__ = [
 ZOOM = (0.3, 0.6)
 """Share of the picture's sides that a part has which takes its place."""
 NEARLY_ALL = 0.8
-STRIDE = 4
-"""Pixels of the square to a pixel of the logits, on a side."""
 
 
 @runtime_checkable

@@ -8,9 +8,13 @@ from typing import Any, ClassVar, Protocol
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from refseg.clip.weights import ClipSource
 from refseg.types import Calibration
 
-__all__ = ["Segmenter", "SegmenterConfig"]
+__all__ = ["LARGEST_SIDE", "Grounder", "Segmenter", "SegmenterConfig"]
+
+LARGEST_SIDE = 4096
+"""Of `image_size`: a config from a stranger must not make a predictor take all memory."""
 
 
 class SegmenterConfig(Protocol):
@@ -46,8 +50,14 @@ class Segmenter(nn.Module, ABC):
 
     family: ClassVar[str]
     """The name of the model family, as a model folder's config gives it."""
-    unused: ClassVar[frozenset[str]] = frozenset()
+    objectives: ClassVar[tuple[str, ...]] = ("text-to-pixel", "mask")
+    """What the family can be trained to do (see `refseg.training.losses`)."""
+    unused: frozenset[str] = frozenset()
     """Parameters that no gradient reaches: they are there because checkpoints hold them."""
+    borrowed: tuple[str, ...] = ()
+    """Parts that are a pretrained CLIP's and stay as they are: they never learn."""
+    clip: ClipSource | None = None
+    """Which CLIP the towers were loaded from, where that is known."""
     config: Any
 
     @abstractmethod
@@ -80,3 +90,17 @@ class Segmenter(nn.Module, ABC):
 
         Training may compute them twice to save the memory of what is inside, or spread them over machines.
         """
+
+
+class Grounder(Segmenter):
+    """A segmenter that compares patches with the sentence, so that it has a patch-level map to show as well."""
+
+    @abstractmethod
+    def ground(
+        self, image: tuple[Tensor, ...], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B g g"]:
+        """Return the cosine of each patch of B encoded pictures (or of one for all) and its sentence, -1..1."""
+
+    @abstractmethod
+    def map_logits(self, cosines: Float[Tensor, "B g g"]) -> Float[Tensor, "B 1 g g"]:
+        """Return the logits of a map of cosines: positive where a patch is taken to be meant."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from refseg.models.base import Segmenter
 
-__all__ = ["FAMILIES", "ZOO", "Family", "ZooEntry", "create_model", "family", "zoo_entry"]
+__all__ = ["FAMILIES", "ZOO", "Family", "ZooEntry", "build", "create_model", "family", "zoo_entry"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -57,6 +57,13 @@ class ZooEntry:
     """What to expect of trained weights, with the metric."""
 
 
+_TOWERS = (
+    *("vision.layers", "vision.width", "vision.patch", "vision.output_dim", "vision.pretrained_size"),
+    *("text.width", "text.layers", "text.output_dim", "text.context_length", "text.vocabulary_size"),
+)
+"""The fields of the two towers' configs that shapes determine; a ResNet has no patches."""
+
+
 def _cris_family() -> Family:
     from refseg.models.cris.convert import infer_config
     from refseg.models.cris.model import CRIS, CRISConfig
@@ -66,21 +73,52 @@ def _cris_family() -> Family:
         config=CRISConfig,
         model=CRIS,
         infer_config=infer_config,
-        sizes=(
-            "vision.layers",
-            "vision.width",
-            "vision.output_dim",
-            "vision.pretrained_size",
-            "text.width",
-            "text.layers",
-            "text.output_dim",
-            "text.context_length",
-            "text.vocabulary_size",
-            "neck_channels",
-            "decoder_layers",
-            "contrastive",
-        ),
+        sizes=(*_TOWERS, "neck_channels", "decoder_layers", "contrastive"),
     )
+
+
+def _clip_map_family() -> Family:
+    from refseg.models.clip_map.convert import infer_config
+    from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig
+
+    return Family(name="clip-map", config=CLIPMapConfig, model=CLIPMap, infer_config=infer_config, sizes=_TOWERS)
+
+
+def _risclip_family() -> Family:
+    from refseg.models.risclip.convert import infer_config
+    from refseg.models.risclip.model import RISCLIP, RISCLIPConfig
+
+    return Family(
+        name="risclip",
+        config=RISCLIPConfig,
+        model=RISCLIP,
+        infer_config=infer_config,
+        sizes=(*_TOWERS, "cfe_sizes", "ske_sizes", "decoder_sizes"),
+    )
+
+
+def _clip_map(clip: str) -> Any:
+    from refseg.models.clip_map.model import clip_map
+
+    return clip_map(clip)
+
+
+def _clip_map_compact(tower: str) -> Any:
+    from refseg.models.clip_map.model import clip_map_compact
+
+    return clip_map_compact(tower)
+
+
+def _risclip(clip: str) -> Any:
+    from refseg.models.risclip.model import risclip
+
+    return risclip(clip)
+
+
+def _risclip_compact() -> Any:
+    from refseg.models.risclip.model import risclip_compact
+
+    return risclip_compact()
 
 
 def _cris(clip: str) -> Any:
@@ -99,7 +137,11 @@ def _bundled(name: str) -> Any:
     return from_dict(family("cris").config, load_json(WEIGHTS / name / "config.json").get("config"))
 
 
-FAMILIES: dict[str, Callable[[], Family]] = {"cris": _cris_family}
+FAMILIES: dict[str, Callable[[], Family]] = {
+    "cris": _cris_family,
+    "risclip": _risclip_family,
+    "clip-map": _clip_map_family,
+}
 
 ZOO = {
     entry.name: entry
@@ -155,6 +197,93 @@ ZOO = {
             score="unknown",
         ),
         ZooEntry(
+            name="risclip-b",
+            family="risclip",
+            config=partial(_risclip, "ViT-B/16"),
+            parameters=221_324_292,
+            clip="ViT-B/16",
+            licence="MIT, the published weights of CLIP; the authors have published none of their own",
+            summary="RISCLIP on CLIP's ViT-B/16, frozen; train it, since nobody has published weights",
+            score="published overall IoU: RefCOCO 73.57/76.46/69.76, RefCOCO+ 65.53/70.61/55.49, G-Ref 64.10/65.09",
+        ),
+        ZooEntry(
+            name="risclip-l",
+            family="risclip",
+            config=partial(_risclip, "ViT-L/14"),
+            parameters=603_389_700,
+            clip="ViT-L/14",
+            licence="MIT, the published weights of CLIP; the authors have published none of their own",
+            summary="RISCLIP on CLIP's ViT-L/14, frozen; train it, since nobody has published weights",
+            score="published mean IoU: RefCOCO+ 74.38/78.77/66.84",
+        ),
+        ZooEntry(
+            name="clip-map-b32",
+            family="clip-map",
+            config=partial(_clip_map, "ViT-B/32"),
+            parameters=151_277_313,
+            clip="ViT-B/32",
+            licence="MIT, the published weights of CLIP",
+            summary="plain CLIP's ViT-B/32 with no training: how similar each patch is to the words",
+            score="unknown; a map of patches rather than a mask",
+        ),
+        ZooEntry(
+            name="clip-map-b16",
+            family="clip-map",
+            config=partial(_clip_map, "ViT-B/16"),
+            parameters=149_620_737,
+            clip="ViT-B/16",
+            licence="MIT, the published weights of CLIP",
+            summary="plain CLIP's ViT-B/16 with no training: how similar each patch is to the words",
+            score="unknown; a map of patches rather than a mask",
+        ),
+        ZooEntry(
+            name="clip-map-l14",
+            family="clip-map",
+            config=partial(_clip_map, "ViT-L/14"),
+            parameters=427_616_513,
+            clip="ViT-L/14",
+            licence="MIT, the published weights of CLIP",
+            summary="plain CLIP's ViT-L/14 with no training: how similar each patch is to the words",
+            score="unknown; a map of patches rather than a mask",
+        ),
+        ZooEntry(
+            name="clip-map-r50",
+            family="clip-map",
+            config=partial(_clip_map, "RN50"),
+            parameters=104_106_337,
+            clip="RN50",
+            licence="MIT, the published weights of CLIP",
+            summary="plain CLIP's RN50 with no training: how similar each patch is to the words",
+            score="unknown; a map of patches rather than a mask",
+        ),
+        ZooEntry(
+            name="risclip-compact",
+            family="risclip",
+            config=_risclip_compact,
+            parameters=7_767_156,
+            licence="Apache-2.0, as this package",
+            summary="a small RISCLIP that trains on a laptop, for generated scenes",
+            score="see docs/results.md",
+        ),
+        ZooEntry(
+            name="clip-map-compact",
+            family="clip-map",
+            config=partial(_clip_map_compact, "resnet"),
+            parameters=6_595_193,
+            licence="Apache-2.0, as this package",
+            summary="a small CLIP for generated scenes, whose towers a compact CRIS can start from",
+            score="see docs/results.md",
+        ),
+        ZooEntry(
+            name="clip-map-compact-vit",
+            family="clip-map",
+            config=partial(_clip_map_compact, "vit"),
+            parameters=6_396_481,
+            licence="Apache-2.0, as this package",
+            summary="a small CLIP for generated scenes, whose towers a compact RISCLIP can start from",
+            score="see docs/results.md",
+        ),
+        ZooEntry(
             name="cris-compact",
             family="cris",
             config=_compact,
@@ -199,6 +328,11 @@ def family(name: str) -> Family:
     return FAMILIES[name]()
 
 
+def build(config: Any) -> Segmenter:
+    """Build the untrained model that a config is of, in training mode."""
+    return next(kind.model(config) for make in FAMILIES.values() if type(config) is (kind := make()).config)
+
+
 def create_model(name: str, *, pretrained: bool | str | Path = False, **changes: Any) -> Segmenter:
     """Build a model of the zoo, untrained, in training mode.
 
@@ -219,12 +353,12 @@ def create_model(name: str, *, pretrained: bool | str | Path = False, **changes:
         raise ConfigError(f"{name}: no pretrained towers have its sizes; leave `pretrained` out")
     if entry.weights is not None and not entry.weights.is_dir():
         raise WeightsError(f"{name}: its folder is missing from this installation: {entry.weights}")
-    kind = family(entry.family)
-    model = kind.model(replace(entry.config(), **changes))
+    model = family(entry.family).model(replace(entry.config(), **changes))
     if pretrained:
-        from refseg.clip.weights import Towers, download_clip, load_towers, read_clip
+        from refseg.clip.weights import ClipSource, Towers, download_clip, fingerprint, load_towers, read_clip
 
         assert entry.clip is not None
-        path = download_clip(entry.clip) if pretrained is True else Path(pretrained)
-        load_towers(cast(Towers, model), read_clip(path))
+        state = read_clip(download_clip(entry.clip) if pretrained is True else Path(pretrained))
+        load_towers(cast(Towers, model), state)
+        model.clip = ClipSource(entry.clip, fingerprint(state))
     return model

@@ -1,4 +1,4 @@
-"""The ablation of the paper (CRIS, table 3): every row trained alike, on one's own data, with several seeds."""
+"""Ablations: the rows of CRIS' table 3, or systems side by side, each trained alike and with several seeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from refseg.predictor import Predictor
 from refseg.training.loop import Validation, train
 from refseg.training.recipes import ROWS, Recipe
 
-__all__ = ["Cell", "ablate", "table"]
+__all__ = ["Cell", "Stage", "ablate", "table"]
 
 PRECISIONS = ("0.5", "0.6", "0.7", "0.8", "0.9")
 
@@ -42,14 +42,24 @@ class Cell:
     """Where the data know all objects of a picture."""
     expressions: int
     parameters: int
+    learnt: int
+    """How many of them learn in one of the stages."""
     frames_per_second: float
     """Pictures a second with one expression each, one at a time."""
     seconds: float
     """Of the training."""
 
 
+class Stage(NamedTuple):
+    """One run of a row."""
+
+    recipe: Recipe
+    start: Callable[[Path | None], Segmenter]
+    """Returns the model to train, from what the stage before gave, if there was one."""
+
+
 def ablate(
-    make: Callable[[str, int], tuple[Recipe, Segmenter]],
+    make: Callable[[str, int], Sequence[Stage]],
     open_data: Callable[[Recipe], tuple[Any, Validation]],
     folder: Path,
     *,
@@ -64,10 +74,10 @@ def ablate(
     The rows of one seed come one after the other, so that a part of the work compares all rows.
 
     Args:
-        make: returns the recipe of a row and a seed, and a model with the weights to start from.
+        make: returns the stages of a row and a seed.
         open_data: opens what a recipe learns from and is scored on.
         folder: holds a folder for each run, `ROW-SEED`, with its `cell.json` once it is done.
-        rows: names of `ROWS`.
+        rows: their names.
         seeds: of the runs.
         pictures: how many pictures of the validation are scored; all if None.
         device: where to train.
@@ -84,7 +94,7 @@ def ablate(
 
 
 def _run(
-    make: Callable[[str, int], tuple[Recipe, Segmenter]],
+    make: Callable[[str, int], Sequence[Stage]],
     open_data: Callable[[Recipe], tuple[Any, Validation]],
     folder: Path,
     row: str,
@@ -94,16 +104,26 @@ def _run(
     *,
     show: bool,
 ) -> Cell:
-    recipe, model = make(row, seed)
-    done, asked = folder / "cell.json", {"training": to_dict(recipe.training), "model": to_dict(model.config)}
+    stages = make(row, seed)
+    asked = {
+        "stages": [
+            {"training": to_dict(stage.recipe.training), "model": to_dict(stage.recipe.model)} for stage in stages
+        ]
+    }
+    done = folder / "cell.json"
     if done.exists():
         kept = load_json(done)
         if {key: kept.get(key) for key in asked} != asked:
             raise TrainingError(f"{done}: is of a run with other settings; choose another folder")
         return from_dict(Cell, kept["cell"], where=str(done))
-    data, validation = open_data(recipe)
-    begun = time.monotonic()
-    last = train(model, recipe.training, data, validation, folder, device=device, show=show, about={"row": row})
+    begun, last, learnt = time.monotonic(), None, set[str]()
+    for number, stage in enumerate(stages, start=1):
+        recipe, model = stage.recipe, stage.start(last)
+        data, validation = open_data(recipe)
+        place = folder if len(stages) == 1 else folder / str(number)
+        last = train(model, recipe.training, data, validation, place, device=device, show=show, about={"row": row})
+        learnt |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert last is not None
     seconds = time.monotonic() - begun
     predictor = Predictor(load_model(last), device)
     count = validation.data.pictures if pictures is None else min(pictures, validation.data.pictures)
@@ -113,6 +133,7 @@ def _run(
     summary = summarise(outcomes, validation.protocol)
     if summary["mean_iou"] is None:
         raise ConfigError(f"{recipe.validation}: no expression of it means anything, so that nothing can be scored")
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     cell = Cell(
         row=row,
         seed=seed,
@@ -120,7 +141,8 @@ def _run(
         precision=tuple(summary["precision"][key] for key in PRECISIONS),
         pointing=summary.get("pointing"),
         expressions=summary["n"],
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(sizes.values()),
+        learnt=sum(sizes[name] for name in learnt),
         frames_per_second=_speed(predictor),
         seconds=round(seconds, 1),
     )
@@ -145,24 +167,32 @@ def _speed(predictor: Predictor, repeats: int = 15) -> float:
 
 
 def table(cells: Iterable[Cell]) -> str:
-    """Return the table of the authors' talk in Markdown: means over the seeds, and the spread of the mean IoU."""
+    """Return the table of the authors' talk in Markdown: means over the seeds, and the spread of the mean IoU.
+
+    For rows that are systems, their names and how many parameters learn take the place of the talk's first columns.
+    """
     by_row: dict[str, list[Cell]] = {}
     for cell in cells:
         by_row.setdefault(cell.row, []).append(cell)
-    lines = [
-        "| Con. | Dec. | n | IoU | Pr@50 | Pr@60 | Pr@70 | Pr@80 | Pr@90 | points right | params (M) | FPS | runs |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+    of_paper = set(by_row) <= set(ROWS)
+    first = ["Con.", "Dec.", "n"] if of_paper else ["system", "learnt (M)"]
+    heads = [
+        *first,
+        "IoU",
+        *(f"Pr@{part}" for part in (50, 60, 70, 80, 90)),
+        "points right",
+        "params (M)",
+        "FPS",
+        "runs",
     ]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row, found in by_row.items():
-        layers, contrastive = ROWS[row]["decoder_layers"], ROWS[row]["contrastive"]
         ious = [100 * cell.mean_iou for cell in found]
         spread = f" ± {statistics.stdev(ious):.2f}" if len(ious) > 1 else ""
         precision = [f"{100 * statistics.mean(cell.precision[i] for cell in found):.2f}" for i in range(5)]
         pointed = [cell.pointing for cell in found if cell.pointing is not None]
         cells_of_row = [
-            "yes" if contrastive else "-",
-            "yes" if layers else "-",
-            str(layers) if layers else "-",
+            *(_parts(row) if of_paper else (row, f"{found[0].learnt / 1e6:.2f}")),
             f"{statistics.mean(ious):.2f}{spread}",
             *precision,
             f"{100 * statistics.mean(pointed):.2f}" if pointed else "-",
@@ -172,3 +202,8 @@ def table(cells: Iterable[Cell]) -> str:
         ]
         lines.append(f"| {' | '.join(cells_of_row)} |")
     return "\n".join(lines)
+
+
+def _parts(row: str) -> tuple[str, str, str]:
+    layers, contrastive = ROWS[row]["decoder_layers"], ROWS[row]["contrastive"]
+    return "yes" if contrastive else "-", "yes" if layers else "-", str(layers) if layers else "-"

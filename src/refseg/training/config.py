@@ -10,7 +10,9 @@ from typing import Literal
 from refseg.config import replace
 from refseg.errors import ConfigError
 
-__all__ = ["HOW", "TrainingConfig", "in_full"]
+__all__ = ["HOW", "Objective", "TrainingConfig", "in_full"]
+
+Objective = Literal["text-to-pixel", "mask", "grounding", "image-text"]
 
 HOW = frozenset({"workers", "checkpointing", "compile", "save_every", "validation_pictures"})
 """Fields that say how the work is done, or how often one looks at it: a run may go on with others."""
@@ -45,6 +47,15 @@ class TrainingConfig:
     drill: int = 0
     """Expressions of the forms that are hardest to learn which Shapes adds to each picture, at most."""
 
+    # --- what it is to learn
+    objective: Objective = "text-to-pixel"
+    """`text-to-pixel` is CRIS' contrast of pixels and sentence; `grounding` compares RISCLIP's patch-level map with the
+    mask, `mask` its final one; `image-text` is CLIP's own contrast of whole pictures and sentences."""
+    focal: float = 1.75
+    """Weight of the focal loss, in `grounding` and `mask`."""
+    dice: float = 1.0
+    """Weight of the Dice loss there."""
+
     # --- what learns, how fast
     freeze: tuple[str, ...] = ()
     """Parts of the model that do not learn, such as `visual` and `text`: their names in the model."""
@@ -60,11 +71,13 @@ class TrainingConfig:
     """Whether the towers train at the full rate in the first epoch: a slip of the reference, which its published
     numbers contain."""
     weight_decay: float = 0.0
-    schedule: Literal["milestones", "cosine"] = "milestones"
+    schedule: Literal["milestones", "cosine", "polynomial"] = "milestones"
     milestones: tuple[int, ...] = (35,)
     """Epochs after which the learning rate falls, for the schedule of that name."""
     decay: float = 0.1
     """What it is multiplied with there."""
+    power: float = 0.9
+    """Of the share of the run that is left, which the rate is multiplied with in the schedule `polynomial`."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises from nothing, linearly."""
     max_norm: float = 0.0
@@ -96,8 +109,14 @@ class TrainingConfig:
         if min(positive) < 1:
             raise ConfigError("epochs, batch_size, expressions_per_picture and accumulate must be positive")
         rates = (self.learning_rate, self.backbone_factor, self.weight_decay, self.decay, self.max_norm)
-        if not all(math.isfinite(number) for number in rates):
-            raise ConfigError("learning_rate, backbone_factor, weight_decay, decay and max_norm must be finite")
+        if not all(math.isfinite(number) for number in (*rates, self.focal, self.dice, self.power)):
+            raise ConfigError(
+                "learning_rate, backbone_factor, weight_decay, decay, max_norm, focal, dice and power must be finite"
+            )
+        if self.power <= 0:
+            raise ConfigError("power must be positive")
+        if min(self.focal, self.dice) < 0 or not self.focal + self.dice:
+            raise ConfigError("focal and dice must be at least 0, and one of them positive")
         if self.learning_rate <= 0 or self.backbone_factor < 0 or self.weight_decay < 0 or self.max_norm < 0:
             raise ConfigError("learning_rate must be positive; backbone_factor, weight_decay and max_norm at least 0")
         if not 0 < self.layer_decay <= 1 or not 0 <= self.mirror <= 1 or not 0 <= self.zoom <= 1:
@@ -108,8 +127,8 @@ class TrainingConfig:
                 "steps_per_epoch, warmup_steps, workers, seed, drill, save_every and validation_pictures must be at "
                 "least 0"
             )
-        if self.sizes and (self.sizes[0][0] != 0 or any(size < 32 or size % 32 for _, size in self.sizes)):
-            raise ConfigError("sizes must start at share 0, and every side must be a multiple of 32")
+        if self.sizes and (self.sizes[0][0] != 0 or any(size < 4 or size % 4 for _, size in self.sizes)):
+            raise ConfigError("sizes must start at share 0, and every side must be a multiple of 4, and of the patch")
         if any(not 0 < weight < math.inf for _, weight in self.emphasis):
             raise ConfigError("the weights of emphasis must be positive")
         if any(not earlier < later <= 1 for (earlier, _), (later, _) in pairwise(self.sizes)):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -18,9 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from refseg.data.batches import to_device
 from refseg.errors import ConfigError
-from refseg.models.base import Segmenter
+from refseg.models.base import Grounder, Segmenter
+from refseg.models.clip_map.model import CLIPMap
 from refseg.training.config import TrainingConfig
-from refseg.training.losses import contrastive_loss
+from refseg.training.losses import contrastive_loss, focal_dice_loss, image_text_loss
 from refseg.training.optim import build_optimizer, freeze, set_mode
 from refseg.training.team import Team
 from refseg.types import Batch
@@ -36,10 +38,19 @@ def _attention(device: torch.device) -> AbstractContextManager[Any]:
 
 
 class Objective(nn.Module):
-    """A model and what it minimises, as one module: from a batch to the sum of its weighted losses."""
+    """A model and what it minimises, as one module: from a batch to the sum of its weighted losses.
+
+    Raises:
+        ConfigError: the model cannot be trained to do what the config wants.
+    """
 
     def __init__(self, model: Segmenter, config: TrainingConfig) -> None:
         super().__init__()
+        if config.objective not in model.objectives:
+            raise ConfigError(
+                f"a model of the family {model.family} cannot be trained with objective={config.objective}, but with "
+                f"{' or '.join(model.objectives)}"
+            )
         self.model = model
         self._config = config
 
@@ -52,16 +63,51 @@ class Objective(nn.Module):
         target: Float[Tensor, "B 1 h w"],
         weight: Float[Tensor, "B"],
     ) -> Float[Tensor, ""]:
-        """Encode each picture once, segment it by all of its expressions, and compare."""
-        precision = self._config.precision
+        """Encode each picture once, ask it all of its expressions, and compare."""
+        config = self._config
         with (
             _attention(pixels.device),
-            torch.autocast(pixels.device.type, DTYPES[precision], enabled=precision != "float32"),
+            torch.autocast(pixels.device.type, DTYPES[config.precision], enabled=config.precision != "float32"),
         ):
-            image = self.model.encode_image(pixels.contiguous(memory_format=torch.channels_last))
-            each = tuple(features.index_select(0, image_index) for features in image)
-            logits = self.model.segment(each, tokens, padding)
-        return (contrastive_loss(logits, target) * weight).sum()
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+            if config.objective == "image-text":
+                losses = self._compare(pixels, tokens, image_index)
+            else:
+                losses = self._find(pixels, tokens, padding, image_index, target)
+        return (losses * weight).sum()
+
+    def _find(
+        self,
+        pixels: Float[Tensor, "N 3 S S"],
+        tokens: Int64[Tensor, "B L"],
+        padding: Bool[Tensor, "B L"],
+        image_index: Int64[Tensor, "B"],
+        target: Float[Tensor, "B 1 h w"],
+    ) -> Float[Tensor, "B"]:
+        """Return how far each mask, or map, is from what is meant."""
+        model, config = self.model, self._config
+        image = tuple(features.index_select(0, image_index) for features in model.encode_image(pixels))
+        if config.objective == "grounding":
+            assert isinstance(model, Grounder)
+            logits = model.map_logits(model.ground(image, tokens, padding))
+            # A patch is meant where most of it is.
+            target = (F.adaptive_avg_pool2d(target, logits.shape[-1]) > 0.5).to(target.dtype)
+        else:
+            logits = model.segment(image, tokens, padding)
+        if config.objective == "text-to-pixel":
+            return contrastive_loss(logits, target)
+        return focal_dice_loss(logits, target, focal=config.focal, dice=config.dice)
+
+    def _compare(
+        self, pixels: Float[Tensor, "N 3 S S"], tokens: Int64[Tensor, "B L"], image_index: Int64[Tensor, "B"]
+    ) -> Float[Tensor, "B"]:
+        """Return how badly pictures and sentences find each other."""
+        assert isinstance(self.model, CLIPMap)
+        pictures, sentences = self.model.embed(pixels, tokens)
+        # Words fit each picture that has the same among its own.
+        same = (tokens[:, None] == tokens[None]).all(dim=-1).float()
+        alike = (same @ F.one_hot(image_index, len(pictures)).to(same))[:, image_index] > 0
+        return image_text_loss(pictures[image_index], sentences, self.model.text.logit_scale, alike)
 
 
 class Engine:

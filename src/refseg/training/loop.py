@@ -225,6 +225,7 @@ class _Run:
             return self.engine.model
         model: Segmenter = type(self.engine.model)(self.engine.model.config)
         model.load_state_dict(whole_weights(self.engine.model))
+        model.clip = self.engine.model.clip
         return model
 
     def _validate(self, model: Segmenter) -> dict[str, float]:

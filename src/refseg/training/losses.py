@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["contrastive_loss"]
+__all__ = ["contrastive_loss", "focal_dice_loss", "image_text_loss"]
+
+FOCAL_ALPHA, FOCAL_GAMMA = 0.65, 2.0
+"""Weight of what is meant, and how much less a pixel counts that is nearly right. Second-hand: constants of a
+re-implementation of RISCLIP that gives the paper for them."""
 
 
 def contrastive_loss(logits: Float[Tensor, "B 1 h w"], target: Float[Tensor, "B 1 h w"]) -> Float[Tensor, "B"]:
@@ -20,3 +25,52 @@ def contrastive_loss(logits: Float[Tensor, "B 1 h w"], target: Float[Tensor, "B 
         target: whether the pixel is meant, 0..1.
     """
     return F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none").mean(dim=(1, 2, 3))
+
+
+def focal_dice_loss(
+    logits: Float[Tensor, "B 1 h w"], target: Float[Tensor, "B 1 h w"], *, focal: float, dice: float
+) -> Float[Tensor, "B"]:
+    """Return the loss of RISCLIP's map and of its mask, for each expression: focal times its loss, dice times its loss.
+
+    The focal loss (Lin et al., ICCV 2017, equation 5) is averaged over the pixels; the Dice loss (Milletari et al., 3DV
+    2016, section 3) has a one in numerator and denominator, for expressions that mean nothing.
+
+    Args:
+        logits: the score of each pixel.
+        target: whether the pixel is meant, 0..1.
+        focal: weight of the focal loss.
+        dice: weight of the Dice loss.
+    """
+    logits = logits.float()
+    probability = logits.sigmoid()
+    right = probability * target + (1 - probability) * (1 - target)
+    balance = FOCAL_ALPHA * target + (1 - FOCAL_ALPHA) * (1 - target)
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    of_pixels = (balance * (1 - right) ** FOCAL_GAMMA * entropy).mean(dim=(1, 2, 3))
+    both, either = (probability * target).sum(dim=(1, 2, 3)), (probability + target).sum(dim=(1, 2, 3))
+    return focal * of_pixels + dice * (1 - (2 * both + 1) / (either + 1))
+
+
+def image_text_loss(
+    pictures: Float[Tensor, "B E"],
+    sentences: Float[Tensor, "B E"],
+    log_scale: Float[Tensor, ""],
+    alike: Bool[Tensor, "B B"],
+) -> Float[Tensor, "B"]:
+    """Return CLIP's contrastive loss of each pair of a picture and a sentence, the mean of both directions.
+
+    Each sentence is to find its picture among all of the batch, and each picture its sentence (Radford et al., 2021,
+    figure 3).
+
+    Args:
+        pictures: of length one.
+        sentences: of length one; the i-th belongs to the i-th picture.
+        log_scale: the logarithm of what cosines are multiplied with, at most 100.
+        alike: pairs that are known to fit as well, which are neither pulled nor pushed.
+    """
+    logits = log_scale.exp().clamp(max=100) * sentences @ pictures.mT
+    own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    logits = logits.masked_fill(alike & ~own, float("-inf"))
+    wanted = torch.arange(len(logits), device=logits.device)
+    found = F.cross_entropy(logits, wanted, reduction="none"), F.cross_entropy(logits.mT, wanted, reduction="none")
+    return (found[0] + found[1]) / 2

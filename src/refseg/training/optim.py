@@ -24,8 +24,9 @@ def freeze(model: Segmenter, config: TrainingConfig) -> None:
     for name in config.freeze:
         if name not in parts:
             raise ConfigError(f"freeze: the model has no part {name!r}; its parts are {', '.join(parts)}")
+    frozen = {*config.freeze, *model.borrowed}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = name.partition(".")[0] not in config.freeze and name not in model.unused
+        parameter.requires_grad = name.partition(".")[0] not in frozen and name not in model.unused
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("freeze: nothing would learn")
 
@@ -34,7 +35,7 @@ def set_mode(model: Segmenter, config: TrainingConfig) -> None:
     """Put a model into training mode, but for what is frozen."""
     model.train()
     for name, part in model.named_children():
-        if name in config.freeze:
+        if name in config.freeze or name in model.borrowed:
             part.eval()
     if config.freeze_norm:
         for module in model.modules():
@@ -68,6 +69,8 @@ def learning_rate_factor(config: TrainingConfig, step: int) -> float:
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * step / config.steps))
+    if config.schedule == "polynomial":
+        return float(warmup * (1 - step / config.steps) ** config.power)
     passed = sum(step >= milestone * config.steps_per_epoch for milestone in config.milestones)
     return warmup * config.decay**passed
 

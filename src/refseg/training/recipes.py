@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
 
 from refseg.config import replace
 from refseg.errors import ConfigError, UnknownNameError
+from refseg.models.clip_map.model import CLIPMapConfig, clip_map_compact
 from refseg.models.cris.model import CRISConfig, cris, cris_compact
+from refseg.models.risclip.model import RISCLIPConfig, risclip, risclip_compact
 from refseg.training.config import TrainingConfig
 
 __all__ = [
     "RECIPES",
     "ROWS",
+    "SYSTEMS",
     "Recipe",
+    "Stage",
     "by_heart",
     "cris_r50_refcoco",
     "cris_r50_refcoco_plus",
@@ -27,8 +31,20 @@ __all__ = [
     "cris_r101_refcocog_umd",
     "finetune",
     "recipe",
+    "risclip_b_refcoco",
+    "risclip_b_refcoco_mask",
+    "risclip_b_refcoco_plus",
+    "risclip_b_refcoco_plus_mask",
+    "risclip_b_refcocog_umd",
+    "risclip_b_refcocog_umd_mask",
+    "risclip_l_refcoco_plus",
+    "risclip_l_refcoco_plus_mask",
     "shapes",
     "shapes_ablation",
+    "shapes_clip",
+    "shapes_clip_vit",
+    "shapes_risclip",
+    "shapes_risclip_mask",
     "shapes_smoke",
 ]
 
@@ -46,11 +62,47 @@ ROWS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
 """The rows of CRIS' ablation (its table 3): with and without text-to-pixel contrastive learning and decoder."""
 
 
+Stage = tuple[str, Mapping[str, Any]]
+"""One run of a row that takes several, each of which goes on from the one before: a recipe, and what is changed."""
+
+_EQUAL = {"steps_per_epoch": 250, "batch_size": 8, "expressions_per_picture": 6, "sizes": ((0.0, 96),)} | {
+    "warmup_steps": 100,
+    "validation_pictures": 0,
+}
+"""What the systems have in common when they are compared: 1,500 steps in all, of as many expressions."""
+
+
+def _two_stages(**changes: Any) -> tuple[Stage, ...]:
+    return (
+        ("shapes-risclip", {**_EQUAL, "epochs": 4, "model.image_size": 96, **changes}),
+        ("shapes-risclip-mask", {**_EQUAL, "epochs": 2, "model.image_size": 96, **changes}),
+    )
+
+
+SYSTEMS: MappingProxyType[str, tuple[Stage, ...]] = MappingProxyType(
+    {
+        "cris": (("shapes-ablation", {**_EQUAL, "epochs": 6}),),
+        "cris-from-clip": (("shapes-ablation", {**_EQUAL, "epochs": 6, "clip": "shapes-clip"}),),
+        "risclip": _two_stages(),
+        "risclip-without-cfe": _two_stages(**{"model.fusions": ()}),
+        "risclip-without-ske": _two_stages(**{"model.ske_layers": 0}),
+        "risclip-unfrozen": _two_stages(**{"model.frozen": False}),
+        "risclip-one-stage": (
+            (
+                "shapes-risclip-mask",
+                {**_EQUAL, "epochs": 6, "model.image_size": 96, "freeze": (), "clip": "shapes-clip-vit"},
+            ),
+        ),
+    }
+)
+"""CRIS and RISCLIP on generated scenes with equal budgets, and RISCLIP without each of its parts."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A model's config, where its weights start, the numbers of its training, and what it learns from."""
 
-    model: CRISConfig | None
+    model: CRISConfig | RISCLIPConfig | CLIPMapConfig | None
     """None takes the model that the run starts from."""
     training: TrainingConfig
     data: str
@@ -58,7 +110,7 @@ class Recipe:
     validation: str
     """What chooses the best weights."""
     clip: str | None = None
-    """OpenAI's name of the pretrained towers, whose weights the run starts from."""
+    """OpenAI's name of the pretrained towers whose weights the run starts from, or the recipe that trains them."""
     protocol: str = "refseg"
     """How validation compares masks."""
 
@@ -178,6 +230,134 @@ def _published(clip: str, data: str, word_length: int, *, faithful: bool) -> Rec
     )
 
 
+# --- RISCLIP, as far as it is published -------------------------------------------------------------------------------
+
+
+def risclip_b_refcoco(*, faithful: bool = False) -> Recipe:
+    """Train RISCLIP-B on RefCOCO, first stage: the patch-level map.
+
+    Command: `refseg train risclip-b-refcoco --data ROOT --clip ViT-B-16.pt [--faithful]`, then its second stage with
+    `--init runs/risclip-b-refcoco/best`. Hardware: a GPU of 80 GB, or several smaller ones. Expected after both stages:
+    overall IoU 73.57 on val, 76.46 on testA, 69.76 on testB as published; ours is not measured.
+    """
+    return _grounding("ViT-B/16", "refcoco", 20, faithful=faithful)
+
+
+def risclip_b_refcoco_mask(*, faithful: bool = False) -> Recipe:
+    """Train RISCLIP-B on RefCOCO, second stage: the decoder.
+
+    Command: `refseg train risclip-b-refcoco-mask --data ROOT --init runs/risclip-b-refcoco/best [--faithful]`.
+    Hardware and what to expect: as for the first stage.
+    """
+    return _masks("ViT-B/16", "refcoco", 20, faithful=faithful)
+
+
+def risclip_b_refcoco_plus(*, faithful: bool = False) -> Recipe:
+    """Train RISCLIP-B on RefCOCO+, first stage: the patch-level map.
+
+    Command: `refseg train risclip-b-refcoco+ --data ROOT --clip ViT-B-16.pt [--faithful]`. Hardware: as for RefCOCO.
+    Expected after both stages: overall IoU 65.53 on val, 70.61 on testA, 55.49 on testB as published; ours is not
+    measured.
+    """
+    return _grounding("ViT-B/16", "refcoco+", 20, faithful=faithful)
+
+
+def risclip_b_refcoco_plus_mask(*, faithful: bool = False) -> Recipe:
+    """Train RISCLIP-B on RefCOCO+, second stage: the decoder.
+
+    Command: `refseg train risclip-b-refcoco+-mask --data ROOT --init runs/risclip-b-refcoco+/best [--faithful]`.
+    Hardware and what to expect: as for the first stage.
+    """
+    return _masks("ViT-B/16", "refcoco+", 20, faithful=faithful)
+
+
+def risclip_b_refcocog_umd(*, faithful: bool = False) -> Recipe:
+    """Train RISCLIP-B on RefCOCOg, UMD splits, first stage: the patch-level map.
+
+    Command: `refseg train risclip-b-refcocog-umd --data ROOT --clip ViT-B-16.pt [--faithful]`. Hardware: as for
+    RefCOCO. Expected after both stages: overall IoU 64.10 on val, 65.09 on test as published; ours is not measured.
+    """
+    return _grounding("ViT-B/16", "refcocog-umd", 40, faithful=faithful)
+
+
+def risclip_b_refcocog_umd_mask(*, faithful: bool = False) -> Recipe:
+    """Train RISCLIP-B on RefCOCOg, UMD splits, second stage: the decoder.
+
+    Command: `refseg train risclip-b-refcocog-umd-mask --data ROOT --init runs/risclip-b-refcocog-umd/best`. Hardware
+    and what to expect: as for the first stage.
+    """
+    return _masks("ViT-B/16", "refcocog-umd", 40, faithful=faithful)
+
+
+def risclip_l_refcoco_plus(*, faithful: bool = False) -> Recipe:
+    """Train RISCLIP-L on RefCOCO+, first stage: the patch-level map.
+
+    Command: `refseg train risclip-l-refcoco+ --data ROOT --clip ViT-L-14.pt [--faithful]`. Hardware: several GPUs of
+    80 GB. Expected after both stages: mean IoU 74.38 on val, 78.77 on testA, 66.84 on testB as published; ours is not
+    measured.
+    """
+    return _grounding("ViT-L/14", "refcoco+", 20, faithful=faithful)
+
+
+def risclip_l_refcoco_plus_mask(*, faithful: bool = False) -> Recipe:
+    """Train RISCLIP-L on RefCOCO+, second stage: the decoder.
+
+    Command: `refseg train risclip-l-refcoco+-mask --data ROOT --init runs/risclip-l-refcoco+/best [--faithful]`.
+    Hardware and what to expect: as for the first stage.
+    """
+    return _masks("ViT-L/14", "refcoco+", 20, faithful=faithful)
+
+
+STAGE_ONE = ("visual_adapters", "text_adapters", "cfe", "ske", "map")
+"""The parts of RISCLIP that its second stage leaves as they are."""
+
+
+def _grounding(clip: str, data: str, word_length: int, *, faithful: bool) -> Recipe:
+    """Return the first stage. Stated by the paper: what is frozen, and the loss on the map.
+
+    Second-hand, from a re-implementation that gives the paper for them: AdamW at 5e-5 with weight decay 5e-3,
+    polynomial decay, 60 epochs, batches of 32, and the weights of the losses. Ours: the power of the decay. Faithful
+    draws each reference once an epoch with one of its expressions; else pictures are drawn, with four.
+    """
+    return Recipe(
+        model=risclip(clip, word_length=word_length, decoder_blocks=()),
+        training=_risclip_training(faithful=faithful, objective="grounding", epochs=60),
+        data=f"{data}:train",
+        validation=f"{data}:val",
+        clip=clip,
+    )
+
+
+def _masks(clip: str, data: str, word_length: int, *, faithful: bool) -> Recipe:
+    """Return the second stage. Two stages are stated; that the first one's parts are frozen then is second-hand.
+
+    Ours: 15 epochs.
+    """
+    return Recipe(
+        model=risclip(clip, word_length=word_length),
+        training=_risclip_training(faithful=faithful, objective="mask", epochs=15, freeze=STAGE_ONE),
+        data=f"{data}:train",
+        validation=f"{data}:val",
+    )
+
+
+def _risclip_training(*, faithful: bool, **changes: Any) -> TrainingConfig:
+    usual = TrainingConfig(
+        draw="reference" if faithful else "picture",
+        batch_size=32 if faithful else 16,
+        expressions_per_picture=1 if faithful else 4,
+        optimizer="adamw",
+        learning_rate=5e-5,
+        backbone_factor=1.0,
+        weight_decay=5e-3,
+        schedule="polynomial",
+        precision="bfloat16",
+        validation_pictures=None,
+        workers=8,
+    )
+    return replace(usual, **changes)
+
+
 # --- generated scenes -----------------------------------------------------------------------------------------------
 
 
@@ -212,6 +392,85 @@ def shapes() -> Recipe:
         data="shapes:train",
         validation="shapes:val",
     )
+
+
+def shapes_clip() -> Recipe:
+    """Train a small CLIP on close-ups of generated things: the towers for a compact CRIS to start from.
+
+    Command: `refseg train shapes-clip`. Hardware: two CPU cores with bfloat16 instructions, ten minutes. Expected:
+    `docs/results.md`.
+    """
+    return _shapes_clip("resnet")
+
+
+def shapes_clip_vit() -> Recipe:
+    """Train a small CLIP with a vision transformer on close-ups: the frozen CLIP of a compact RISCLIP.
+
+    Command: `refseg train shapes-clip-vit`. Hardware: two CPU cores with bfloat16 instructions, ten minutes. Expected:
+    `docs/results.md`.
+    """
+    return _shapes_clip("vit")
+
+
+def _shapes_clip(tower: str) -> Recipe:
+    return Recipe(
+        model=clip_map_compact(tower),
+        training=TrainingConfig(
+            objective="image-text",
+            epochs=4,
+            steps_per_epoch=500,
+            batch_size=64,
+            expressions_per_picture=4,
+            sizes=((0.0, 64),),
+            optimizer="adamw",
+            learning_rate=2e-3,
+            weight_decay=0.02,
+            schedule="cosine",
+            warmup_steps=100,
+            max_norm=1.0,
+            precision="bfloat16",
+            seed=1,
+            workers=2,
+            validation_pictures=40,
+        ),
+        data="shapes-closeups:train",
+        validation="shapes:val",
+    )
+
+
+def shapes_risclip() -> Recipe:
+    """Train a compact RISCLIP on generated scenes, first stage: the patch-level map, over a frozen CLIP.
+
+    Command: `refseg train shapes-risclip --clip runs/shapes-clip-vit/last`, then its second stage. Hardware: two CPU
+    cores with bfloat16 instructions, half an hour. Expected: `docs/results.md`.
+    """
+    training = replace(
+        shapes().training,
+        objective="grounding",
+        epochs=10,
+        batch_size=8,
+        expressions_per_picture=6,
+        sizes=((0.0, 128), (0.7, 192)),
+    )
+    return Recipe(
+        model=risclip_compact(decoder_blocks=()),
+        training=training,
+        data="shapes:train",
+        validation="shapes:val",
+        clip="shapes-clip-vit",
+    )
+
+
+def shapes_risclip_mask() -> Recipe:
+    """Train a compact RISCLIP on generated scenes, second stage: the decoder.
+
+    Command: `refseg train shapes-risclip-mask --init runs/shapes-risclip/last`. Hardware: two CPU cores with bfloat16
+    instructions, ten minutes. Expected: `docs/results.md`.
+    """
+    training = replace(
+        shapes_risclip().training, objective="mask", epochs=3, sizes=((0.0, 192),), freeze=STAGE_ONE, warmup_steps=50
+    )
+    return Recipe(model=risclip_compact(), training=training, data="shapes:train", validation="shapes:val")
 
 
 def shapes_smoke() -> Recipe:
@@ -312,7 +571,19 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
         "cris-r101-refcocog-umd": cris_r101_refcocog_umd,
         "cris-r50-refcocog-google": cris_r50_refcocog_google,
         "cris-r101-refcocog-google": cris_r101_refcocog_google,
+        "risclip-b-refcoco": risclip_b_refcoco,
+        "risclip-b-refcoco-mask": risclip_b_refcoco_mask,
+        "risclip-b-refcoco+": risclip_b_refcoco_plus,
+        "risclip-b-refcoco+-mask": risclip_b_refcoco_plus_mask,
+        "risclip-b-refcocog-umd": risclip_b_refcocog_umd,
+        "risclip-b-refcocog-umd-mask": risclip_b_refcocog_umd_mask,
+        "risclip-l-refcoco+": risclip_l_refcoco_plus,
+        "risclip-l-refcoco+-mask": risclip_l_refcoco_plus_mask,
         "shapes": shapes,
+        "shapes-clip": shapes_clip,
+        "shapes-clip-vit": shapes_clip_vit,
+        "shapes-risclip": shapes_risclip,
+        "shapes-risclip-mask": shapes_risclip_mask,
         "shapes-smoke": shapes_smoke,
         "shapes-ablation": shapes_ablation,
         "finetune": finetune,
@@ -320,7 +591,7 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
     }
 )
 
-OWN = frozenset({"data", "validation", "protocol"})
+OWN = frozenset({"data", "validation", "protocol", "clip"})
 """Fields of a recipe that a change may name; those of its model begin with `model.`, any other is its training's."""
 
 
@@ -331,7 +602,7 @@ def recipe(name: str, *, faithful: bool = False, row: str | None = None, **chang
         name: of the recipe.
         faithful: the published run with its slips, in place of the sensible one.
         row: of the ablation, which changes the model.
-        **changes: fields of `TrainingConfig`; `data`, `validation` or `protocol`; or fields of the model, as in
+        **changes: fields of `TrainingConfig`; `data`, `validation`, `protocol` or `clip`; or fields of the model, as in
             `{"model.decoder_layers": 2}`.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from refseg.data.batches import PictureData
 from refseg.data.catalogue import open_data
 from refseg.data.references import References
-from refseg.data.shapes import Shapes
+from refseg.data.shapes import CloseUps, Shapes
 from refseg.errors import ConfigError, DataError
 from refseg.evaluation.protocols import protocol
 from refseg.training.loop import Validation
@@ -82,9 +82,10 @@ def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = 
     if not recipe.data:
         raise ConfigError("which data? name a folder of your own, such as data=my-folder, or a set: data=refcoco:train")
     how = protocol(recipe.protocol)
-    if recipe.data == "shapes:train":
+    if recipe.data in ("shapes:train", "shapes-closeups:train"):
         shapes = Shapes("val")
-        return Shapes("train", drill=recipe.training.drill), Validation(data=shapes, objects=shapes.masks, protocol=how)
+        made = Shapes("train", drill=recipe.training.drill) if recipe.data == "shapes:train" else CloseUps("train")
+        return made, Validation(data=shapes, objects=shapes.masks, protocol=how)
 
     def open_one(name: str) -> References:
         data = open_data(name, root, text_field=how.text_field, overlap=how.overlap, images=images)

@@ -21,32 +21,43 @@ from refseg.clip import weights
 from refseg.clip.resnet import Bottleneck, ModifiedResNet, ResNetConfig
 from refseg.clip.text import TextConfig, TextTransformer
 from refseg.clip.towers import TOWERS
+from refseg.clip.vit import VisionTransformer, ViTConfig
 from refseg.clip.weights import (
+    archive_name,
     download_clip,
+    fingerprint,
     infer_resnet,
     infer_text,
+    infer_vit,
     load_text_tower,
     load_towers,
     read_clip,
     read_file,
     read_weights,
+    tower_weights,
 )
 from refseg.errors import DownloadError, RefsegError, UnknownNameError, WeightsError
 
 VISION = ResNetConfig(layers=(1, 2, 1, 1), width=4, heads=2, output_dim=16, pretrained_size=64)
+VIT = ViTConfig(patch=8, width=64, layers=3, heads=1, output_dim=16, pretrained_size=32)
 TEXT = TextConfig(width=64, heads=1, layers=2, output_dim=16, context_length=12, vocabulary_size=50)
 
 
 class Towers(nn.Module):
     def __init__(self, vision=VISION, text=TEXT):
         super().__init__()
-        self.visual, self.text = ModifiedResNet(vision), TextTransformer(text)
+        self.visual = VisionTransformer(vision) if isinstance(vision, ViTConfig) else ModifiedResNet(vision)
+        self.text = TextTransformer(text)
+
+
+# For tests of `towers` or of what is made of it: both kinds of image tower.
+of_both_kinds = pytest.mark.parametrize("towers", [VISION, VIT], indirect=True, ids=["resnet", "vit"])
 
 
 @pytest.fixture
-def towers():
+def towers(request):
     torch.manual_seed(0)
-    towers = Towers()
+    towers = Towers(getattr(request, "param", VISION))
     # What CLIP holds has fp16's precision.
     for p in towers.parameters():
         p.data = p.data.half().float()
@@ -120,6 +131,7 @@ def refused(path, read=read_clip):
 # Today's torch warns that TorchScript is deprecated; OpenAI's files are TorchScript all the same.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 class TestArchives:
+    @of_both_kinds
     @pytest.mark.parametrize("kind", ["traced", "scripted"])
     @pytest.mark.parametrize("half", [True, False])
     def test_read_without_being_run(self, state, tmp_path, kind, half, monkeypatch):
@@ -264,6 +276,7 @@ class _Rebuilt:
 
 
 class TestStateDicts:
+    @of_both_kinds
     @pytest.mark.parametrize("prefix", ["", "module."])
     @pytest.mark.parametrize("wrapped", [True, False])
     @pytest.mark.parametrize("legacy", [True, False])
@@ -278,6 +291,7 @@ class TestStateDicts:
         torch.save(state | {"vocab_size": torch.tensor(50), "input_resolution": torch.tensor(64)}, tmp_path / "a.pt")
         equal(read_clip(tmp_path / "a.pt"), state)
 
+    @of_both_kinds
     @pytest.mark.parametrize("text", ["", "text."])
     def test_of_open_clip(self, state, tmp_path, text):
         # open_clip has OpenAI's names; its models with a text tower of their own put `text.` before that tower's.
@@ -289,7 +303,7 @@ class TestStateDicts:
         equal(read_clip(tmp_path / "open_clip_model.safetensors"), state)
 
     def test_of_transformers_text_tower(self, towers, state, tmp_path):
-        save_file(as_transformers(towers.text), tmp_path / "model.safetensors")
+        save_file(as_transformers(towers.text.state_dict()), tmp_path / "model.safetensors")
         found = read_clip(tmp_path / "model.safetensors")
         equal(found, {key: value for key, value in state.items() if not key.startswith("visual.")})
         text = TextTransformer(TEXT)
@@ -298,23 +312,33 @@ class TestStateDicts:
         with pytest.raises(WeightsError, match="no image tower"):
             load_towers(Towers(), found)
 
-    def test_of_transformers_incomplete(self, towers, tmp_path):
-        stored = as_transformers(towers.text)
-        del stored["text_model.encoder.layers.1.self_attn.k_proj.weight"]
+    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    def test_of_transformers(self, towers, state, tmp_path):
+        save_file(as_transformers(state), tmp_path / "model.safetensors")
+        equal(read_clip(tmp_path / "model.safetensors"), state)
+
+    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    def test_of_transformers_image_tower(self, state, tmp_path):
+        visual = {key: value for key, value in state.items() if key.startswith("visual.")}
+        save_file(as_transformers(visual), tmp_path / "model.safetensors")
+        assert "no CLIP: 'token_embedding.weight' is missing" in refused(tmp_path / "model.safetensors")
+
+    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    @pytest.mark.parametrize("tower", ["text", "vision"])
+    def test_of_transformers_incomplete(self, state, tmp_path, tower):
+        stored = as_transformers(state)
+        key = f"{tower}_model.encoder.layers.1.self_attn.k_proj.weight"
+        for value in (torch.zeros(3, 3), torch.tensor(1.0)):
+            save_file(stored | {key: value}, tmp_path / "a.safetensors")
+            assert "attn.in_proj_weight are of different shapes" in refused(tmp_path / "a.safetensors")
+        del stored[key]
         save_file(stored, tmp_path / "a.safetensors")
         assert "one of the projections" in refused(tmp_path / "a.safetensors")
-        save_file(stored | {"text_model.more": torch.zeros(1)}, tmp_path / "a.safetensors")
-        assert "'text_model.more' is no weight" in refused(tmp_path / "a.safetensors")
-
-    @pytest.mark.parametrize(
-        "key", ["visual.proj", "visual.class_embedding", "vision_model.embeddings.class_embedding"]
-    )
-    def test_vision_transformers_are_refused(self, state, tmp_path, key):
-        save_file({key: torch.zeros(1), "token_embedding.weight": torch.zeros(1)}, tmp_path / "a.safetensors")
-        assert "vision transformer" in refused(tmp_path / "a.safetensors")
-        if key.startswith("visual."):
-            with pytest.raises(WeightsError, match="vision transformer"):
-                load_towers(Towers(), {key: torch.zeros(1)})
+        for more in (f"{tower}_model.more", f"{tower}_model.encoder.layers.1.more.weight", "visual.proj", "more"):
+            save_file(stored | {more: torch.zeros(1)}, tmp_path / "a.safetensors")
+            assert f"'{more}' is no weight of transformers' CLIP" in refused(tmp_path / "a.safetensors")
+        save_file(stored | {"text_projection.weight": torch.zeros(1)}, tmp_path / "a.safetensors")
+        assert "'text_projection.weight' is no weight" in refused(tmp_path / "a.safetensors")
 
     @pytest.mark.parametrize(
         ("content", "said"),
@@ -389,33 +413,107 @@ class Evil:
         return os.mkdir, ("/nonexistent/refseg",)
 
 
-def as_transformers(text):
-    """Write a text tower under transformers' names."""
+def as_transformers(state):
+    """Write a text tower, and a vision transformer if there is one, under transformers' names."""
     stored = {}
-    for key, value in text.state_dict().items():
-        for ours, theirs in (
-            ("token_embedding", "text_model.embeddings.token_embedding"),
-            ("positional_embedding", "text_model.embeddings.position_embedding.weight"),
-            ("ln_final", "text_model.final_layer_norm"),
-            ("transformer.resblocks", "text_model.encoder.layers"),
+    for key, value in state.items():
+        tower, key = ("vision", key.removeprefix("visual.")) if key.startswith("visual.") else ("text", key)
+        names = [
+            ("token_embedding", "embeddings.token_embedding"),
+            ("positional_embedding", "embeddings.position_embedding.weight"),
+            ("class_embedding", "embeddings.class_embedding"),
+            ("conv1", "embeddings.patch_embedding"),
+            ("ln_final", "final_layer_norm"),
+            ("ln_pre", "pre_layrnorm"),
+            ("ln_post", "post_layernorm"),
+            ("transformer.resblocks", "encoder.layers"),
             ("attn.out_proj", "self_attn.out_proj"),
             ("ln_1", "layer_norm1"),
             ("ln_2", "layer_norm2"),
             ("mlp.c_fc", "mlp.fc1"),
             ("mlp.c_proj", "mlp.fc2"),
-        ):
+        ]
+        for ours, theirs in names:
             key = key.replace(ours, theirs)
         if "in_proj" in key:
             for name, part in zip("qkv", value.chunk(3), strict=True):
-                stored[key.replace("attn.in_proj_", f"self_attn.{name}_proj.")] = part.clone()
-        elif key == "text_projection":
-            stored["text_projection.weight"] = value.T.contiguous()
-        else:
+                stored[f"{tower}_model." + key.replace("attn.in_proj_", f"self_attn.{name}_proj.")] = part.clone()
+        elif key in ("text_projection", "proj"):
+            stored["text_projection.weight" if tower == "text" else "visual_projection.weight"] = value.T.contiguous()
+        elif key == "logit_scale":
             stored[key] = value.contiguous()
-    return stored | {"text_model.embeddings.position_ids": torch.arange(12)[None]}
+        else:
+            stored[f"{tower}_model.{key}"] = value.contiguous()
+        # Older versions of transformers saved them.
+        stored[f"{tower}_model.embeddings.position_ids"] = torch.arange(12)[None]
+    return stored
 
 
 class TestLoading:
+    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    def test_a_vision_transformer(self, towers, state):
+        other = Towers(VIT)
+        load_towers(other, state)
+        equal(other.state_dict(), towers.state_dict())
+        equal(tower_weights(other), state)
+
+    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    def test_the_other_kind_of_tower_is_named(self, towers, state):
+        said = (
+            "a CLIP of width 64 and layers 3 (a vision transformer) does not fit this model, "
+            "which takes a CLIP of width 4 and layers [1, 2, 1, 1] (a ResNet)"
+        )
+        with pytest.raises(WeightsError, match=f"^{re.escape(said)}$"):
+            load_towers(Towers(), state)
+        said = (
+            "a CLIP of width 4 and layers [1, 2, 1, 1] (a ResNet) does not fit this model, "
+            "which takes a CLIP of width 64 and layers 3 (a vision transformer)"
+        )
+        with pytest.raises(WeightsError, match=f"^{re.escape(said)}$"):
+            load_towers(towers, tower_weights(Towers()))
+        said = "this file (a vision transformer) does not fit this model, which takes "
+        with pytest.raises(WeightsError, match=f"^{re.escape(said)}"):
+            load_towers(Towers(), {"visual.proj": torch.zeros(1)})
+
+    def test_the_names_of_published_ones_are_said(self):
+        with torch.device("meta"):
+            resnet, vit = (Towers(TOWERS[name].vision, TOWERS[name].text) for name in ("RN50", "ViT-B/16"))
+        said = (
+            "CLIP's ViT-B/16 (a vision transformer) does not fit this model, which takes CLIP's RN50 (a ResNet)",
+            "CLIP's RN50 (a ResNet) does not fit this model, which takes CLIP's ViT-B/16 (a vision transformer)",
+        )
+        for model, given, line in ((resnet, vit, said[0]), (vit, resnet, said[1])):
+            with pytest.raises(WeightsError, match=f"^{re.escape(line)}$"):
+                load_towers(model, tower_weights(given))
+
+    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    def test_a_model_without_a_name(self, state):
+        # A width that no head of 64 channels divides: its sizes do not follow from its weights.
+        odd = Towers(VISION, TextConfig(width=200, heads=2, layers=1, output_dim=16, vocabulary_size=50))
+        with pytest.raises(WeightsError, match=r"which takes another CLIP \(a ResNet\)$"):
+            load_towers(odd, state)
+
+    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda s: s.pop("visual.class_embedding"), "missing are class_embedding"),
+            (
+                lambda s: s.update({"visual.attnpool.c_proj.bias": torch.zeros(1)}),
+                "unexpected are attnpool.c_proj.bias",
+            ),
+            (
+                lambda s: s.update({"visual.positional_embedding": torch.zeros(50, 64)}),
+                "shape are positional_embedding",
+            ),
+            (lambda s: s.update({"visual.positional_embedding": torch.zeros(0, 64)}), "shape are positional_embedding"),
+        ],
+    )
+    def test_other_vision_transformers_are_refused(self, state, change, said):
+        change(state)
+        with pytest.raises(WeightsError, match=re.escape(said)):
+            load_towers(Towers(VIT), state)
+
     def test_all_but_what_is_new(self, towers, state):
         other = Towers()
         new = {key: value.clone() for key, value in other.visual.attnpool.connect.state_dict().items()}
@@ -467,12 +565,15 @@ class TestSizes:
     def test_follow_from_shapes(self, name):
         with torch.device("meta"):
             towers = Towers(TOWERS[name].vision, TOWERS[name].text)
-        assert infer_resnet(towers.visual.state_dict(), "") == TOWERS[name].vision
+        infer = infer_vit if name.startswith("ViT") else infer_resnet
+        assert infer(towers.visual.state_dict(), "") == TOWERS[name].vision
         assert infer_text(towers.text.state_dict()) == TOWERS[name].text
 
     def test_of_other_weights(self):
         with pytest.raises(WeightsError, match=r"'visual\.layer1\.0\.conv1\.weight' is missing"):
             infer_resnet({})
+        with pytest.raises(WeightsError, match=r"'visual\.conv1\.weight' is missing"):
+            infer_vit({})
         with pytest.raises(WeightsError, match=r"'token_embedding\.weight' is missing"):
             infer_text({})
         with pytest.raises(WeightsError, match="has the shape"):
@@ -486,6 +587,53 @@ class TestSizes:
     def test_bottleneck_names_are_clips(self):
         names = set(Bottleneck(4, 4, stride=2).state_dict())
         assert {"downsample.0.weight", "downsample.1.running_mean"} <= names
+
+
+class TestFingerprint:
+    @of_both_kinds
+    def test_is_the_towers_own(self, towers, state):
+        found = fingerprint(state)
+        assert re.fullmatch("[0-9a-f]{64}", found)
+        assert fingerprint(dict(reversed(state.items()))) == found
+        assert fingerprint(tower_weights(towers)) == found
+        half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+        assert fingerprint(half) == found
+
+    # So that it can be compared with one that was written down.
+    def test_is_the_same_everywhere(self):
+        state = {"visual.proj": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([0.5])}
+        content = (
+            b"a [1]\n" + np.float32([0.5]).tobytes() + b"visual.proj [2, 3]\n" + np.arange(6, dtype="<f4").tobytes()
+        )
+        assert fingerprint(state) == hashlib.sha256(content).hexdigest()
+
+    def test_leaves_out_what_computes_no_feature(self, state):
+        found = fingerprint(state)
+        more = {
+            "logit_scale": torch.tensor(1.0),
+            "context_length": torch.tensor(77),
+            "visual.bn1.num_batches_tracked": 3,
+        }
+        assert fingerprint(state | {key: torch.as_tensor(value) for key, value in more.items()}) == found
+        assert fingerprint(state | {"visual.attnpool.connect.0.weight": torch.ones(1)}) == found
+
+    @pytest.mark.parametrize("key", ["visual.bn1.running_mean", "visual.conv1.weight", "ln_final.bias"])
+    def test_sees_every_change(self, state, key):
+        found = fingerprint(state)
+        assert fingerprint(state | {key: state[key] * (1 + 2**-20) + 2**-20}) != found
+        assert fingerprint(state | {key: state[key][None]}) != found
+        assert fingerprint({name: value for name, value in state.items() if name != key}) != found
+        assert fingerprint({name + "x" * (name == key): value for name, value in state.items()}) != found
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    def test_is_the_same_from_every_kind_of_file(self, state, tmp_path):
+        archive(state, tmp_path / "archive.pt", "scripted", half=True)
+        torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "saved.pt")
+        text = {key if key.startswith("visual.") else f"text.{key}": value for key, value in state.items()}
+        save_file({key: value.half() for key, value in text.items()}, tmp_path / "open_clip.safetensors")
+        save_file(as_transformers(state), tmp_path / "transformers.safetensors")
+        assert {fingerprint(read_clip(path)) for path in tmp_path.iterdir()} == {fingerprint(state)}
 
 
 class Server(http.server.BaseHTTPRequestHandler):
@@ -555,6 +703,21 @@ class TestDownload:
         assert server.asked == [(f"/clip/models/{weights.CHECKSUMS['RN50']}/RN50.pt", None)]
         assert os.listdir(path.parent) == ["RN50.pt"]
 
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [
+            ("RN50x4", "RN50x4.pt"),
+            ("ViT-B/32", "ViT-B-32.pt"),
+            ("ViT-L/14@336px", "ViT-L-14-336px.pt"),
+        ],
+    )
+    def test_the_names_of_files_are_openais(self, server, tmp_path, monkeypatch, name, file):
+        assert archive_name(name) == file
+        monkeypatch.setitem(weights.CHECKSUMS, name, hashlib.sha256(server.content).hexdigest())
+        assert download_clip(name, tmp_path, address=server.address) == tmp_path / file
+        assert os.listdir(tmp_path) == [file]
+        assert server.asked == [(f"/clip/models/{weights.CHECKSUMS[name]}/{file}", None)]
+
     def test_its_home(self, server, tmp_path, monkeypatch):
         monkeypatch.setenv("REFSEG_HOME", str(tmp_path / "home"))
         assert download_clip("RN50", address=server.address) == tmp_path / "home" / "clip" / "RN50.pt"
@@ -623,7 +786,7 @@ class TestDownload:
 
     def test_an_unknown_name(self, tmp_path):
         with pytest.raises(UnknownNameError, match="CLIP model"):
-            download_clip("ViT-B/32", tmp_path)
+            download_clip("ViT-H/14", tmp_path)
 
 
 def test_a_model_of_the_zoo_takes_a_local_file(state, tmp_path, monkeypatch):

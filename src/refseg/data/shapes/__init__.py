@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from refseg.data.shapes.closeups import CloseUps
 from refseg.data.shapes.dataset import SAMPLES_PER_SCENE, Shapes
 from refseg.data.shapes.expressions import Reference
 from refseg.data.shapes.render import render, thing_masks
@@ -16,6 +17,7 @@ __all__ = [
     "SAMPLES_PER_SCENE",
     "SIZES",
     "TEXTURES",
+    "CloseUps",
     "Reference",
     "Scene",
     "Shapes",

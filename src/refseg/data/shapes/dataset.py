@@ -19,7 +19,7 @@ from refseg.data.shapes.scene import Scene, generate_scene
 from refseg.errors import UnknownNameError
 from refseg.types import Sample
 
-__all__ = ["SAMPLES_PER_SCENE", "SPLITS", "Shapes"]
+__all__ = ["SAMPLES_PER_SCENE", "SPLITS", "TAG", "Shapes"]
 
 SAMPLES_PER_SCENE = 4
 """Three things that are meant, and one sample that fits nothing."""

@@ -33,7 +33,7 @@ from refseg.data.shapes.queries import (
 from refseg.data.shapes.scene import Scene, Thing, pick
 from refseg.data.shapes.vocabulary import COLOURS, HELD_OUT, KINDS, TEXTURES, VARIANTS
 
-__all__ = ["TEMPERS", "Reference", "drill", "refer", "refer_to_nothing"]
+__all__ = ["TEMPERS", "Reference", "drill", "noun", "refer", "refer_to_nothing"]
 
 T = TypeVar("T")
 
@@ -179,7 +179,7 @@ def _drilled(rng: np.random.Generator, query: Query, scene: Scene, target: int) 
         near = gap(scene.things[target], scene.things[anchor]) < LONGEST_NEXT_TO
         words, temper, form = _relate(rng, query.filter, place, next_to=near), "relation", "nearest"
     elif place is None:
-        words, temper, form = _noun(rng, query.filter), "appearance", "attributes"
+        words, temper, form = noun(rng, query.filter), "appearance", "attributes"
     else:
         words, temper, form = _locate(rng, "ordinal", place, query.filter, on_its_side=False), "location", "ordinal"
     return Reference(expression=words, query=query, temper=temper, form=form, target=target)
@@ -246,7 +246,7 @@ def _on_its_side(place: Place, scene: Scene, target: int) -> bool:
 
 
 def _locate(rng: np.random.Generator, form: str, place: Place, wanted: Filter, *, on_its_side: bool) -> str:
-    noun = _noun(rng, wanted)
+    said = noun(rng, wanted)
     template = "{n}"
     if isinstance(place, Ordinal) and place.rank > 1:
         ordinal = pick(rng, ORDINALS[place.rank])
@@ -282,7 +282,7 @@ def _locate(rng: np.random.Generator, form: str, place: Place, wanted: Filter, *
     elif isinstance(place, SizeExtreme):
         template = pick(rng, ("largest {n}", "biggest {n}") if place.largest else ("smallest {n}",))
     article = "the " if rng.random() < 0.12 else ""
-    return article + template.format(n=noun)
+    return article + template.format(n=said)
 
 
 def _upper(vertical: str) -> str:
@@ -308,7 +308,7 @@ def _by_appearance(rng: np.random.Generator, scene: Scene, target: int) -> Refer
     fewest = min(_length(f) for f in clear)
     wanted = pick(rng, clear, [_filter_weight(f) * (1.0 if _length(f) <= fewest else 0.3) for f in clear])
     return Reference(
-        expression=article + _noun(rng, wanted),
+        expression=article + noun(rng, wanted),
         query=Query(filter=wanted),
         temper="appearance",
         form="attributes",
@@ -431,17 +431,17 @@ def _relate(rng: np.random.Generator, wanted: Filter, place: Place, *, next_to: 
         }[place.direction]
     link = pick(rng, options, (0.6, 0.25, 0.15)[: len(options)])
     that_is = "that is " if rng.random() < 0.3 else ""
-    return f"the {_noun(rng, wanted)} {that_is}{link} {anchor}"
+    return f"the {noun(rng, wanted)} {that_is}{link} {anchor}"
 
 
 def _anchor_words(rng: np.random.Generator, anchor: Query) -> str:
-    noun, place = _noun(rng, anchor.filter), anchor.place
+    said, place = noun(rng, anchor.filter), anchor.place
     if isinstance(place, SizeExtreme):
-        return f"the {pick(rng, ('largest', 'biggest')) if place.largest else 'smallest'} {noun}"
+        return f"the {pick(rng, ('largest', 'biggest')) if place.largest else 'smallest'} {said}"
     if isinstance(place, Ordinal):
         most = {"left": "leftmost", "right": "rightmost", "top": "topmost", "bottom": "lowest"}
-        return f"the {most[place.side]} {noun}"
-    return f"the {noun}"
+        return f"the {most[place.side]} {said}"
+    return f"the {said}"
 
 
 # --- nothing --------------------------------------------------------------------------------------------------------
@@ -454,7 +454,7 @@ def _wrong_attributes(rng: np.random.Generator, scene: Scene) -> Reference | Non
     if wanted is None:
         return None
     article = "the " if rng.random() < 0.3 else ""
-    return _to_nothing(article + _noun(rng, wanted), Query(filter=wanted), "appearance", "attributes")
+    return _to_nothing(article + noun(rng, wanted), Query(filter=wanted), "appearance", "attributes")
 
 
 def _wrong_place(rng: np.random.Generator, scene: Scene) -> Reference | None:
@@ -545,7 +545,7 @@ def _says_held_out(query: Query) -> bool:
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def _noun(rng: np.random.Generator, wanted: Filter) -> str:
+def noun(rng: np.random.Generator, wanted: Filter) -> str:
     """Return the words for attributes, without an article."""
     words = []
     if wanted.size is not None:

@@ -13,16 +13,13 @@ from refseg.clip.resnet import Bottleneck, ModifiedResNet, ResNetConfig
 from refseg.clip.text import TextConfig, TextTransformer
 from refseg.clip.towers import tower_sizes
 from refseg.errors import ConfigError
-from refseg.models.base import Segmenter
+from refseg.models.base import LARGEST_SIDE, Segmenter
 from refseg.models.cris.decoder import DecoderLayer, VisionLanguageDecoder
 from refseg.models.cris.neck import CrossModalNeck, ProjectedPyramid
 from refseg.models.cris.projector import Projector
 from refseg.types import Calibration
 
 __all__ = ["CRIS", "CRISConfig", "cris", "cris_compact"]
-
-LARGEST = 4096
-"""Of `image_size`: a config from a stranger must not make a predictor take all memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +54,8 @@ class CRISConfig:
             raise ConfigError("decoder_layers must be at least 0, and decoder_heads must divide neck_channels[1]")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
-        if not 32 <= self.image_size <= LARGEST or self.image_size % 32:
-            raise ConfigError(f"image_size must be a multiple of 32 up to {LARGEST}, got {self.image_size}")
+        if not 32 <= self.image_size <= LARGEST_SIDE or self.image_size % 32:
+            raise ConfigError(f"image_size must be a multiple of 32 up to {LARGEST_SIDE}, got {self.image_size}")
         if not 2 <= self.word_length <= self.text.context_length:
             raise ConfigError(f"word_length must lie in 2..{self.text.context_length}, got {self.word_length}")
         if not 0 < self.threshold < 1:
@@ -128,8 +125,14 @@ def cris(clip: str, **changes: Any) -> CRISConfig:
 
     Only RN50 and RN101 are published. For wider text towers the neck grows in proportion, since the decoder has the
     words' width.
+
+    Raises:
+        UnknownNameError: There is no such CLIP.
+        ConfigError: It has a vision transformer, and CRIS needs maps at three scales.
     """
     sizes = tower_sizes(clip)
+    if not isinstance(sizes.vision, ResNetConfig):
+        raise ConfigError(f"CLIP's {clip} has a vision transformer, and CRIS needs one of CLIP's ResNets, such as RN50")
     width = sizes.text.width
     values: dict[str, Any] = {"neck_channels": (width // 2, width, 2 * width)} | changes
     return CRISConfig(vision=sizes.vision, text=sizes.text, **values)

@@ -1,0 +1,138 @@
+"""CLIP's vision transformer: pixels -> a class token and a grid of patches, in width and in the joint space.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", section 2.4: Dosovitskiy's
+transformer with one more layer norm, on the embedded patches. CLIP projects its class token alone; here all tokens are
+projected, since what is to be segmented stands in the patches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refseg.clip.layers import ResidualAttentionBlock
+from refseg.errors import ConfigError, ImageError
+
+__all__ = ["Patches", "ViTConfig", "VisionTransformer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Sizes of a vision transformer."""
+
+    patch: int
+    """Side in pixels of the squares that become tokens."""
+    width: int
+    """Channels of a token."""
+    layers: int
+    heads: int
+    output_dim: int
+    """The dimension of CLIP's joint space."""
+    pretrained_size: int = 224
+    """Side in pixels that CLIP was trained at: it fixes the positional embedding's grid."""
+
+    def __post_init__(self) -> None:
+        if min(self.patch, self.width, self.layers, self.heads, self.output_dim) < 1:
+            raise ConfigError("vision: patch, width, layers, heads and output_dim must be positive")
+        if self.pretrained_size < self.patch or self.pretrained_size % self.patch:
+            raise ConfigError(
+                f"vision: pretrained_size must be a multiple of the patch ({self.patch}), got {self.pretrained_size}"
+            )
+        if self.width % self.heads:
+            raise ConfigError(f"vision: {self.heads} heads do not divide a width of {self.width}")
+
+    @property
+    def grid(self) -> int:
+        """Patches on a side of the pictures that CLIP was trained at."""
+        return self.pretrained_size // self.patch
+
+
+class Patches(NamedTuple):
+    """A picture as tokens: the class token first, then the patches, row by row."""
+
+    tokens: Float[Tensor, "B T E"]
+    """All tokens in the joint space."""
+    kept: tuple[Float[Tensor, "B T D"], ...]
+    """The tokens after those blocks that were asked for, in the order that they were asked for."""
+
+
+class VisionTransformer(nn.Module):
+    """The image encoder, with OpenAI's key names."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.patch, self.grid = config.patch, config.grid
+        self.conv1 = nn.Conv2d(3, width, config.patch, stride=config.patch, bias=False)
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        self.positional_embedding = nn.Parameter(torch.empty(config.grid**2 + 1, width))
+        self.ln_pre = nn.LayerNorm(width)
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList(
+            ResidualAttentionBlock(width, config.heads) for _ in range(config.layers)
+        )
+        self.ln_post = nn.LayerNorm(width)
+        self.proj = nn.Parameter(torch.empty(width, config.output_dim))
+        for parameter in (self.class_embedding, self.positional_embedding, self.proj):
+            nn.init.normal_(parameter, std=width**-0.5)
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer's blocks, for a model that runs them itself, between `embed` and `project`."""
+        resblocks = self.transformer.resblocks
+        assert isinstance(resblocks, nn.ModuleList)
+        return resblocks
+
+    def embed(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B T D"]:
+        """Cut normalised pixels, S a multiple of the patch, into T = 1 + (S/patch)**2 tokens, the class token first.
+
+        Raises:
+            ImageError: S is no multiple of the patch.
+        """
+        side = pixels.shape[-1]
+        if side % self.patch:
+            # The convolution would leave the rest of the picture out, and no mask would lie where it belongs.
+            raise ImageError(f"a picture of {side} pixels on a side cannot be cut into patches of {self.patch}")
+        patches = self.conv1(pixels)
+        first = self.class_embedding.to(patches.dtype).expand(len(pixels), 1, -1)
+        tokens = torch.cat([first, patches.flatten(2).mT], dim=1)
+        normed: Tensor = self.ln_pre(tokens + self._positions(side // self.patch).to(tokens.dtype))
+        return normed
+
+    def project(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T E"]:
+        """Take what leaves the last block, class token and patches alike, into CLIP's joint space."""
+        projected: Tensor = self.ln_post(tokens) @ self.proj
+        return projected
+
+    def forward(self, pixels: Float[Tensor, "B 3 S S"], keep: tuple[int, ...] = ()) -> Patches:
+        """Encode normalised pixels, S a multiple of the patch, into T = 1 + (S/patch)**2 tokens.
+
+        Args:
+            pixels: Of any such S: the positions are resized to the grid.
+            keep: Numbers of the blocks after which the tokens are handed out too; 1 is the first block.
+
+        Raises:
+            ConfigError: There is no block of such a number.
+        """
+        blocks = self.blocks
+        if any(not 1 <= number <= len(blocks) for number in keep):
+            raise ConfigError(f"keep: the blocks have the numbers 1..{len(blocks)}, got {list(keep)}")
+        tokens, kept = self.embed(pixels), {}
+        for number, block in enumerate(blocks, start=1):
+            tokens = block(tokens)
+            if number in keep:
+                kept[number] = tokens
+        return Patches(self.project(tokens), tuple(kept[number] for number in keep))
+
+    def _positions(self, grid: int) -> Float[Tensor, "T D"]:
+        """Return the positions of a grid that has so many patches on a side; the class token's is always the same."""
+        if grid == self.grid:
+            return self.positional_embedding
+        own = self.positional_embedding[1:].T.reshape(1, -1, self.grid, self.grid)
+        resized = F.interpolate(own, size=(grid, grid), mode="bicubic", align_corners=False)
+        return torch.cat([self.positional_embedding[:1], resized[0].flatten(1).mT])

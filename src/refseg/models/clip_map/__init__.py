@@ -1,0 +1,1 @@
+"""Plain CLIP, looked at patch by patch."""

@@ -1,0 +1,1 @@
+"""RISCLIP: a frozen CLIP whose image-text alignment is extended."""

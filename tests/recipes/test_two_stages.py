@@ -1,0 +1,100 @@
+"""From a CLIP trained on close-ups to a RISCLIP in two stages, by the commands that anyone would give."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from refseg.checkpoint import load_model, read_folder, read_towers
+from refseg.cli.main import main
+from refseg.clip.weights import fingerprint, tower_weights
+
+SMALL = (
+    *("epochs=1", "steps_per_epoch=3", "batch_size=2", "expressions_per_picture=3", "sizes=[[0,64]]", "workers=0"),
+    *("precision=float32", "validation_pictures=1", "warmup_steps=0", "learning_rate=0.01", "model.image_size=64"),
+)
+
+
+def train(recipe, folder, *options):
+    assert main(["train", recipe, *SMALL, "--device", "cpu", "--out", str(folder), *options]) == 0
+    return folder / "last"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    clip = train("shapes-clip-vit", folder / "clip")
+    first = train("shapes-risclip", folder / "first", "--clip", str(clip))
+    second = train("shapes-risclip-mask", folder / "second", "--init", str(first))
+    return clip, first, second
+
+
+@pytest.mark.slow
+def test_the_clip_stays_as_it_was_and_is_stored_once(runs):
+    clip, first, second = runs
+    own = fingerprint(read_towers(clip))
+    for folder in (first, second):
+        described = read_folder(folder)
+        assert described.clip is not None
+        assert described.clip.sha256 == own
+        assert fingerprint(tower_weights(load_model(folder))) == own
+        assert (folder / "model.safetensors").stat().st_size < (clip / "model.safetensors").stat().st_size / 2
+
+
+@pytest.mark.slow
+def test_the_first_stage_trains_the_map_and_the_second_the_decoder_alone(runs):
+    _, first, second = runs
+    one, two = load_model(first).state_dict(), load_model(second).state_dict()
+    assert not any(key.startswith("decoder.") for key in one)
+    assert any(key.startswith("decoder.") for key in two)
+    assert all(torch.equal(two[key], value) for key, value in one.items())
+    assert any(value.abs().max() > 0 for key, value in one.items() if key.endswith("vision_out.weight"))
+
+
+@pytest.mark.slow
+def test_merged_it_needs_no_other(runs, tmp_path, capsys):
+    clip, _, second = runs
+    assert main(["convert", str(second), str(tmp_path / "merged"), "--merge"]) == 0
+    hidden = clip.rename(clip.with_name("hidden"))
+    try:
+        assert main(["convert", str(second), str(tmp_path / "other"), "--merge"]) == 2
+        assert "which is not here" in capsys.readouterr().err
+        assert main(["convert", str(second), str(tmp_path / "given"), "--merge", "--clip", str(hidden)]) == 0
+        merged, given = (load_model(tmp_path / name).state_dict() for name in ("merged", "given"))
+        assert all(torch.equal(given[key], value) for key, value in merged.items())
+    finally:
+        hidden.rename(clip)
+
+
+@pytest.mark.slow
+def test_a_cris_starts_from_a_clip(tmp_path):
+    clip = train("shapes-clip", tmp_path / "clip")
+    before = fingerprint(read_towers(clip))
+    still = ("--clip", str(clip), 'freeze=["visual","text"]', "freeze_norm=true", "drill=0")
+    cris = load_model(train("shapes", tmp_path / "cris", *still))
+    found = {key: value for key, value in tower_weights(cris).items() if "connect" not in key}
+    assert fingerprint(found) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["shapes-risclip"], "runs/shapes-clip-vit/last"),
+        (["shapes-risclip", "--clip", "download"], "nobody offers"),
+        (["risclip-b-refcoco"], "--clip ViT-B-16.pt"),
+        (["risclip-b-refcoco-mask", "--init", "shapes"], "another model"),
+        (["shapes", "objective=grounding"], "cannot be trained with objective=grounding"),
+        (["shapes-risclip", "--clip", "none", "objective=image-text"], "grounding or mask"),
+        (["shapes", "objective=masks"], "expected one of"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments, said, tmp_path, capsys):
+    if "refcoco" in arguments[0]:
+        arguments = [*arguments, "--dry-run"]
+    status = main(["train", *arguments, "--out", str(tmp_path / "run")])
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert status == 2
+    assert said in message
+    assert json.dumps(message).count("\\n") == 0

@@ -1,0 +1,70 @@
+"""CLIP's own embedding of a picture: what its ResNet pools, beside the maps that CRIS takes."""
+
+import pytest
+import torch
+from torch.nn import functional
+
+from refseg.clip.resnet import AttentionPool2d, ModifiedResNet, ResNetConfig
+
+SMALL = ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=12, pretrained_size=96)
+
+
+def pooled_by_torch(pool, x):
+    """Multi-head attention of the mean to itself and all positions, as torch has it."""
+    channels, size = x.shape[1], x.shape[2:]
+    position = functional.interpolate(
+        pool.positional_embedding[1:].reshape(3, 3, channels).permute(2, 0, 1)[None], size=size, mode="bicubic"
+    )
+    tokens = torch.cat(
+        [
+            (x.mean(dim=(2, 3)) + pool.positional_embedding[0])[None],
+            (x + position).flatten(2).permute(2, 0, 1),
+        ]
+    )
+    attended, _ = functional.multi_head_attention_forward(
+        query=tokens[:1],
+        key=tokens,
+        value=tokens,
+        embed_dim_to_check=channels,
+        num_heads=pool.heads,
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=pool.c_proj.weight,
+        out_proj_bias=pool.c_proj.bias,
+        use_separate_proj_weight=True,
+        q_proj_weight=pool.q_proj.weight,
+        k_proj_weight=pool.k_proj.weight,
+        v_proj_weight=pool.v_proj.weight,
+        training=False,
+    )
+    return attended[0]
+
+
+@pytest.mark.parametrize("size", [(3, 3), (5, 5), (2, 4)])
+def test_the_mean_attends_to_itself_and_all_positions(size):
+    torch.manual_seed(0)
+    pool = AttentionPool2d(grid=3, channels=16, heads=4, output_dim=12).eval()
+    x = torch.randn(2, 16, *size)
+    torch.testing.assert_close(pool.pool(x), pooled_by_torch(pool, x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", [96, 64])
+def test_a_picture_becomes_one_vector(side):
+    torch.manual_seed(0)
+    resnet = ModifiedResNet(SMALL).eval()
+    pixels, seen = torch.randn(2, 3, side, side), []
+    resnet.layer4.register_forward_hook(lambda *values: seen.append(values[-1]))
+    found = resnet.pool(pixels)
+    assert found.shape == (2, 12)
+    torch.testing.assert_close(found, pooled_by_torch(resnet.attnpool, seen[0]), rtol=0, atol=1e-5)
+
+
+def test_what_is_not_clips_takes_no_part():
+    resnet = ModifiedResNet(SMALL)
+    resnet.pool(torch.randn(2, 3, 96, 96)).sum().backward()
+    assert all(parameter.grad is None for parameter in resnet.attnpool.connect.parameters())
+    assert resnet.attnpool.positional_embedding.grad.abs().sum(dim=1).all()

@@ -1,0 +1,72 @@
+"""Close-ups: one thing in the middle of attention, and words that fit it."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from refseg.data.shapes import HELD_OUT, TEXTURES, CloseUps
+from refseg.data.shapes.vocabulary import VARIANTS
+from refseg.errors import UnknownNameError
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def closeups():
+    return CloseUps("train")
+
+
+def names(word):
+    return {word, *VARIANTS.get(word, ())}
+
+
+def test_words_name_what_is_to_be_seen(closeups):
+    said = {"kind": 0, "colour": 0, "texture": 0}
+    for index in range(COUNT):
+        thing, (sample,) = closeups.thing(index), closeups.samples_of(index)
+        kind, colour, texture, words = sample.expressions
+        assert (kind, colour, texture) == (thing.kind, f"{thing.colour} one", f"{thing.texture} one")
+        left = set(words.split()) - {"one", "thing", "shape"}
+        for name in said:
+            found = left & names(getattr(thing, name))
+            said[name] += bool(found)
+            left -= found
+        assert not left, words
+    assert all(COUNT / 2 < often < COUNT for often in said.values())
+
+
+def test_the_thing_is_in_the_picture_and_whole(closeups):
+    for index in range(COUNT):
+        (sample,) = closeups.samples_of(index)
+        image, mask = sample.load_image(), sample.load_mask()
+        assert image.size == mask.shape == (64, 64)
+        assert 100 < mask.sum() < 0.9 * mask.size
+        assert abs(np.argwhere(mask).mean(axis=0) - 32).max() < 24
+
+
+def test_no_pair_is_shown_that_is_held_out(closeups):
+    for split in ("train", "val"):
+        data = CloseUps(split)
+        assert not any((data.thing(i).colour, data.thing(i).kind) in HELD_OUT for i in range(COUNT))
+
+
+def test_every_texture_is_frequent(closeups):
+    found = [closeups.thing(i).texture for i in range(4 * COUNT)]
+    assert all(found.count(texture) > COUNT / 4 for texture in TEXTURES)
+
+
+def test_the_same_every_time_and_another_in_each_split(closeups):
+    again = pickle.loads(pickle.dumps(closeups))
+    (one,), (other,) = closeups.samples_of(7), again.samples_of(7)
+    assert one.expressions == other.expressions
+    assert (np.asarray(one.load_image()) == np.asarray(other.load_image())).all()
+    (another,) = CloseUps("val").samples_of(7)
+    assert (np.asarray(one.load_image()) != np.asarray(another.load_image())).any()
+
+
+def test_what_is_not_there_is_refused(closeups):
+    with pytest.raises(UnknownNameError, match="split"):
+        CloseUps("test")
+    with pytest.raises(IndexError):
+        closeups.samples_of(closeups.pictures)

@@ -1,0 +1,118 @@
+"""Plain CLIP as a segmenter."""
+
+import pytest
+import torch
+
+from refseg.checkpoint import convert, load_model
+from refseg.clip.resnet import ResNetConfig
+from refseg.clip.text import TextConfig
+from refseg.clip.vit import ViTConfig
+from refseg.clip.weights import tower_weights
+from refseg.errors import ConfigError, InputError
+from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig, clip_map, clip_map_compact
+from refseg.models.grid import to_quarter
+from refseg.predictor import Predictor
+
+VIT = ViTConfig(patch=8, width=64, layers=2, heads=1, output_dim=12, pretrained_size=32)
+RESNET = ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=12, pretrained_size=64)
+TEXT = TextConfig(width=64, heads=1, layers=2, output_dim=12)
+of_both_kinds = pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
+
+
+def make(vision):
+    torch.manual_seed(0)
+    return CLIPMap(CLIPMapConfig(vision=vision, text=TEXT, image_size=64)).eval()
+
+
+@of_both_kinds
+def test_pictures_and_sentences_are_of_length_one(vision):
+    model = make(vision)
+    tokens = torch.tensor([[49406, 5, 49407]])
+    with torch.no_grad():
+        picture, sentence = model.embed(torch.randn(2, 3, 64, 64), tokens)
+    torch.testing.assert_close(picture.norm(dim=-1), torch.ones(2))
+    torch.testing.assert_close(sentence.norm(dim=-1), torch.ones(1))
+
+
+def test_the_resnet_s_map_takes_each_position_alone():
+    """A pool over one position returns that position's value: the map is what the pool would make of each alone."""
+    model = make(RESNET)
+    pixels = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        last = model.visual._stages(pixels)[-1]
+        pool = model.visual.attnpool
+        tokens = pool._tokens(last)
+        found = model.visual.values(pixels)
+        alone = torch.stack([pool._attend(tokens[:, i : i + 1], tokens[:, i : i + 1])[:, 0] for i in range(4)], dim=-1)
+    torch.testing.assert_close(found.flatten(2), alone)
+
+
+@of_both_kinds
+def test_a_mask_stands_out_of_its_map(vision):
+    model = make(vision)
+    tokens = torch.tensor([[49406, 5, 49407], [49406, 6, 49407]])
+    with torch.no_grad():
+        image = model.encode_image(torch.randn(1, 3, 64, 64))
+        cosines = model.ground(image, tokens, tokens == 0)
+        logits = model.map_logits(cosines)
+    assert cosines.abs().max() <= 1
+    assert len(cosines) == 2
+    for one, logit in zip(cosines, logits[:, 0], strict=True):
+        spread = one.std(correction=0)
+        assert torch.equal(logit > 0, one > one.mean() + spread + 1e-6) or spread < 1e-4
+
+
+@of_both_kinds
+def test_a_file_of_clip_becomes_a_model_that_answers(vision, tmp_path, photo):
+    state = {key: value for key, value in tower_weights(make(vision)).items() if "connect" not in key}
+    torch.save(state, tmp_path / "clip.pt")
+    folder = convert(tmp_path / "clip.pt", tmp_path / "model")
+    loaded = load_model(folder)
+    assert loaded.family == "clip-map"
+    assert loaded.config.image_size == 2 * vision.pretrained_size
+    predictor = Predictor(loaded, "cpu")
+    encoded = predictor.encode(photo)
+    found = predictor.ground(encoded, "the disc")
+    grid = loaded.config.image_size // loaded.config.patch
+    assert found.cosines.shape == (grid, grid)
+    assert found.probability.shape == (64, 96)
+    (prediction,) = predictor.segment(encoded, ["the disc"])
+    assert (prediction.probability == found.probability).all()
+    with pytest.raises(InputError, match="another predictor"):
+        Predictor(make(vision), "cpu").ground(encoded, "the disc")
+
+
+def test_a_model_without_a_map_says_so(make_tiny, photo):
+    predictor = Predictor(make_tiny(), "cpu")
+    with pytest.raises(ConfigError, match="no patch-level map"):
+        predictor.ground(predictor.encode(photo), "the disc")
+
+
+def test_published_and_compact_sizes():
+    assert clip_map("ViT-B/16").image_size == 448
+    assert clip_map("ViT-L/14").patch == 14
+    assert clip_map_compact("vit").patch == 8
+    assert clip_map_compact("resnet").patch == 32
+    with pytest.raises(ConfigError, match="resnet, vit"):
+        clip_map_compact("vgg")
+    with pytest.raises(ConfigError, match="multiple of 28"):
+        CLIPMapConfig(
+            vision=ViTConfig(patch=14, width=8, layers=1, heads=1, output_dim=12), text=TEXT, image_size=224 + 14
+        )
+
+
+@pytest.mark.parametrize(("grid", "side"), [(4, 64), (5, 80), (40, 560)])
+def test_a_cell_comes_to_lie_where_it_was(grid, side):
+    """A plane over the cells' middles is the same plane over the places of the logits, but for the rim."""
+    step = side / grid
+    middles = (torch.arange(grid) + 0.5) * step - 0.5
+    plane = (0.3 * middles[:, None] + 0.1 * middles[None]).expand(1, 1, grid, grid)
+    places = torch.arange(side // 4) * (side - 1) / (side // 4 - 1)
+    inside = (places >= middles[0]) & (places <= middles[-1])
+    found = to_quarter(plane.contiguous(), side)[0, 0][inside][:, inside]
+    expected = (0.3 * places[:, None] + 0.1 * places[None])[inside][:, inside]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 * side)
+
+
+def test_a_map_of_one_cell_is_level():
+    assert torch.equal(to_quarter(torch.full((1, 1, 1, 1), 3.0), 32), torch.full((1, 1, 8, 8), 3.0))
