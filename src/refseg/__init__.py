@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from refseg.errors import RefsegError
     from refseg.models.zoo import create_model
     from refseg.predictor import EncodedImage, Predictor, load
-    from refseg.types import Batch, Prediction, Sample
+    from refseg.types import Batch, PatchMap, Prediction, Sample
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
     "EncodedImage",
+    "PatchMap",
     "Prediction",
     "Predictor",
     "RefsegError",
@@ -33,6 +34,7 @@ __all__ = [
 _HOMES = {
     "Batch": "refseg.types",
     "EncodedImage": "refseg.predictor",
+    "PatchMap": "refseg.types",
     "Prediction": "refseg.types",
     "Predictor": "refseg.predictor",
     "RefsegError": "refseg.errors",

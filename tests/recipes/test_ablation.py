@@ -74,3 +74,29 @@ def test_the_table_by_hand():
     lines = table([cell("baseline", 0, 0.5), cell("baseline", 1, 0.52), cell("both-3", 0, 0.6)]).splitlines()
     assert lines[2] == "| - | - | - | 51.00 ± 1.41 | 50.00 | 40.00 | 30.00 | 20.00 | 10.00 | 75.00 | 7.93 | 20.0 | 2 |"
     assert lines[3].startswith("| yes | yes | 3 | 60.00 | 50.00")
+    (line,) = table([cell("risclip", 0, 0.5)]).splitlines()[2:]
+    assert line.startswith("| risclip | 7.93 | 50.00 | 50.00 |")
+
+
+SMALL = ["epochs=1", "steps_per_epoch=2", "batch_size=2", "sizes=[[0,64]]", "workers=0", "precision=float32", "drill=0"]
+
+
+@pytest.mark.slow
+def test_systems_go_through_their_stages(tmp_path, capsys):
+    """From the CLIPs that their recipes name, found below one folder."""
+    runs = tmp_path / "runs"
+    for name in ("shapes-clip", "shapes-clip-vit"):
+        words = ["train", name, *SMALL, "validation_pictures=0", "--device", "cpu", "--out", str(runs / name)]
+        assert main(words) == 0
+    capsys.readouterr()
+    words = ["ablate", "shapes", "--systems", *SMALL, "--seeds", "1", "--pictures", "2", "--device", "cpu"]
+    words += ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "cells.json"), "--clip", str(runs)]
+    chosen = ["cris-from-clip", "risclip", "risclip-one-stage", "risclip-unfrozen"]
+    assert main([*words, "--rows", ",".join(chosen)]) == 0
+    assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == [f"| {row}" for row in chosen]
+    cells = {cell["row"]: cell for cell in json.loads((tmp_path / "cells.json").read_text())}
+    assert cells["risclip"]["learnt"] == cells["risclip-one-stage"]["learnt"] < cells["risclip"]["parameters"] / 4
+    assert cells["risclip-unfrozen"]["learnt"] == cells["risclip"]["parameters"] - 1  # CLIP's temperature
+    assert (tmp_path / "out" / "risclip-0" / "2" / "last" / "config.json").exists()
+    assert main([*words, "--rows", "both-3"]) == 2
+    assert "both-3" in capsys.readouterr().err

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from refseg.models.base import Segmenter
     from refseg.training.recipes import Recipe
 
-__all__ = ["add_arguments", "add_run_arguments", "change", "run", "starting_model"]
+__all__ = ["add_arguments", "add_run_arguments", "change", "load_clip", "run", "starting_model"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

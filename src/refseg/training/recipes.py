@@ -21,6 +21,8 @@ __all__ = [
     "Recipe",
     "Stage",
     "by_heart",
+    "by_heart_risclip",
+    "by_heart_risclip_mask",
     "cris_r50_refcoco",
     "cris_r50_refcoco_plus",
     "cris_r50_refcocog_google",
@@ -561,6 +563,32 @@ def by_heart() -> Recipe:
     )
 
 
+def by_heart_risclip() -> Recipe:
+    """Train a compact RISCLIP until its map knows a few pictures by heart, over a small CLIP that does not know them.
+
+    Command: `refseg train by-heart-risclip --data ROOT data=refcoco:all --clip runs/shapes-clip-vit/last`, or with
+    `--clip none`, then its second stage. Hardware: two CPU cores, ten minutes. Expected: `docs/results.md`.
+    """
+    training = replace(by_heart().training, objective="grounding", learning_rate=1e-3)
+    return Recipe(
+        model=risclip_compact(image_size=256, decoder_blocks=()),
+        training=training,
+        data="",
+        validation="",
+        clip="shapes-clip-vit",
+    )
+
+
+def by_heart_risclip_mask() -> Recipe:
+    """Train its decoder: the second stage.
+
+    Command: `refseg train by-heart-risclip-mask --data ROOT data=refcoco:all --init runs/by-heart-risclip/last`.
+    Hardware: two CPU cores, five minutes. Expected: `docs/results.md`.
+    """
+    training = replace(by_heart_risclip().training, objective="mask", freeze=STAGE_ONE)
+    return Recipe(model=risclip_compact(image_size=256), training=training, data="", validation="")
+
+
 RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
     {
         "cris-r50-refcoco": cris_r50_refcoco,
@@ -588,6 +616,8 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
         "shapes-ablation": shapes_ablation,
         "finetune": finetune,
         "by-heart": by_heart,
+        "by-heart-risclip": by_heart_risclip,
+        "by-heart-risclip-mask": by_heart_risclip_mask,
     }
 )
 
