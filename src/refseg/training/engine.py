@@ -71,7 +71,7 @@ class Objective(nn.Module):
         ):
             pixels = pixels.contiguous(memory_format=torch.channels_last)
             if config.objective == "image-text":
-                losses = self._compare(pixels, tokens, image_index)
+                losses = self._compare(pixels, tokens, image_index, target)
             else:
                 losses = self._find(pixels, tokens, padding, image_index, target)
         return (losses * weight).sum()
@@ -99,15 +99,22 @@ class Objective(nn.Module):
         return focal_dice_loss(logits, target, focal=config.focal, dice=config.dice)
 
     def _compare(
-        self, pixels: Float[Tensor, "N 3 S S"], tokens: Int64[Tensor, "B L"], image_index: Int64[Tensor, "B"]
+        self,
+        pixels: Float[Tensor, "N 3 S S"],
+        tokens: Int64[Tensor, "B L"],
+        image_index: Int64[Tensor, "B"],
+        target: Float[Tensor, "B 1 h w"],
     ) -> Float[Tensor, "B"]:
-        """Return how badly pictures and sentences find each other."""
+        """Return how badly pictures and sentences find each other; what means nothing in its picture does not fit."""
         assert isinstance(self.model, CLIPMap)
         pictures, sentences = self.model.embed(pixels, tokens)
+        fits = target.flatten(1).any(dim=1)
         # Words fit each picture that has the same among its own.
         same = (tokens[:, None] == tokens[None]).all(dim=-1).float()
-        alike = (same @ F.one_hot(image_index, len(pictures)).to(same))[:, image_index] > 0
-        return image_text_loss(pictures[image_index], sentences, self.model.text.logit_scale, alike)
+        held = F.one_hot(image_index, len(pictures)).to(same) * fits[:, None]
+        alike = (same @ held)[:, image_index] > 0
+        scale = self.model.text.logit_scale
+        return image_text_loss(pictures[image_index], sentences, scale, alike, fits)
 
 
 class Engine:

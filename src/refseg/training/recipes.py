@@ -422,7 +422,7 @@ def _shapes_clip(tower: str) -> Recipe:
             epochs=4,
             steps_per_epoch=500,
             batch_size=64,
-            expressions_per_picture=4,
+            expressions_per_picture=7,
             sizes=((0.0, 64),),
             optimizer="adamw",
             learning_rate=2e-3,

@@ -24,7 +24,7 @@ def names(word):
 def test_words_name_what_is_to_be_seen(closeups):
     said = {"kind": 0, "colour": 0, "texture": 0}
     for index in range(COUNT):
-        thing, (sample,) = closeups.thing(index), closeups.samples_of(index)
+        thing, (sample, _) = closeups.thing(index), closeups.samples_of(index)
         kind, colour, texture, words = sample.expressions
         assert (kind, colour, texture) == (thing.kind, f"{thing.colour} one", f"{thing.texture} one")
         left = set(words.split()) - {"one", "thing", "shape"}
@@ -33,12 +33,28 @@ def test_words_name_what_is_to_be_seen(closeups):
             said[name] += bool(found)
             left -= found
         assert not left, words
-    assert all(COUNT / 2 < often < COUNT for often in said.values())
+    assert said["texture"] == COUNT
+    assert COUNT / 2 < said["kind"] < COUNT
+    assert COUNT / 2 < said["colour"] < COUNT
+
+
+def test_what_does_not_fit_differs_in_the_texture_alone(closeups):
+    every = set().union(*(names(texture) for texture in TEXTURES))
+    for index in range(COUNT):
+        fit, not_fit = closeups.samples_of(index)
+        assert not_fit.load_mask is None
+        assert not_fit.image_id == fit.image_id
+        said = [fit.expressions[-1], *not_fit.expressions]
+        textures = [set(words.split()) & every for words in said]
+        assert all(len(found) == 1 for found in textures)
+        named = [texture for found in textures for texture in TEXTURES if found & names(texture)]
+        assert sorted(named) == sorted(TEXTURES)
+        assert named[0] == closeups.thing(index).texture
 
 
 def test_the_thing_is_in_the_picture_and_whole(closeups):
     for index in range(COUNT):
-        (sample,) = closeups.samples_of(index)
+        sample, _ = closeups.samples_of(index)
         image, mask = sample.load_image(), sample.load_mask()
         assert image.size == mask.shape == (64, 64)
         assert 100 < mask.sum() < 0.9 * mask.size
@@ -58,10 +74,10 @@ def test_every_texture_is_frequent(closeups):
 
 def test_the_same_every_time_and_another_in_each_split(closeups):
     again = pickle.loads(pickle.dumps(closeups))
-    (one,), (other,) = closeups.samples_of(7), again.samples_of(7)
+    (one, _), (other, _) = closeups.samples_of(7), again.samples_of(7)
     assert one.expressions == other.expressions
     assert (np.asarray(one.load_image()) == np.asarray(other.load_image())).all()
-    (another,) = CloseUps("val").samples_of(7)
+    another, _ = CloseUps("val").samples_of(7)
     assert (np.asarray(one.load_image()) != np.asarray(another.load_image())).any()
 
 

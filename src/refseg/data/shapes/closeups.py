@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from refseg.data.shapes.outline import REACH
 from refseg.data.shapes.queries import Filter
 from refseg.data.shapes.render import render
 from refseg.data.shapes.scene import Scene, Thing, generate_scene, pick
+from refseg.data.shapes.vocabulary import TEXTURES
 from refseg.errors import UnknownNameError
 from refseg.types import Sample
 
@@ -27,16 +29,15 @@ SIDE = 64
 """Of a close-up in pixels: things come out as large as in a whole scene that a model looks at, and larger."""
 ROOM = (1.1, 2.6)
 """Side of a close-up in diameters of its thing."""
-LOOKS = ("kind", "colour", "texture")
 
 
 class CloseUps:
     """Square pictures each of which shows one thing, with what happens to lie around it, and names its looks.
 
-    Four expressions fit it: one each for its kind, its colour and its texture, always in the same words, so that a
-    batch tells which pictures they fit as well; and one for several of them, in any words. Were all of them always
-    said, colour and kind would tell nearly every pair of a batch apart, and nothing would ask for the texture, which is
-    the hardest to see.
+    A picture has two samples. The expressions of the first fit: one each for the thing's kind, colour and texture,
+    always in the same words, so that a batch tells which pictures they fit as well, and one for several of them, in any
+    words. Those of the second fit nothing: they differ from that last one in the texture alone, which is the hardest to
+    see; were it not asked for, colour and kind would tell nearly every pair of a batch apart.
 
     The things are those of generated scenes, by the same rules: neither split shows a pair of colour and kind that is
     held out for the `test` of Shapes. A sample's mask is where the thing is seen.
@@ -63,27 +64,32 @@ class CloseUps:
         return made.scene.things[made.target]
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return the one sample of picture `index`."""
+        """Return both samples of picture `index`: what fits it, and what does not."""
         if not 0 <= index < self.pictures:
             raise IndexError(f"close-up {index} of {self.pictures}")
-        name = f"{self.name}/{self.split}/{index}"
-        return (
-            Sample(
-                id=name,
-                image_id=name,
-                expressions=_made(self.split, index).words,
-                load_image=partial(_load_image, self.split, index),
-                load_mask=partial(_load_mask, self.split, index),
-                split=self.split,
-                source=self.name,
-            ),
+        name, made = f"{self.name}/{self.split}/{index}", _made(self.split, index)
+        mask = partial(_load_mask, self.split, index)
+        return (self._sample(index, f"{name}/0", made.fit, mask), self._sample(index, f"{name}/1", made.fit_not, None))
+
+    def _sample(
+        self, index: int, name: str, words: tuple[str, ...], mask: Callable[[], Bool[ndarray, "H W"]] | None
+    ) -> Sample:
+        return Sample(
+            id=name,
+            image_id=name.rpartition("/")[0],
+            expressions=words,
+            load_image=partial(_load_image, self.split, index),
+            load_mask=mask,
+            split=self.split,
+            source=self.name,
         )
 
 
 class _CloseUp(NamedTuple):
     scene: Scene
     target: int
-    words: tuple[str, ...]
+    fit: tuple[str, ...]
+    fit_not: tuple[str, ...]
 
 
 @lru_cache(maxsize=64)
@@ -104,10 +110,11 @@ def _made(split: str, index: int) -> _CloseUp:
         for scaled in (other.diameter / side,)
     ]
     scene = Scene(width=SIDE, height=SIDE, background=whole.background, things=tuple(one for _, one in seen))
-    left_out = pick(rng, (*LOOKS, None))
-    several = {name: getattr(thing, name) for name in LOOKS if name != left_out}
-    words = (thing.kind, f"{thing.colour} one", f"{thing.texture} one", noun(rng, Filter(**several)))
-    return _CloseUp(scene, [meant for meant, _ in seen].index(True), words)
+    left_out = pick(rng, ("kind", "colour", None))
+    said = {name: getattr(thing, name) for name in ("kind", "colour") if name != left_out}
+    fit = (thing.kind, f"{thing.colour} one", f"{thing.texture} one", noun(rng, Filter(texture=thing.texture, **said)))
+    fit_not = tuple(noun(rng, Filter(texture=other, **said)) for other in TEXTURES if other != thing.texture)
+    return _CloseUp(scene, [meant for meant, _ in seen].index(True), fit, fit_not)
 
 
 def _touches(centre: float, side: float, reach: float) -> bool:
