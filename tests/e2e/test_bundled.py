@@ -51,7 +51,7 @@ def test_the_record_is_of_the_whole_test_split():
     assert record["data"]["digest"] == Shapes("test").digest()
     assert record["data"]["pictures"] == Shapes("test").pictures
     assert record["mean_iou"] >= 0.75
-    assert round(record["pointing"], 2) == 0.89  # the goal of the project, 0.90, is not reached yet
+    assert record["pointing"] >= 0.90
 
 
 @pytest.mark.slow
