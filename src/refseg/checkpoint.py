@@ -25,19 +25,23 @@ from refseg.clip.towers import TOWERS
 from refseg.clip.weights import (
     ClipSource,
     Towers,
+    adopt_towers,
     archive_name,
     clip_folder,
+    clip_weights,
     fingerprint,
+    in_a_model,
     is_clip,
     load_towers,
     read_clip,
+    read_file,
     read_weights,
 )
 from refseg.config import from_dict, load_json, replace, save_json, to_dict
 from refseg.errors import ConfigError, DownloadError, OutputError, UnknownNameError, WeightsError, did_you_mean
 from refseg.files import replacing
 from refseg.models.base import Segmenter
-from refseg.models.cris.convert import as_checkpoint, read_checkpoint
+from refseg.models.cris.convert import as_checkpoint, parse_checkpoint
 from refseg.models.zoo import ZOO, Family, build, family
 
 __all__ = [
@@ -189,8 +193,8 @@ def stored_in_half(folder: str | Path) -> bool:
 def load_model(folder: str | Path, *, device: str | torch.device = "cpu", clip: str | Path | None = None) -> Segmenter:
     """Load a model folder: a model in evaluation mode, in float32. Only the folder's two files are read.
 
-    A model that borrows a CLIP's towers takes them from that CLIP: from where it was when the model was trained, from
-    this package, or from where `download_clip` puts it. Nothing is downloaded.
+    A model that borrows a CLIP's towers takes them from that CLIP too: from where it was when the model was trained,
+    from this package, or from where `download_clip` puts it. Nothing is downloaded.
 
     Args:
         folder: The model folder.
@@ -212,12 +216,12 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", clip: 
             for key in file.keys():  # noqa: SIM118
                 if (kept := file.get_slice(key).get_dtype()) not in ("F16", "BF16", "F32", "F64", "I64"):
                     raise WeightsError(f"{path}: {key} is stored as {kept}; weights are floating-point numbers")
+            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            towers = {} if described.clip is None else _borrowed(described.clip, clip, path)
+            of_towers = {key: tuple(value.shape) for key, value in towers.items()}
+            model = _build(kind, described.config, of_towers | shapes, path)
             # Copied, not mapped: a file that changes under a running model must not change the model.
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        if described.clip is not None:
-            state = _borrowed(described.clip, clip, path) | state
-        model = _build(kind, described.config, {key: tuple(value.shape) for key, value in state.items()}, path)
-        model.load_state_dict(state)
+            model.load_state_dict(towers | {key: file.get_tensor(key) for key in shapes})
         model.clip = described.clip
         return model.to(device).eval()
     except SafetensorError as error:
@@ -259,8 +263,7 @@ def adopt_clip(model: Segmenter, path: str | Path, *, name: str | None = None) -
     state = read_towers(path)
     if not isinstance(model, Towers):
         raise ConfigError(f"a model of the family {model.family} has no towers to load a CLIP into")
-    load_towers(model, state)
-    model.clip = ClipSource(name or str(Path(path).resolve()), fingerprint(state))
+    model.clip = adopt_towers(model, state, name or str(Path(path).resolve()))
 
 
 def _borrowed(source: ClipSource, given: str | Path | None, path: Path) -> dict[str, Tensor]:
@@ -278,7 +281,7 @@ def _borrowed(source: ClipSource, given: str | Path | None, path: Path) -> dict[
     state = read_towers(place)
     if fingerprint(state) != source.sha256:
         raise WeightsError(f"{place}: is another CLIP than {name}, with which {path} was trained")
-    return {key if key.startswith("visual.") else f"text.{key}": value for key, value in state.items()}
+    return in_a_model(state)
 
 
 def merge(source: str | Path, target: str | Path, *, clip: str | Path | None = None) -> Path:
@@ -338,19 +341,18 @@ def convert(
         return target
     if source.is_dir():
         raise WeightsError(f"{source} is a folder; a checkpoint of the reference is a file")
-    if is_clip(source):
-        return _convert_clip(source, target, **changes)
-    state, config, scores = read_checkpoint(source)
+    stored, beside = read_file(source)
+    if is_clip(stored):
+        return _convert_clip(clip_weights(stored, source), source, target, **changes)
+    state, config, scores = parse_checkpoint(stored, beside, source)
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     model = _build(family("cris"), replace(config, **changes), shapes, source)
     model.load_state_dict(state)
     return save_model(model, target, name=target.name, extra={"source": source.name, **scores})
 
 
-def _convert_clip(source: Path, target: Path, **changes: Any) -> Path:
-    state = read_clip(source)
-    ours = {key if key.startswith("visual.") else f"text.{key}": value for key, value in state.items()}
-    inferred = family("clip-map").infer_config(ours)
+def _convert_clip(state: Mapping[str, Tensor], source: Path, target: Path, **changes: Any) -> Path:
+    inferred = family("clip-map").infer_config(in_a_model(state))
     config = replace(
         inferred,
         **{

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         again = {**changes, "seed": seed}
         if not arguments.systems:
             return [(name, recipe(name, faithful=arguments.faithful, row=row, **again))]
-        return [(stage, recipe(stage, **{**own, **again})) for stage, own in SYSTEMS[row]]
+        return [(stage, recipe(stage, faithful=arguments.faithful, **{**own, **again})) for stage, own in SYSTEMS[row]]
 
     def make(row: str, seed: int) -> list[Stage]:
         def start(named: str, made: Recipe, before: Path | None) -> Segmenter:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "QuickGELU", "ResidualAttentionBlock"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "QuickGELU", "ResidualAttentionBlock", "blocks_above", "resize_positions"]
 
 
 class BatchNorm1d(nn.BatchNorm1d):
@@ -44,6 +47,23 @@ class QuickGELU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the activation to each value."""
         return x * torch.sigmoid(1.702 * x)
+
+
+def blocks_above(parameter: str, layers: int) -> int:
+    """Return how many blocks of a transformer of `layers` lie above one of its parameters, by its name in the tower.
+
+    The embedding, of words or of patches, lies below all of them; what belongs to no block counts as above them.
+    """
+    if parameter.startswith("transformer.resblocks."):
+        return layers - int(parameter.split(".")[2])
+    return layers + 1 if parameter.startswith(("token_embedding", "conv1")) else 0
+
+
+def resize_positions(positions: Float[Tensor, "P D"], size: tuple[int, int]) -> Float[Tensor, "1 D h w"]:
+    """Return the positions of a square grid resized to another one; the first, of a pooled or class token, is left."""
+    side = math.isqrt(len(positions) - 1)
+    grid = positions[1:].T.reshape(1, -1, side, side)
+    return F.interpolate(grid, size=size, mode="bicubic", align_corners=False)
 
 
 class ResidualAttentionBlock(nn.Module):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg.clip.layers import BatchNorm2d
+from refseg.clip.layers import BatchNorm2d, resize_positions
 from refseg.errors import ConfigError
 
 __all__ = ["AttentionPool2d", "Bottleneck", "ModifiedResNet", "Pyramid", "ResNetConfig"]
@@ -99,7 +99,7 @@ class AttentionPool2d(nn.Module):
 
     def __init__(self, grid: int, channels: int, heads: int, output_dim: int) -> None:
         super().__init__()
-        self.grid, self.heads = grid, heads
+        self.heads = heads
         self.positional_embedding = nn.Parameter(torch.randn(grid**2 + 1, channels) / channels**0.5)
         self.k_proj = nn.Linear(channels, channels)
         self.q_proj = nn.Linear(channels, channels)
@@ -127,8 +127,7 @@ class AttentionPool2d(nn.Module):
 
     def _tokens(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
         """Return a map as a sequence, with its positions."""
-        grid = self.positional_embedding[1:].T.reshape(1, -1, self.grid, self.grid)
-        position = F.interpolate(grid, size=x.shape[2:], mode="bicubic", align_corners=False)
+        position = resize_positions(self.positional_embedding, (x.shape[2], x.shape[3]))
         return (x + position.to(x.dtype)).flatten(2).mT
 
     def _attend(self, queries: Float[Tensor, "B Q C"], tokens: Float[Tensor, "B T C"]) -> Float[Tensor, "B Q E"]:

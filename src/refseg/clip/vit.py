@@ -13,9 +13,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from refseg.clip.layers import ResidualAttentionBlock
+from refseg.clip.layers import ResidualAttentionBlock, resize_positions
 from refseg.errors import ConfigError, ImageError
 
 __all__ = ["Patches", "ViTConfig", "VisionTransformer"]
@@ -133,6 +132,5 @@ class VisionTransformer(nn.Module):
         """Return the positions of a grid that has so many patches on a side; the class token's is always the same."""
         if grid == self.grid:
             return self.positional_embedding
-        own = self.positional_embedding[1:].T.reshape(1, -1, self.grid, self.grid)
-        resized = F.interpolate(own, size=(grid, grid), mode="bicubic", align_corners=False)
+        resized = resize_positions(self.positional_embedding, (grid, grid))
         return torch.cat([self.positional_embedding[:1], resized[0].flatten(1).mT])

@@ -38,11 +38,14 @@ from refseg.errors import ConfigError, DownloadError, WeightsError
 __all__ = [
     "ClipSource",
     "Towers",
+    "adopt_towers",
     "archive_name",
     "clip_folder",
+    "clip_weights",
     "count_layers",
     "download_clip",
     "fingerprint",
+    "in_a_model",
     "infer_resnet",
     "infer_text",
     "infer_vit",
@@ -107,7 +110,19 @@ def read_clip(path: str | Path) -> dict[str, Tensor]:
         WeightsError: The file is missing or broken, contains code that is no weights, or is of another architecture.
     """
     path = Path(path)
-    state = read_weights(path)
+    return clip_weights(read_weights(path), path)
+
+
+def clip_weights(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Return what a file of CLIP's weights holds under OpenAI's names, in float32.
+
+    Args:
+        state: As it is stored, under anybody's names.
+        path: Of the file, for what there is to complain about.
+
+    Raises:
+        WeightsError: It is of another architecture.
+    """
     if any(key.startswith(("text_model.", "vision_model.")) for key in state):
         state = _from_transformers(state, path)
     elif any(key.startswith("text.") for key in state):
@@ -122,17 +137,12 @@ def read_clip(path: str | Path) -> dict[str, Tensor]:
     }
 
 
-def is_clip(path: str | Path) -> bool:
-    """Return whether a file holds the weights of a CLIP, both towers, and nothing else.
-
-    Raises:
-        WeightsError: The file is missing, broken, unsafe or holds no state dict.
-    """
-    state = read_weights(path)
+def is_clip(state: Mapping[str, Tensor]) -> bool:
+    """Return whether a state dict holds a CLIP, both towers under anybody's names, and nothing else."""
     picture = any(key.startswith(("visual.", "vision_model.")) for key in state)
     return (
         picture
-        and any(key.endswith(("token_embedding.weight",)) for key in state)
+        and any(key.endswith("token_embedding.weight") for key in state)
         and not any(key.startswith(("neck.", "decoder.", "backbone.")) for key in state)
     )
 
@@ -226,6 +236,21 @@ def load_text_tower(text: TextTransformer, state: Mapping[str, Tensor]) -> None:
         WeightsError: Names or shapes differ.
     """
     _load(text, {key: value for key, value in state.items() if not key.startswith("visual.")}, state)
+
+
+def adopt_towers(model: Towers, state: Mapping[str, Tensor], name: str) -> ClipSource:
+    """Load a CLIP's weights into a model's towers (see `load_towers`), and return which CLIP it is.
+
+    Raises:
+        WeightsError: Names or shapes differ.
+    """
+    load_towers(model, state)
+    return ClipSource(name, fingerprint(state))
+
+
+def in_a_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a CLIP's weights as a model with both towers names them; OpenAI's text tower has no name of its own."""
+    return {key if key.startswith("visual.") else f"text.{key}": value for key, value in state.items()}
 
 
 def tower_weights(model: Towers) -> dict[str, Tensor]:

@@ -8,17 +8,52 @@ from typing import Any, ClassVar, Protocol
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from refseg.clip.resnet import ResNetConfig
+from refseg.clip.text import TextConfig
+from refseg.clip.vit import ViTConfig
 from refseg.clip.weights import ClipSource
+from refseg.errors import ConfigError
 from refseg.types import Calibration
 
-__all__ = ["LARGEST_SIDE", "Grounder", "Segmenter", "SegmenterConfig"]
+__all__ = ["LARGEST_SIDE", "Grounder", "Segmenter", "SegmenterConfig", "check_inputs"]
 
 LARGEST_SIDE = 4096
 """Of `image_size`: a config from a stranger must not make a predictor take all memory."""
 
 
+def check_inputs(config: SegmenterConfig, step: int) -> None:
+    """Refuse a config whose inputs its model cannot take.
+
+    Args:
+        config: with the two towers' configs.
+        step: what the side of a picture has to be a multiple of.
+
+    Raises:
+        ConfigError: the towers do not fit each other, or a number is out of range.
+    """
+    vision, text = config.vision, config.text
+    if text.output_dim != vision.output_dim:
+        raise ConfigError("text.output_dim and vision.output_dim must be equal: both are CLIP's joint space")
+    if not step <= config.image_size <= LARGEST_SIDE or config.image_size % step:
+        raise ConfigError(f"image_size must be a multiple of {step} up to {LARGEST_SIDE}, got {config.image_size}")
+    if not 2 <= config.word_length <= text.context_length:
+        raise ConfigError(f"word_length must lie in 2..{text.context_length}, got {config.word_length}")
+    if not 0 < config.threshold < 1:
+        raise ConfigError(f"threshold must lie between 0 and 1, got {config.threshold}")
+
+
 class SegmenterConfig(Protocol):
-    """What the config of any segmenter says about its inputs and outputs."""
+    """What the config of any segmenter says about its towers, its inputs and its outputs."""
+
+    @property
+    def vision(self) -> ResNetConfig | ViTConfig:
+        """Sizes of the image tower."""
+        ...
+
+    @property
+    def text(self) -> TextConfig:
+        """Sizes of the text tower."""
+        ...
 
     @property
     def image_size(self) -> int:
@@ -59,6 +94,10 @@ class Segmenter(nn.Module, ABC):
     clip: ClipSource | None = None
     """Which CLIP the towers were loaded from, where that is known."""
     config: Any
+
+    def silent(self, objective: str) -> frozenset[str]:
+        """Return the parameters that no gradient reaches when the model is trained to do this."""
+        return self.unused
 
     @abstractmethod
     def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> tuple[Tensor, ...]:

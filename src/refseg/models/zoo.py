@@ -263,7 +263,7 @@ ZOO = {
             parameters=7_767_156,
             licence="Apache-2.0, as this package",
             summary="a small RISCLIP that trains on a laptop, for generated scenes",
-            score="see docs/results.md",
+            score="not measured yet",
         ),
         ZooEntry(
             name="clip-map-compact",
@@ -272,7 +272,7 @@ ZOO = {
             parameters=6_595_193,
             licence="Apache-2.0, as this package",
             summary="a small CLIP for generated scenes, whose towers a compact CRIS can start from",
-            score="see docs/results.md",
+            score="not measured yet",
         ),
         ZooEntry(
             name="clip-map-compact-vit",
@@ -281,7 +281,7 @@ ZOO = {
             parameters=6_396_481,
             licence="Apache-2.0, as this package",
             summary="a small CLIP for generated scenes, whose towers a compact RISCLIP can start from",
-            score="see docs/results.md",
+            score="not measured yet",
         ),
         ZooEntry(
             name="cris-compact",
@@ -355,10 +355,9 @@ def create_model(name: str, *, pretrained: bool | str | Path = False, **changes:
         raise WeightsError(f"{name}: its folder is missing from this installation: {entry.weights}")
     model = family(entry.family).model(replace(entry.config(), **changes))
     if pretrained:
-        from refseg.clip.weights import ClipSource, Towers, download_clip, fingerprint, load_towers, read_clip
+        from refseg.clip.weights import Towers, adopt_towers, download_clip, read_clip
 
         assert entry.clip is not None
         state = read_clip(download_clip(entry.clip) if pretrained is True else Path(pretrained))
-        load_towers(cast(Towers, model), state)
-        model.clip = ClipSource(entry.clip, fingerprint(state))
+        model.clip = adopt_towers(cast(Towers, model), state, entry.clip)
     return model

@@ -10,9 +10,7 @@ from typing import Literal
 from refseg.config import replace
 from refseg.errors import ConfigError
 
-__all__ = ["HOW", "Objective", "TrainingConfig", "in_full"]
-
-Objective = Literal["text-to-pixel", "mask", "grounding", "image-text"]
+__all__ = ["HOW", "TrainingConfig", "in_full"]
 
 HOW = frozenset({"workers", "checkpointing", "compile", "save_every", "validation_pictures"})
 """Fields that say how the work is done, or how often one looks at it: a run may go on with others."""
@@ -48,7 +46,7 @@ class TrainingConfig:
     """Expressions of the forms that are hardest to learn which Shapes adds to each picture, at most."""
 
     # --- what it is to learn
-    objective: Objective = "text-to-pixel"
+    objective: Literal["text-to-pixel", "mask", "grounding", "image-text"] = "text-to-pixel"
     """`text-to-pixel` is CRIS' contrast of pixels and sentence; `grounding` compares RISCLIP's patch-level map with the
     mask, `mask` its final one; `image-text` is CLIP's own contrast of whole pictures and sentences."""
     focal: float = 1.75

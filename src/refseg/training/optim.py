@@ -24,10 +24,9 @@ def freeze(model: Segmenter, config: TrainingConfig) -> None:
     for name in config.freeze:
         if name not in parts:
             raise ConfigError(f"freeze: the model has no part {name!r}; its parts are {', '.join(parts)}")
-    # A map does not ask the decoder, which may be there already.
-    frozen = {*config.freeze, *model.borrowed, *(("decoder",) if config.objective == "grounding" else ())}
+    frozen, silent = {*config.freeze, *model.borrowed}, model.silent(config.objective)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = name.partition(".")[0] not in frozen and name not in model.unused
+        parameter.requires_grad = name.partition(".")[0] not in frozen and name not in silent
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("freeze: nothing would learn")
 

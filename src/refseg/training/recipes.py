@@ -367,7 +367,7 @@ def shapes() -> Recipe:
     """Train a compact CRIS on generated scenes.
 
     Command: `refseg train shapes`. Hardware: two CPU cores with bfloat16 instructions, three hours. Expected: what the
-    model that comes with the package reaches, which had about as many steps, but in stages (`docs/results.md`); as one
+    model that comes with the package reaches, which had half as many steps again, in stages (`docs/results.md`); as one
     run it is not measured yet.
     """
     return Recipe(
@@ -399,8 +399,8 @@ def shapes() -> Recipe:
 def shapes_clip() -> Recipe:
     """Train a small CLIP on close-ups of generated things: the towers for a compact CRIS to start from.
 
-    Command: `refseg train shapes-clip`. Hardware: two CPU cores with bfloat16 instructions, ten minutes. Expected:
-    `docs/results.md`.
+    Command: `refseg train shapes-clip`. Hardware: two CPU cores with bfloat16 instructions, ten minutes.
+    Expected: not measured yet.
     """
     return _shapes_clip("resnet")
 
@@ -408,8 +408,8 @@ def shapes_clip() -> Recipe:
 def shapes_clip_vit() -> Recipe:
     """Train a small CLIP with a vision transformer on close-ups: the frozen CLIP of a compact RISCLIP.
 
-    Command: `refseg train shapes-clip-vit`. Hardware: two CPU cores with bfloat16 instructions, ten minutes. Expected:
-    `docs/results.md`.
+    Command: `refseg train shapes-clip-vit`. Hardware: two CPU cores with bfloat16 instructions, ten minutes.
+    Expected: not measured yet.
     """
     return _shapes_clip("vit")
 
@@ -444,7 +444,7 @@ def shapes_risclip() -> Recipe:
     """Train a compact RISCLIP on generated scenes, first stage: the patch-level map, over a frozen CLIP.
 
     Command: `refseg train shapes-risclip --clip runs/shapes-clip-vit/last`, then its second stage. Hardware: two CPU
-    cores with bfloat16 instructions, half an hour. Expected: `docs/results.md`.
+    cores with bfloat16 instructions, half an hour. Expected: not measured yet.
     """
     training = replace(
         shapes().training,
@@ -467,7 +467,7 @@ def shapes_risclip_mask() -> Recipe:
     """Train a compact RISCLIP on generated scenes, second stage: the decoder.
 
     Command: `refseg train shapes-risclip-mask --init runs/shapes-risclip/last`. Hardware: two CPU cores with bfloat16
-    instructions, ten minutes. Expected: `docs/results.md`.
+    instructions, ten minutes. Expected: not measured yet.
     """
     training = replace(
         shapes_risclip().training, objective="mask", epochs=3, sizes=((0.0, 192),), freeze=STAGE_ONE, warmup_steps=50
@@ -490,8 +490,8 @@ def shapes_smoke() -> Recipe:
 def shapes_ablation() -> Recipe:
     """Train one row of the ablation on generated scenes; `refseg ablate shapes` trains all of them.
 
-    Command: `refseg train shapes-ablation --row both-3`. Hardware: two CPU cores, a quarter of an hour. Expected:
-    `docs/results.md`.
+    Command: `refseg train shapes-ablation --row both-3`. Hardware: two CPU cores, a quarter of an hour.
+    Expected: not measured yet.
     """
     full = shapes()
     short = replace(
@@ -567,7 +567,8 @@ def by_heart_risclip() -> Recipe:
     """Train a compact RISCLIP until its map knows a few pictures by heart, over a small CLIP that does not know them.
 
     Command: `refseg train by-heart-risclip --data ROOT data=refcoco:all --clip runs/shapes-clip-vit/last`, or with
-    `--clip none`, then its second stage. Hardware: two CPU cores, ten minutes. Expected: `docs/results.md`.
+    `--clip none`, then its second stage. Hardware: two CPU cores, ten minutes.
+    Expected: not measured yet.
     """
     training = replace(by_heart().training, objective="grounding", learning_rate=1e-3)
     return Recipe(
@@ -583,7 +584,7 @@ def by_heart_risclip_mask() -> Recipe:
     """Train its decoder: the second stage.
 
     Command: `refseg train by-heart-risclip-mask --data ROOT data=refcoco:all --init runs/by-heart-risclip/last`.
-    Hardware: two CPU cores, five minutes. Expected: `docs/results.md`.
+    Hardware: two CPU cores, five minutes. Expected: not measured yet.
     """
     training = replace(by_heart_risclip().training, objective="mask", freeze=STAGE_ONE)
     return Recipe(model=risclip_compact(image_size=256), training=training, data="", validation="")

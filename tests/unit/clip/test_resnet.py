@@ -9,23 +9,21 @@ from refseg.clip.resnet import AttentionPool2d, ModifiedResNet, ResNetConfig
 SMALL = ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=12, pretrained_size=96)
 
 
-def pooled_by_torch(pool, x):
-    """Multi-head attention of the mean to itself and all positions, as torch has it."""
-    channels, size = x.shape[1], x.shape[2:]
+def placed(pool, x):
+    """The positions of a map as a sequence of tokens, (H*W, B, C), each with its positional embedding."""
     position = functional.interpolate(
-        pool.positional_embedding[1:].reshape(3, 3, channels).permute(2, 0, 1)[None], size=size, mode="bicubic"
+        pool.positional_embedding[1:].reshape(3, 3, x.shape[1]).permute(2, 0, 1)[None], size=x.shape[2:], mode="bicubic"
     )
-    tokens = torch.cat(
-        [
-            (x.mean(dim=(2, 3)) + pool.positional_embedding[0])[None],
-            (x + position).flatten(2).permute(2, 0, 1),
-        ]
-    )
+    return (x + position).flatten(2).permute(2, 0, 1)
+
+
+def attended_by_torch(pool, query, tokens):
+    """Multi-head attention as torch has it, with the pool's weights."""
     attended, _ = functional.multi_head_attention_forward(
-        query=tokens[:1],
+        query=query,
         key=tokens,
         value=tokens,
-        embed_dim_to_check=channels,
+        embed_dim_to_check=tokens.shape[-1],
         num_heads=pool.heads,
         in_proj_weight=None,
         in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
@@ -41,7 +39,24 @@ def pooled_by_torch(pool, x):
         v_proj_weight=pool.v_proj.weight,
         training=False,
     )
-    return attended[0]
+    return attended
+
+
+def pooled_by_torch(pool, x):
+    """The mean attends to itself and to all positions."""
+    tokens = torch.cat([(x.mean(dim=(2, 3)) + pool.positional_embedding[0])[None], placed(pool, x)])
+    return attended_by_torch(pool, tokens[:1], tokens)[0]
+
+
+@pytest.mark.parametrize("size", [(3, 3), (5, 4)])
+def test_attention_pool_is_multi_head_attention_beside_a_convolution(size):
+    torch.manual_seed(0)
+    pool = AttentionPool2d(grid=3, channels=16, heads=4, output_dim=12).eval()
+    x = torch.randn(2, 16, *size)
+    tokens = placed(pool, x)
+    attended = attended_by_torch(pool, tokens, tokens)
+    expected = torch.relu(attended.permute(1, 2, 0).reshape(2, 12, *size) + pool.connect(x))
+    torch.testing.assert_close(pool(x), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(3, 3), (5, 5), (2, 4)])

@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional
 
 from refseg.clip.layers import BatchNorm1d, BatchNorm2d, ResidualAttentionBlock
-from refseg.clip.resnet import AttentionPool2d
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.cris.decoder import sine_1d, sine_2d
 from refseg.models.cris.model import CRIS, cris, cris_compact
@@ -63,38 +62,6 @@ def test_sine_2d_encodes_x_then_y():
                 angle = position * 10_000 ** (-2 * (inner // 2) / 4)
                 expected = math.cos(angle) if inner % 2 else math.sin(angle)
                 assert float(found[y * columns + x, channel]) == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("size", [(3, 3), (5, 4)])
-def test_attention_pool_is_multi_head_attention_beside_a_convolution(size):
-    pool = AttentionPool2d(grid=3, channels=16, heads=4, output_dim=12).eval()
-    x = torch.randn(2, 16, *size)
-    position = functional.interpolate(
-        pool.positional_embedding[1:].reshape(3, 3, 16).permute(2, 0, 1)[None], size=size, mode="bicubic"
-    )
-    tokens = (x + position).flatten(2).permute(2, 0, 1)
-    attended, _ = functional.multi_head_attention_forward(
-        query=tokens,
-        key=tokens,
-        value=tokens,
-        embed_dim_to_check=16,
-        num_heads=4,
-        in_proj_weight=None,
-        in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
-        bias_k=None,
-        bias_v=None,
-        add_zero_attn=False,
-        dropout_p=0.0,
-        out_proj_weight=pool.c_proj.weight,
-        out_proj_bias=pool.c_proj.bias,
-        use_separate_proj_weight=True,
-        q_proj_weight=pool.q_proj.weight,
-        k_proj_weight=pool.k_proj.weight,
-        v_proj_weight=pool.v_proj.weight,
-        training=False,
-    )
-    expected = torch.relu(attended.permute(1, 2, 0).reshape(2, 12, *size) + pool.connect(x))
-    torch.testing.assert_close(pool(x), expected, rtol=0, atol=1e-5)
 
 
 def test_text_block_looks_back_only():

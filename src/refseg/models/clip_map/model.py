@@ -22,7 +22,7 @@ from refseg.clip.text import TextConfig, TextTransformer
 from refseg.clip.towers import tower_sizes
 from refseg.clip.vit import VisionTransformer, ViTConfig
 from refseg.errors import ConfigError
-from refseg.models.base import LARGEST_SIDE, Grounder
+from refseg.models.base import Grounder, check_inputs
 from refseg.models.grid import STRIDE, to_quarter
 from refseg.types import Calibration
 
@@ -43,15 +43,7 @@ class CLIPMapConfig:
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
-        if self.text.output_dim != self.vision.output_dim:
-            raise ConfigError("text.output_dim and vision.output_dim must be equal: both are CLIP's joint space")
-        step = math.lcm(self.patch, STRIDE)
-        if not step <= self.image_size <= LARGEST_SIDE or self.image_size % step:
-            raise ConfigError(f"image_size must be a multiple of {step} up to {LARGEST_SIDE}, got {self.image_size}")
-        if not 2 <= self.word_length <= self.text.context_length:
-            raise ConfigError(f"word_length must lie in 2..{self.text.context_length}, got {self.word_length}")
-        if not 0 < self.threshold < 1:
-            raise ConfigError(f"threshold must lie between 0 and 1, got {self.threshold}")
+        check_inputs(self, math.lcm(self.patch, STRIDE))
 
     @property
     def patch(self) -> int:

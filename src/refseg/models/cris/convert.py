@@ -27,6 +27,7 @@ __all__ = [
     "from_reference",
     "infer_config",
     "is_reference",
+    "parse_checkpoint",
     "read_checkpoint",
     "to_reference",
 ]
@@ -80,7 +81,17 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], CRISConfig, di
         WeightsError: The file is missing, broken, unsafe or no CRIS.
     """
     path = Path(path)
-    state, beside = read_file(path)
+    return parse_checkpoint(*read_file(path), path)
+
+
+def parse_checkpoint(
+    state: Mapping[str, Tensor], beside: Mapping[str, Any], path: Path
+) -> tuple[dict[str, Tensor], CRISConfig, dict[str, Any]]:
+    """Return what `read_checkpoint` does, of a file that has been read: its state dict, and what is stored beside it.
+
+    Raises:
+        WeightsError: It is no CRIS.
+    """
     if not is_reference(state):
         hint = ""
         if "visual.layer1.0.conv1.weight" in state:

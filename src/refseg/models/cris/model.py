@@ -8,12 +8,12 @@ from typing import Any
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from refseg.clip.layers import ResidualAttentionBlock
+from refseg.clip.layers import ResidualAttentionBlock, blocks_above
 from refseg.clip.resnet import Bottleneck, ModifiedResNet, ResNetConfig
 from refseg.clip.text import TextConfig, TextTransformer
 from refseg.clip.towers import tower_sizes
 from refseg.errors import ConfigError
-from refseg.models.base import LARGEST_SIDE, Segmenter
+from refseg.models.base import Segmenter, check_inputs
 from refseg.models.cris.decoder import DecoderLayer, VisionLanguageDecoder
 from refseg.models.cris.neck import CrossModalNeck, ProjectedPyramid
 from refseg.models.cris.projector import Projector
@@ -44,8 +44,6 @@ class CRISConfig:
 
     def __post_init__(self) -> None:
         width = self.neck_channels[1]
-        if self.text.output_dim != self.vision.output_dim:
-            raise ConfigError("text.output_dim and vision.output_dim must be equal: both are CLIP's joint space")
         if self.text.width != width:
             raise ConfigError(f"text.width ({self.text.width}) and neck_channels[1] ({width}) must be equal")
         if min(self.neck_channels) < 1 or width % 4:
@@ -54,12 +52,7 @@ class CRISConfig:
             raise ConfigError("decoder_layers must be at least 0, and decoder_heads must divide neck_channels[1]")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
-        if not 32 <= self.image_size <= LARGEST_SIDE or self.image_size % 32:
-            raise ConfigError(f"image_size must be a multiple of 32 up to {LARGEST_SIDE}, got {self.image_size}")
-        if not 2 <= self.word_length <= self.text.context_length:
-            raise ConfigError(f"word_length must lie in 2..{self.text.context_length}, got {self.word_length}")
-        if not 0 < self.threshold < 1:
-            raise ConfigError(f"threshold must lie between 0 and 1, got {self.threshold}")
+        check_inputs(self, step=32)
 
 
 class CRIS(Segmenter):
@@ -109,10 +102,7 @@ class CRIS(Segmenter):
         if tower == "visual":
             stages = ("attnpool", "layer4", "layer3", "layer2", "layer1")
             return next((above for above, stage in enumerate(stages) if rest.startswith(stage)), len(stages))
-        layers: int = self.config.text.layers
-        if rest.startswith("transformer.resblocks."):
-            return layers - int(rest.split(".")[2])
-        return layers + 1 if rest.startswith("token_embedding") else 0
+        return blocks_above(rest, self.config.text.layers)
 
     def blocks(self) -> list[nn.Module]:
         """Return the bottlenecks, the blocks of the text tower and of the decoder, and the projector's convolutions."""

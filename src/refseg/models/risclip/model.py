@@ -16,12 +16,12 @@ from typing import Any
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from refseg.clip.layers import ResidualAttentionBlock
+from refseg.clip.layers import ResidualAttentionBlock, blocks_above
 from refseg.clip.text import TextConfig, TextTransformer
 from refseg.clip.towers import tower_sizes
 from refseg.clip.vit import VisionTransformer, ViTConfig
 from refseg.errors import ConfigError
-from refseg.models.base import LARGEST_SIDE, Grounder
+from refseg.models.base import Grounder, check_inputs
 from refseg.models.grid import STRIDE, to_quarter
 from refseg.models.risclip.adapter import adapter_pair
 from refseg.models.risclip.cfe import CrossModalFeatureExtraction
@@ -65,11 +65,7 @@ class RISCLIPConfig:
 
     def __post_init__(self) -> None:
         vision, text = self.vision, self.text
-        if text.output_dim != vision.output_dim:
-            raise ConfigError("text.output_dim and vision.output_dim must be equal: both are CLIP's joint space")
-        step = math.lcm(vision.patch, STRIDE)
-        if not step <= self.image_size <= LARGEST_SIDE or self.image_size % step:
-            raise ConfigError(f"image_size must be a multiple of {step} up to {LARGEST_SIDE}, got {self.image_size}")
+        check_inputs(self, math.lcm(vision.patch, STRIDE))
         for layers, places, what in (
             (vision.layers, [pair[0] for pair in self.fusions], "image blocks of fusions"),
             (text.layers, [pair[1] for pair in self.fusions], "word blocks of fusions"),
@@ -86,10 +82,6 @@ class RISCLIPConfig:
             raise ConfigError("cfe_heads must divide cfe_width, and ske_heads the joint space")
         if self.map_scale <= 0:
             raise ConfigError(f"map_scale must be positive, got {self.map_scale}")
-        if not 2 <= self.word_length <= text.context_length:
-            raise ConfigError(f"word_length must lie in 2..{text.context_length}, got {self.word_length}")
-        if not 0 < self.threshold < 1:
-            raise ConfigError(f"threshold must lie between 0 and 1, got {self.threshold}")
 
     @property
     def cfe_sizes(self) -> tuple[int, ...]:
@@ -145,6 +137,11 @@ class RISCLIP(Grounder):
         self.decoder: MaskDecoder | None = None
         if config.decoder_blocks:
             self.decoder = MaskDecoder(vision.width, config.decoder_channels)
+
+    def silent(self, objective: str) -> frozenset[str]:
+        """Return the parameters that no gradient reaches: the map does not ask the decoder, which may be there."""
+        decoder = [name for name, _ in self.named_parameters() if name.startswith("decoder.")]
+        return self.unused | frozenset(decoder if objective == "grounding" else ())
 
     def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> tuple[Tensor, ...]:
         """Run the image blocks before the first fusion, half of the encoder: the rest depends on the words.
@@ -225,10 +222,7 @@ class RISCLIP(Grounder):
     def layers_above(self, parameter: str) -> int:
         """Return how many blocks of its tower lie above a parameter."""
         tower, _, rest = parameter.partition(".")
-        layers = self.config.vision.layers if tower == "visual" else self.config.text.layers
-        if rest.startswith("transformer.resblocks."):
-            return layers - int(rest.split(".")[2])
-        return layers + 1 if rest.startswith(("token_embedding", "conv1")) else 0
+        return blocks_above(rest, (self.config.vision if tower == "visual" else self.config.text).layers)
 
     def blocks(self) -> list[nn.Module]:
         """Return the blocks of both towers, and the modules between and above them."""
