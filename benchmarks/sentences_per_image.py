@@ -1,9 +1,9 @@
 """What training on several expressions a picture brings in the same time, against one, on generated scenes.
 
-Both start from the same random weights and train for the same minutes, in turns of a few steps so that whatever slows
-the machine slows both; the learning rate follows the share of the time. Then both are scored on `shapes:val`.
+Both start from the same weights and train for the same minutes, in turns of a few steps so that whatever slows the
+machine slows both; the learning rate follows the share of the time. Then both are scored on `shapes:val`.
 
-python benchmarks/sentences_per_image.py [--minutes 10] [--out FILE]
+python benchmarks/sentences_per_image.py [--clip runs/shapes-clip/last] [--minutes 10] [--out FILE]
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 
 from measure import machine, write
+from refseg.checkpoint import adopt_clip
 from refseg.config import replace
 from refseg.data.batches import Drawer, DrawOrder, batches
 from refseg.data.shapes import Shapes
@@ -36,12 +37,15 @@ TURN = 10
 class Learner:
     """A model, what it learns from, and the time that it has taken."""
 
-    def __init__(self, expressions: int, pictures: int, seed: int) -> None:
+    def __init__(self, expressions: int, pictures: int, seed: int, clip: str | None) -> None:
         made = recipe("shapes-ablation", expressions_per_picture=expressions, batch_size=pictures, seed=seed)
         assert made.model is not None
         self.config = replace(made.training, drill=8)
         torch.manual_seed(seed)
-        self.engine = Engine(CRIS(made.model), self.config, Team(torch.device("cpu")))
+        model = CRIS(made.model)
+        if clip is not None:
+            adopt_clip(model, clip)
+        self.engine = Engine(model, self.config, Team(torch.device("cpu")))
         data = Shapes("train", drill=8)
         sizes = ((0, made.model.image_size),)
         order = DrawOrder(
@@ -72,11 +76,15 @@ def main() -> None:
     parser.add_argument("--expressions", type=int, default=8, help="against one (default: %(default)s)")
     parser.add_argument("--scored", type=int, default=100, help="pictures of shapes:val (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--clip", help="the CLIP whose towers both start from (default: random weights)")
     parser.add_argument("--out", type=Path, help="write all figures there as JSON")
     arguments = parser.parse_args()
     print("\n".join(f"{key}: {value}" for key, value in machine().items()))
     budget = 60 * arguments.minutes
-    learners = {count: Learner(count, arguments.pictures, arguments.seed) for count in (1, arguments.expressions)}
+    learners = {
+        count: Learner(count, arguments.pictures, arguments.seed, arguments.clip)
+        for count in (1, arguments.expressions)
+    }
     while any(learner.seconds < budget for learner in learners.values()):
         for learner in learners.values():
             if learner.seconds < budget:

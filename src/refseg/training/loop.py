@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import signal
 import threading
@@ -22,6 +23,7 @@ from refseg.errors import ConfigError, TrainingError
 from refseg.evaluation.evaluate import Objects, evaluate
 from refseg.evaluation.metrics import Outcome, summarise
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
+from refseg.files import write_bytes
 from refseg.models.base import Segmenter
 from refseg.predictor import Predictor
 from refseg.training.config import TrainingConfig, in_full
@@ -260,7 +262,9 @@ class _Run:
             picture = panels(
                 [(overlay(sample.load_image(), prediction.mask), prediction.expression) for sample, prediction in shown]
             )
-            picture.save(self.folder / "validation.jpg", quality=85)
+            drawn = io.BytesIO()
+            picture.save(drawn, "JPEG", quality=85)
+            write_bytes(self.folder / "validation.jpg", drawn.getvalue())
             self.tracker.picture(progress.step, picture)
         return figures
 

@@ -509,20 +509,24 @@ def test_a_drill_adds_samples_and_leaves_the_others_alone():
     assert drilled[9].expressions == plain[9].expressions
 
 
-def test_a_drill_counts_measures_sees_textures_and_fits_nothing_and_tells_the_truth():
-    forms, absent = Counter(), 0
+def test_a_drill_measures_counts_sees_textures_relates_and_fits_nothing_and_tells_the_truth():
+    forms, absent, lonely = Counter(), Counter(), 0
     for scene in range(MANY):
         made = Shapes("train").scene(scene)
         for reference in drill(np.random.default_rng(scene), made, 12):
             if reference.target is None:
-                absent += 1
+                absent[reference.temper] += 1
                 assert naive(reference.query, made) == [], reference.expression
             else:
+                # Words that fit one thing alone could be understood without what they are related to.
+                lonely += reference.temper == "relation" and len(naive(Query(filter=reference.query.filter), made)) < 2
                 forms[reference.form] += 1
                 assert naive(reference.query, made) == [reference.target], reference.expression
-    assert set(forms) == {"ordinal", "nearest", "attributes"}
+    assert set(forms) == {"ordinal", "nearest", "attributes", "relation"}
     assert min(forms.values()) > MANY
-    assert absent > MANY
+    assert sum(absent.values()) == 3 * MANY
+    assert absent["relation"] > 2 * MANY
+    assert lonely == 0
 
 
 def test_a_drill_is_the_same_every_time():

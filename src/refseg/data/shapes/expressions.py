@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TypeVar
 
 import numpy as np
@@ -86,15 +87,16 @@ def refer(rng: np.random.Generator, scene: Scene, target: int) -> tuple[Referenc
     return tuple(kept) if kept or not found else (pick(rng, found),)
 
 
-def refer_to_nothing(rng: np.random.Generator, scene: Scene, *, say_held_out: bool) -> Reference:
+def refer_to_nothing(rng: np.random.Generator, scene: Scene, *, say_held_out: bool, related: bool = False) -> Reference:
     """Return an expression that nearly fits the scene, yet clearly means nothing in it.
 
     Args:
         rng: the only source of chance.
         scene: the scene.
         say_held_out: whether the words may name a held-out pair. Training must not: it would teach that there is none.
+        related: whether the words relate a thing to another; else they may, or look wrong, or be in a wrong place.
     """
-    writers = (_wrong_attributes, _wrong_place, _wrong_relation)
+    writers = (_wrong_relation,) if related else (_wrong_attributes, _wrong_place, _wrong_relation)
     while True:
         writer = pick(rng, writers)
         reference = writer(rng, scene)
@@ -107,15 +109,18 @@ def refer_to_nothing(rng: np.random.Generator, scene: Scene, *, say_held_out: bo
 def drill(rng: np.random.Generator, scene: Scene, count: int) -> tuple[Reference, ...]:
     """Return up to `count` references of the forms that are hardest to learn, each clear or clearly to nothing.
 
-    Nearly the same words mean other things of the scene, or none: only who counts, measures, or sees a texture, can
-    tell them apart. A quarter of them counts, a quarter tells what is nearest, a third tells a thing by its texture,
-    and the rest fits nothing.
+    Nearly the same words mean other things of the scene, or none: only who measures, counts, sees a texture, or finds
+    what a thing is related to, can tell them apart. These four take turns; a quarter of all fits nothing, and of that
+    every second one for its relation.
     """
-    found = _clear(rng, scene, _ranks(scene), math.ceil(count / 4))
-    found += _clear(rng, scene, _distances(rng, scene), math.ceil(count / 4))
-    found += _clear(rng, scene, _textures(scene), math.ceil(count / 3))
-    nothing = min(count // 6, count - len(found))
-    return (*found[:count], *(refer_to_nothing(rng, scene, say_held_out=False) for _ in range(nothing)))
+    nothing = count // 4
+    each = math.ceil((count - nothing) / 3)  # one form takes another's place where a scene does not have it
+    forms = (_distances(rng, scene), _ranks(scene), _textures(scene), _relations(rng, scene))
+    turns = zip_longest(*(_clear(rng, scene, queries, each) for queries in forms))
+    found = [reference for turn in turns for reference in turn if reference is not None][: count - nothing]
+    for number in range(nothing):
+        found.append(refer_to_nothing(rng, scene, say_held_out=False, related=number % 2 == 0))
+    return tuple(found)
 
 
 def _ranks(scene: Scene) -> Iterator[Query]:
@@ -130,11 +135,24 @@ def _ranks(scene: Scene) -> Iterator[Query]:
 
 def _distances(rng: np.random.Generator, scene: Scene) -> Iterator[Query]:
     """Yield queries for the nearest of several things to another."""
+    for wanted, anchor in _several_and_another(rng, scene):
+        yield Query(filter=wanted, place=Nearest(anchor=anchor))
+
+
+def _relations(rng: np.random.Generator, scene: Scene) -> Iterator[Query]:
+    """Yield queries for those of several things that lie to a side of another."""
+    for wanted, anchor in _several_and_another(rng, scene):
+        for direction in OPPOSITE:
+            yield Query(filter=wanted, place=Relation(direction=direction, anchor=anchor))
+
+
+def _several_and_another(rng: np.random.Generator, scene: Scene) -> Iterator[tuple[Filter, Query]]:
+    """Yield words that fit several things, each with words for another thing that is not the only one they leave."""
     anchors = [(index, _anchor(rng, scene, index)) for index in range(len(scene.things))]
     for wanted, members in _several(scene):
         for index, anchor in anchors:
             if anchor is not None and len(members - {index}) > 1:
-                yield Query(filter=wanted, place=Nearest(anchor=anchor))
+                yield wanted, anchor
 
 
 def _textures(scene: Scene) -> Iterator[Query]:
@@ -174,10 +192,11 @@ def _clear(rng: np.random.Generator, scene: Scene, queries: Iterable[Query], mos
 
 def _drilled(rng: np.random.Generator, query: Query, scene: Scene, target: int) -> Reference:
     place = query.place
-    if isinstance(place, Nearest):
+    if isinstance(place, Nearest | Relation):
         (anchor,) = denote(place.anchor, scene).certain
         near = gap(scene.things[target], scene.things[anchor]) < LONGEST_NEXT_TO
-        words, temper, form = _relate(rng, query.filter, place, next_to=near), "relation", "nearest"
+        form = "nearest" if isinstance(place, Nearest) else "relation"
+        words, temper = _relate(rng, query.filter, place, next_to=near), "relation"
     elif place is None:
         words, temper, form = noun(rng, query.filter), "appearance", "attributes"
     else:
