@@ -170,6 +170,26 @@ def test_asked_to_stop_it_stores_where_it_is(tmp_path, number):
     assert 7 <= stored == count(tmp_path)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_does_not_take_the_workers(tmp_path, number):
+    """What Ctrl-C in a terminal does, and SLURM before it takes a job's machines away."""
+    process = subprocess.Popen(
+        command(tmp_path, epochs=3, steps_per_epoch=200, workers=1),
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_for(tmp_path, 7, process)
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert f"stopped by {number.name} after step" in said
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == count(tmp_path)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
 def test_a_lost_worker_is_said_in_one_line(tmp_path):
     process = subprocess.Popen(
         command(tmp_path, epochs=3, steps_per_epoch=200, workers=1), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -338,7 +339,7 @@ def batches(drawer: Drawer, order: DrawOrder, steps: range, workers: int = 0, sh
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_serve,
         # A loader draws a seed for its workers, which use none: from here, not from the model's random numbers.
         generator=torch.Generator(),
     )
@@ -348,8 +349,15 @@ def batches(drawer: Drawer, order: DrawOrder, steps: range, workers: int = 0, sh
         yield batch
 
 
-def _one_thread(worker: int) -> None:
+def _serve(worker: int) -> None:
+    """Work on one thread, until the process that asks for batches says that it is done, or is gone.
+
+    A terminal, or SLURM, signals the whole group of processes to stop. The one that learns may need this one's batch to
+    come to a whole step.
+    """
     torch.set_num_threads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
