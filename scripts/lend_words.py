@@ -1,7 +1,7 @@
 """Give a new CLIP with a vision transformer the words of one that has learnt them, to start `shapes-clip-vit` from.
 
     python scripts/lend_words.py runs/shapes-clip/last runs/lent
-    refseg train shapes-clip-vit --init runs/lent 'freeze=["text"]'
+    refseg train shapes-clip-vit --init runs/lent 'freeze=["text"]' learning_rate=1e-3
 
 A transformer without pretraining learns to see shapes slowly, and as long as it does not, its words do not part either.
 With words that are there already it only has to find what they mean, as one tower of a pretrained pair does in

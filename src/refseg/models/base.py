@@ -93,6 +93,8 @@ class Segmenter(nn.Module, ABC):
     """Parts that are a pretrained CLIP's and stay as they are: they never learn."""
     clip: ClipSource | None = None
     """Which CLIP the towers were loaded from, where that is known."""
+    cell: int
+    """Pixels to a side of what attends to each other: of a patch, or of a cell of a map."""
     config: Any
 
     def silent(self, objective: str) -> frozenset[str]:

@@ -272,7 +272,7 @@ ZOO = {
             parameters=6_595_193,
             licence="Apache-2.0, as this package",
             summary="a small CLIP for generated scenes, whose towers a compact CRIS can start from",
-            score="not measured yet",
+            score="names the kind of 97 % of close-ups, see docs/results.md",
         ),
         ZooEntry(
             name="clip-map-compact-vit",
@@ -281,7 +281,7 @@ ZOO = {
             parameters=6_396_481,
             licence="Apache-2.0, as this package",
             summary="a small CLIP for generated scenes, whose towers a compact RISCLIP can start from",
-            score="not measured yet",
+            score="names the kind of 89 % of close-ups, see docs/results.md",
         ),
         ZooEntry(
             name="cris-compact",

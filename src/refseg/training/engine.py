@@ -17,8 +17,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.vit import ViTConfig
 from refseg.data.batches import to_device
 from refseg.errors import ConfigError
 from refseg.models.base import Grounder, Segmenter
@@ -34,17 +32,12 @@ __all__ = ["Engine", "Objective", "recompute_blocks"]
 FEW_TOKENS = 192
 """Below it attention that is written out takes 0.5 to 0.8 times as long as the fused one on a CPU, forth and back in
 bfloat16 (one thread, four heads of 24); from there on the same to twice as long, and in float32 two to five times."""
-STRIDE = 16
-"""Of the map whose cells attend to each other, where the image tower is a ResNet."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def _attention(
-    vision: ResNetConfig | ViTConfig, pixels: Float[Tensor, "N 3 S S"], precision: str
-) -> AbstractContextManager[Any]:
+def _attention(model: Segmenter, pixels: Float[Tensor, "N 3 S S"], precision: str) -> AbstractContextManager[Any]:
     """The fused attention of a CPU is slow backwards in half precision for few tokens: then it is written out."""
-    cell = vision.patch if isinstance(vision, ViTConfig) else STRIDE
-    few = (pixels.shape[-1] // cell) ** 2 < FEW_TOKENS
+    few = (pixels.shape[-1] // model.cell) ** 2 < FEW_TOKENS
     slow = pixels.device.type == "cpu" and precision != "float32" and few
     return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
 
@@ -78,7 +71,7 @@ class Objective(nn.Module):
         """Encode each picture once, ask it all of its expressions, and compare."""
         config = self._config
         with (
-            _attention(self.model.config.vision, pixels, config.precision),
+            _attention(self.model, pixels, config.precision),
             torch.autocast(pixels.device.type, DTYPES[config.precision], enabled=config.precision != "float32"),
         ):
             pixels = pixels.contiguous(memory_format=torch.channels_last)

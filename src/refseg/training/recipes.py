@@ -366,9 +366,9 @@ def _risclip_training(*, faithful: bool, **changes: Any) -> TrainingConfig:
 def shapes() -> Recipe:
     """Train a compact CRIS on generated scenes.
 
-    Command: `refseg train shapes`. Hardware: two CPU cores with bfloat16 instructions, three hours. Expected: what the
-    model that comes with the package reaches, which had half as many steps again, in stages (`docs/results.md`); as one
-    run it is not measured yet.
+    Command: `refseg train shapes`. Hardware: two CPU cores with bfloat16 instructions, three hours. Expected: not
+    measured yet as one run. The model that comes with the package had half as many steps again, in stages, the last of
+    them at 256 pixels (`docs/results.md`).
     """
     return Recipe(
         model=cris_compact(),

@@ -37,6 +37,7 @@ from refseg.data.shapes.vocabulary import COLOURS, HELD_OUT, KINDS, TEXTURES, VA
 __all__ = ["TEMPERS", "Reference", "drill", "noun", "refer", "refer_to_nothing"]
 
 T = TypeVar("T")
+Several = Sequence[tuple[Filter, frozenset[int]]]
 
 TEMPERS = ("location", "appearance", "relation")
 MOST_WORDS = 14
@@ -115,7 +116,13 @@ def drill(rng: np.random.Generator, scene: Scene, count: int) -> tuple[Reference
     """
     nothing = count // 4
     each = math.ceil((count - nothing) / 3)  # one form takes another's place where a scene does not have it
-    forms = (_distances(rng, scene), _ranks(scene), _textures(scene), _relations(rng, scene))
+    several = tuple(_several(scene))
+    forms = (
+        _distances(rng, scene, several),
+        _ranks(scene, several),
+        _textures(scene),
+        _relations(rng, scene, several),
+    )
     turns = zip_longest(*(_clear(rng, scene, queries, each) for queries in forms))
     found = [reference for turn in turns for reference in turn if reference is not None][: count - nothing]
     for number in range(nothing):
@@ -123,9 +130,9 @@ def drill(rng: np.random.Generator, scene: Scene, count: int) -> tuple[Reference
     return tuple(found)
 
 
-def _ranks(scene: Scene) -> Iterator[Query]:
+def _ranks(scene: Scene, several: Several) -> Iterator[Query]:
     """Yield queries that count things which fit the same words, along ways that they are spread over."""
-    for wanted, members in _several(scene):
+    for wanted, members in several:
         for side in SIDES:
             places = [position(side, i, scene) for i in members]
             if max(places) - min(places) > 0.3:
@@ -133,23 +140,23 @@ def _ranks(scene: Scene) -> Iterator[Query]:
                     yield Query(filter=wanted, place=Ordinal(rank=rank, side=side))
 
 
-def _distances(rng: np.random.Generator, scene: Scene) -> Iterator[Query]:
+def _distances(rng: np.random.Generator, scene: Scene, several: Several) -> Iterator[Query]:
     """Yield queries for the nearest of several things to another."""
-    for wanted, anchor in _several_and_another(rng, scene):
+    for wanted, anchor in _with_another(rng, scene, several):
         yield Query(filter=wanted, place=Nearest(anchor=anchor))
 
 
-def _relations(rng: np.random.Generator, scene: Scene) -> Iterator[Query]:
+def _relations(rng: np.random.Generator, scene: Scene, several: Several) -> Iterator[Query]:
     """Yield queries for those of several things that lie to a side of another."""
-    for wanted, anchor in _several_and_another(rng, scene):
+    for wanted, anchor in _with_another(rng, scene, several):
         for direction in OPPOSITE:
             yield Query(filter=wanted, place=Relation(direction=direction, anchor=anchor))
 
 
-def _several_and_another(rng: np.random.Generator, scene: Scene) -> Iterator[tuple[Filter, Query]]:
+def _with_another(rng: np.random.Generator, scene: Scene, several: Several) -> Iterator[tuple[Filter, Query]]:
     """Yield words that fit several things, each with words for another thing that is not the only one they leave."""
     anchors = [(index, _anchor(rng, scene, index)) for index in range(len(scene.things))]
-    for wanted, members in _several(scene):
+    for wanted, members in several:
         for index, anchor in anchors:
             if anchor is not None and len(members - {index}) > 1:
                 yield wanted, anchor

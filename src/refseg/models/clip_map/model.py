@@ -59,7 +59,7 @@ class CLIPMap(Grounder):
 
     def __init__(self, config: CLIPMapConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.cell = config, config.patch
         self.visual: ModifiedResNet | VisionTransformer
         if isinstance(config.vision, ViTConfig):
             self.visual = VisionTransformer(config.vision)

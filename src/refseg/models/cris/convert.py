@@ -16,7 +16,7 @@ from torch import Tensor
 
 from refseg.clip.resnet import ResNetConfig
 from refseg.clip.text import TextConfig
-from refseg.clip.weights import count_layers, infer_resnet, infer_text, read_file
+from refseg.clip.weights import count_layers, infer_resnet, infer_text
 from refseg.config import from_dict, to_dict
 from refseg.errors import ConfigError, WeightsError
 from refseg.models.cris.model import CRISConfig
@@ -28,7 +28,6 @@ __all__ = [
     "infer_config",
     "is_reference",
     "parse_checkpoint",
-    "read_checkpoint",
     "to_reference",
 ]
 
@@ -72,22 +71,15 @@ SCORES = ("epoch", "cur_iou", "best_iou", "prec")
 CONFIG = "refseg_config"
 
 
-def read_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], CRISConfig, dict[str, Any]]:
-    """Read a checkpoint of the reference: weights under our names, sizes, and the scores saved beside them.
-
-    The file may also be a bare state dict, with or without the data-parallel prefix. Nothing in it is executed.
-
-    Raises:
-        WeightsError: The file is missing, broken, unsafe or no CRIS.
-    """
-    path = Path(path)
-    return parse_checkpoint(*read_file(path), path)
-
-
 def parse_checkpoint(
     state: Mapping[str, Tensor], beside: Mapping[str, Any], path: Path
 ) -> tuple[dict[str, Tensor], CRISConfig, dict[str, Any]]:
-    """Return what `read_checkpoint` does, of a file that has been read: its state dict, and what is stored beside it.
+    """Return what a checkpoint of the reference holds: weights under our names, sizes, and the scores beside them.
+
+    Args:
+        state: Its state dict, with or without the data-parallel prefix.
+        beside: What is stored beside the state dict; nothing for a bare one.
+        path: Of the file, for what there is to complain about.
 
     Raises:
         WeightsError: It is no CRIS.

@@ -60,6 +60,7 @@ class CRIS(Segmenter):
 
     family = "cris"
     unused = frozenset({"text.logit_scale"})
+    cell = 16
 
     def __init__(self, config: CRISConfig) -> None:
         super().__init__()

@@ -114,7 +114,7 @@ class RISCLIP(Grounder):
 
     def __init__(self, config: RISCLIPConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.cell = config, config.vision.patch
         vision, text, joint = config.vision, config.text, config.text.output_dim
         self.visual = VisionTransformer(vision)
         self.text = TextTransformer(text)
