@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 
 from refseg.checkpoint import load_model, resolve
@@ -98,7 +100,7 @@ class Predictor:
         Args:
             image: what `encode` of this same predictor returned.
             expressions: the words, one text for each thing looked for.
-            threshold: probability above which a pixel is in the mask, between 0 and 1; the model's own if None.
+            threshold: probability above which a pixel is in the mask, between 0 and 1; by the model's own rule if None.
 
         Raises:
             ExpressionError: an expression is blank or not text.
@@ -106,9 +108,8 @@ class Predictor:
             ConfigError: the threshold is out of range.
         """
         self._check(image)
-        limit = self.model.config.threshold if threshold is None else threshold
-        if not 0 < limit < 1:
-            raise ConfigError(f"threshold must lie between 0 and 1, got {limit}")
+        if threshold is not None and not 0 < threshold < 1:
+            raise ConfigError(f"threshold must lie between 0 and 1, got {threshold}")
         words = self.tokenizer([check_expression(expression) for expression in expressions])
         predictions: list[Prediction] = []
         for start in range(0, len(expressions), CHUNK):
@@ -119,7 +120,13 @@ class Predictor:
             # Probabilities are brought back, not logits: so does the reference. Cubic interpolation overshoots.
             probability = image.frame.restore(logits.float().sigmoid()).clamp_(0, 1).cpu().numpy()
             predictions += [
-                Prediction(expression, row, limit, truncated, self.model.config.calibration)
+                Prediction(
+                    expression,
+                    row,
+                    self._threshold(row) if threshold is None else threshold,
+                    truncated,
+                    self.model.config.calibration,
+                )
                 for expression, row, truncated in zip(
                     expressions[part], probability, words.truncated[part], strict=True
                 )
@@ -148,6 +155,13 @@ class Predictor:
         logits = to_quarter(model.map_logits(cosines).float(), model.config.image_size)
         probability = image.frame.restore(logits.sigmoid()).clamp_(0, 1)
         return PatchMap(expression, cosines[0].cpu().numpy(), probability[0].cpu().numpy())
+
+    def _threshold(self, probability: Float[ndarray, "H W"]) -> float:
+        """Return the threshold that the model's config asks for where these are the probabilities."""
+        least: float = self.model.config.threshold
+        share: float | None = self.model.config.relative_threshold
+        highest = float(probability.max())
+        return least if share is None or highest <= least else share * highest
 
     def _check(self, image: EncodedImage) -> None:
         if image.predictor is not self:

@@ -104,7 +104,7 @@ class Prediction:
     probability: Float[ndarray, "H W"]
     """How likely each pixel is to be meant, 0..1, float32, at the picture's own size."""
     threshold: float
-    """A pixel is in the mask where its probability is greater."""
+    """A pixel is in the mask where its probability is greater: as asked, or by the model's rule for this answer."""
     truncated: bool = False
     """True where the expression was longer than the model reads, so that its end was cut off."""
     calibration: Calibration | None = None

@@ -101,7 +101,7 @@ def words(own, start, out, *more):
 
 @pytest.fixture
 def start(make_tiny, tmp_path):
-    return save_model(make_tiny(seed=9, word_length=24, threshold=0.4), tmp_path / "start")
+    return save_model(make_tiny(seed=9, word_length=24, threshold=0.4, relative_threshold=0.6), tmp_path / "start")
 
 
 def test_one_command_fine_tunes(own, start, tmp_path, capsys):

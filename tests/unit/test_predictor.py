@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 import refseg
+from refseg.config import replace
 from refseg.errors import ConfigError, ExpressionError, ImageError, InputError, RefsegError, UnknownNameError
 from refseg.predictor import CHUNK, Predictor, load, pick_device
 
@@ -92,6 +93,31 @@ def test_the_threshold_is_the_models_or_the_one_given(predictor, photo):
     scene = predictor.encode(photo)
     assert predictor.segment(scene, WORDS)[0].threshold == predictor.model.config.threshold == 0.35
     assert predictor.segment(scene, WORDS, threshold=0.6)[0].threshold == 0.6
+
+
+def test_a_relative_threshold_decides_where_something_is_found(predictor, photo, monkeypatch):
+    scene = predictor.encode(photo)
+    config = predictor.model.config
+
+    def answer(**changes):
+        monkeypatch.setattr(predictor.model, "config", replace(config, **changes))
+        return predictor.segment(scene, WORDS[:1])[0]
+
+    fixed = answer()
+    highest = fixed.probability.max()
+    assert fixed.threshold == 0.35 < highest
+    relative = answer(relative_threshold=0.9)
+    assert relative.threshold == pytest.approx(0.9 * highest)
+    assert np.array_equal(relative.mask, fixed.probability > relative.threshold)
+    assert 0 < relative.mask.sum() != fixed.mask.sum()
+    nothing = answer(relative_threshold=0.9, threshold=float(highest) + 1e-4)
+    assert nothing.empty, "where no pixel exceeds the threshold itself, nothing is found"
+    assert nothing.score == 0
+
+
+def test_a_threshold_that_is_given_goes_before_the_relative_one(predictor, photo, monkeypatch):
+    monkeypatch.setattr(predictor.model, "config", replace(predictor.model.config, relative_threshold=0.5))
+    assert predictor.segment(predictor.encode(photo), WORDS, threshold=0.6)[0].threshold == 0.6
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.1, 1.1, float("nan"), float("inf")])

@@ -95,7 +95,13 @@ def run(arguments: argparse.Namespace) -> int:
         from refseg.files import write_text
 
         write_text(arguments.save, "".join(f"{line}\n" for line in sorted(lines)))
-    about = {"model": arguments.model, "threshold": predictor.model.config.threshold, "device": str(predictor.device)}
+    config = predictor.model.config
+    about = {
+        "model": arguments.model,
+        "threshold": config.threshold,
+        "relative_threshold": config.relative_threshold,
+        "device": str(predictor.device),
+    }
     return report(
         outcomes, data, protocol, about, arguments.out, whole=pictures == data.pictures, timing=asdict(timing)
     )

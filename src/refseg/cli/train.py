@@ -146,7 +146,7 @@ def _goes_on_from(config: Any, start: Any) -> bool:
 
     if type(start) is not type(config):
         return False
-    used = ("image_size", "word_length", "threshold", "calibration", "dropout")
+    used = ("image_size", "word_length", "threshold", "relative_threshold", "calibration", "dropout")
     values = {key: getattr(config, key) for key in used if hasattr(config, key)}
     if not getattr(start, "decoder_blocks", True):
         values["decoder_blocks"] = config.decoder_blocks

@@ -24,7 +24,7 @@ class Protocol:
 
     name: str
     threshold: float | None
-    """A pixel is found where its probability is greater; None: the threshold that the model was saved with."""
+    """A pixel is found where its probability is greater; None: the threshold that the model has for this answer."""
     side: int | None
     """Masks are compared after both were resized to a square of this side; None: at the picture's own size."""
     strict: bool
@@ -47,7 +47,7 @@ class Protocol:
 
         Args:
             probability: at the picture's own size.
-            own: the threshold that the model was saved with.
+            own: the threshold that the model has for this answer.
         """
         if self.side is not None:
             maps = torch.from_numpy(np.ascontiguousarray(probability))[None, None].float()

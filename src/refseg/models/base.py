@@ -38,8 +38,10 @@ def check_inputs(config: SegmenterConfig, step: int) -> None:
         raise ConfigError(f"image_size must be a multiple of {step} up to {LARGEST_SIDE}, got {config.image_size}")
     if not 2 <= config.word_length <= text.context_length:
         raise ConfigError(f"word_length must lie in 2..{text.context_length}, got {config.word_length}")
-    if not 0 < config.threshold < 1:
-        raise ConfigError(f"threshold must lie between 0 and 1, got {config.threshold}")
+    for name in ("threshold", "relative_threshold"):
+        value = getattr(config, name)
+        if value is not None and not 0 < value < 1:
+            raise ConfigError(f"{name} must lie between 0 and 1, got {value}")
 
 
 class SegmenterConfig(Protocol):
@@ -67,7 +69,15 @@ class SegmenterConfig(Protocol):
 
     @property
     def threshold(self) -> float:
-        """The probability above which a pixel belongs to the mask."""
+        """The probability above which a pixel belongs to the mask; where none exceeds it, nothing is found."""
+        ...
+
+    @property
+    def relative_threshold(self) -> float | None:
+        """A fraction of the highest probability, which decides instead where something is found; None: it does not.
+
+        A model in doubt gives all of a thing a lower probability, and a fixed threshold would cut off its border.
+        """
         ...
 
     @property

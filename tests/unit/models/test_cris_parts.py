@@ -109,6 +109,7 @@ def test_parameters_of_the_ablation(contrastive, layers, millions):
         ({"image_size": 100}, "multiple of 32"),
         ({"word_length": 78}, "2..77"),
         ({"threshold": 1.0}, "threshold"),
+        ({"relative_threshold": 0.0}, "relative_threshold"),
         ({"dropout": 1.0}, "dropout"),
         ({"neck_channels": (8, 9, 8)}, "neck_channels"),
     ],

@@ -234,6 +234,7 @@ def test_an_unfrozen_one_is_stored_whole(clip, tmp_path):
         ({"image_size": 8192}, "up to"),
         ({"word_length": 1}, "word_length"),
         ({"threshold": 1.0}, "threshold"),
+        ({"relative_threshold": 0.0}, "relative_threshold"),
         ({"text": TextConfig(width=16, heads=2, layers=2, output_dim=8)}, "joint space"),
     ],
 )

@@ -40,6 +40,7 @@ class CLIPMapConfig:
     image_size: int = 224
     word_length: int = 77
     threshold: float = 0.5
+    relative_threshold: float | None = None
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:

@@ -40,6 +40,7 @@ class CRISConfig:
     image_size: int = 416
     word_length: int = 17
     threshold: float = 0.35
+    relative_threshold: float | None = None
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:

@@ -61,6 +61,7 @@ class RISCLIPConfig:
     image_size: int = 640
     word_length: int = 20
     threshold: float = 0.5
+    relative_threshold: float | None = None
     calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
