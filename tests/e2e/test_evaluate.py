@@ -111,6 +111,22 @@ def test_a_calibrated_model_keeps_what_it_learnt_about_itself(model_folder, tmp_
     assert again["calibration"] == said["calibration"]
 
 
+def test_thresholds_are_chosen_and_stored_on_request(model_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path))
+    out = tmp_path / "calibrated"
+    words = ["calibrate", model_folder, "shapes:val", "--thresholds", "--refusals", "0", "--out", out]
+    chosen = run(capsys, *words, "--limit", "30", "--device", "cpu")["thresholds"]
+    config = read_folder(out).config
+    assert (config.threshold, config.relative_threshold) == (chosen["threshold"], chosen["relative_threshold"])
+    assert chosen["mean_iou"][str(config.threshold)] == max(chosen["mean_iou"].values())
+    before = run(capsys, "evaluate", model_folder, "shapes:val", "--limit", "30", "--device", "cpu")
+    assert chosen["mean_iou"]["0.35"] == pytest.approx(before["mean_iou"], abs=1e-4), "the threshold that it came with"
+    after = run(capsys, "evaluate", out, "shapes:val", "--limit", "30", "--device", "cpu")
+    assert after["made_by"]["threshold"] == config.threshold
+    assert after["made_by"]["relative_threshold"] == config.relative_threshold
+    assert after["mean_iou"] >= before["mean_iou"]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

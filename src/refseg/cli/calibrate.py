@@ -2,6 +2,7 @@
 
 Afterwards the score is the IoU to expect, and masks of so little belief that they are better taken for nothing are
 refused: `empty` follows. Half of the pictures choose, the other half says how good the choice is; then all choose.
+Before that, thresholds may be chosen on the same pictures.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="share of good expressions that may be refused to tell those that fit nothing (default: 0.05 where the "
         "split has some that fit nothing, else none)",
     )
+    parser.add_argument(
+        "--thresholds",
+        action="store_true",
+        help="first choose what makes a pixel part of the mask, by the mean IoU (takes twice as long)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
 
@@ -53,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.data.catalogue import open_data
     from refseg.evaluation.calibration import fit
     from refseg.evaluation.evaluate import evaluate
+    from refseg.evaluation.thresholds import Thresholds
     from refseg.predictor import load
 
     data = open_data(arguments.dataset, arguments.data)
@@ -61,6 +68,15 @@ def run(arguments: argparse.Namespace) -> int:
     about = read_folder(folder).about
     predictor.model.config = replace(predictor.model.config, calibration=None)
     pictures = range(min(arguments.limit or data.pictures, data.pictures))
+    chosen: dict[str, Any] = {}
+    if arguments.thresholds:
+        tried = Thresholds()
+        evaluate(predictor, data, pictures, progress=sys.stderr.isatty(), each=tried.add)
+        best = tried.choose()
+        chosen["thresholds"] = to_dict(best)
+        predictor.model.config = replace(
+            predictor.model.config, threshold=best.threshold, relative_threshold=best.relative_threshold
+        )
     outcomes = evaluate(predictor, data, pictures, progress=sys.stderr.isatty())
     refusals = arguments.refusals
     if refusals is None and not all(one.present for one in outcomes):
@@ -72,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         "digest": data.digest(),
         "pictures": len(names),
         "expressions": len(outcomes),
+        **chosen,
         "refusals": refusals,
         "on_the_other_half": _measure(halves[1], fit(halves[0], refusals=refusals)),
     }
