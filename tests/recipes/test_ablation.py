@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from refseg.cli.main import main
+from refseg.evaluation.protocols import PROTOCOLS
+from refseg.predictor import Predictor
 from refseg.training import ablation
 from refseg.training.ablation import Cell, table
+from refseg.training.loop import Validation
 from refseg.training.recipes import ROWS, recipe
+from refseg.types import Prediction, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 
@@ -52,8 +59,62 @@ def test_all_rows_are_trained_and_nothing_is_trained_twice(tmp_path, capsys, mon
     kept = json.loads((tmp_path / "cells.json").read_text())
     assert [cell["row"] for cell in kept] == ["both-1", "baseline"]
     assert kept[0]["parameters"] > kept[1]["parameters"]
+    assert all(0 <= cell["chosen_mean_iou"] <= 1 and 0 <= cell["chosen_pointing"] <= 1 for cell in kept)
     assert main([*words, "--rows", "both-1", "learning_rate=0.5"]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+class Timid(Predictor):
+    """Knows what is meant in each picture of `Squares`, and gives it the probability 0.2, its rim 0.07."""
+
+    def __init__(self, config):
+        self.model = SimpleNamespace(config=config)
+
+    def encode(self, image):
+        return int(image.getpixel((0, 0))[0])  # the picture says which it is
+
+    def segment(self, encoded, expressions):
+        probability = np.where(Squares.mask(encoded), 0.2, 0.0).astype(np.float32)
+        probability[0] = 0.07
+        return [Prediction(one, probability, self._threshold(probability)) for one in expressions]
+
+
+class Squares:
+    """Five pictures, each with a square of its own."""
+
+    pictures = 5
+
+    @staticmethod
+    def mask(index):
+        found = np.zeros((16, 16), dtype=bool)
+        found[4 : 8 + index, 4:8] = True
+        return found
+
+    def samples_of(self, index):
+        sample = Sample(
+            id=str(index),
+            image_id=str(index),
+            expressions=("square",),
+            load_image=lambda: Image.new("RGB", (16, 16), (index, 0, 0)),
+            load_mask=lambda: self.mask(index),
+            split="val",
+            source="test",
+        )
+        return [sample]
+
+
+def test_what_a_fixed_threshold_hides_is_scored_with_one_of_the_runs_own():
+    config = recipe("shapes-ablation", row="both-1").model
+    timid = Timid(config)
+    validation = Validation(data=Squares(), objects=None, protocol=PROTOCOLS["refseg"])
+    fixed, own = ablation._score(timid, validation, 5, show=False)
+    assert (fixed["n"], fixed["mean_iou"]) == (5, 0.0)
+    assert (own["n"], own["mean_iou"]) == (5, 1.0)
+    assert timid.model.config == config, "the thresholds of the model are as before"
+    published = Validation(data=Squares(), objects=None, protocol=PROTOCOLS["cris"])
+    fixed, own = ablation._score(timid, published, 5, show=False)
+    assert (fixed["mean_iou"], round(own["mean_iou"], 6)) == (0.0, 1.0)
+    assert ablation._score(timid, validation, 1, show=False)[1] == {}, "a half without pictures chooses nothing"
 
 
 def test_the_table_by_hand():
@@ -64,6 +125,8 @@ def test_the_table_by_hand():
             mean_iou=iou,
             precision=(0.5, 0.4, 0.3, 0.2, 0.1),
             pointing=0.75,
+            chosen_mean_iou=iou + 0.1,
+            chosen_pointing=None,
             expressions=10,
             parameters=7_934_522,
             learnt=7_934_521,
@@ -72,7 +135,8 @@ def test_the_table_by_hand():
         )
 
     lines = table([cell("baseline", 0, 0.5), cell("baseline", 1, 0.52), cell("both-3", 0, 0.6)]).splitlines()
-    assert lines[2] == "| - | - | - | 51.00 ± 1.41 | 50.00 | 40.00 | 30.00 | 20.00 | 10.00 | 75.00 | 7.93 | 20.0 | 2 |"
+    precision = "50.00 | 40.00 | 30.00 | 20.00 | 10.00"
+    assert lines[2] == f"| - | - | - | 51.00 ± 1.41 | {precision} | 75.00 | 61.00 | - | 7.93 | 20.0 | 2 |"
     assert lines[3].startswith("| yes | yes | 3 | 60.00 | 50.00")
     (line,) = table([cell("risclip", 0, 0.5)]).splitlines()[2:]
     assert line.startswith("| risclip | 7.93 | 50.00 | 50.00 |")

@@ -14,7 +14,7 @@ from refseg.types import Prediction, Sample
 
 __all__ = ["RELATIVE", "THRESHOLDS", "Chosen", "Thresholds"]
 
-THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
+THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 RELATIVE = (0.35, 0.4, 0.45, 0.5, 0.55)
 
 
@@ -51,6 +51,10 @@ class Thresholds:
         self._highest.append(highest)
         self._fixed.append([_iou(probability > one, truth, ignored) for one in THRESHOLDS])
         self._relative.append([_iou(probability > one * highest, truth, ignored) for one in RELATIVE])
+
+    def __len__(self) -> int:
+        """How many predictions were counted."""
+        return len(self._highest)
 
     def choose(self) -> Chosen:
         """Return the threshold of the highest mean IoU, and what is the best beside it.

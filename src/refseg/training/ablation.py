@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
 import time
@@ -17,7 +18,8 @@ from refseg.checkpoint import load_model
 from refseg.config import from_dict, load_json, to_dict
 from refseg.errors import ConfigError, TrainingError
 from refseg.evaluation.evaluate import evaluate
-from refseg.evaluation.metrics import summarise
+from refseg.evaluation.metrics import Outcome, summarise
+from refseg.evaluation.thresholds import Thresholds
 from refseg.files import write_text
 from refseg.models.base import Segmenter
 from refseg.predictor import Predictor
@@ -27,6 +29,7 @@ from refseg.training.recipes import ROWS, Recipe
 __all__ = ["Cell", "Stage", "ablate", "table"]
 
 PRECISIONS = ("0.5", "0.6", "0.7", "0.8", "0.9")
+MEANS = ("pointing", "chosen_mean_iou", "chosen_pointing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,10 @@ class Cell:
     """At IoU 0.5, 0.6, 0.7, 0.8 and 0.9."""
     pointing: float | None
     """Where the data know all objects of a picture."""
+    chosen_mean_iou: float | None
+    """With thresholds that were chosen for this run, for each half of the pictures on the other one. A fixed threshold
+    finds nothing where a model has not become sure of anything yet. None where a half has nothing to choose by."""
+    chosen_pointing: float | None
     expressions: int
     parameters: int
     learnt: int
@@ -127,10 +134,7 @@ def _run(
     seconds = time.monotonic() - begun
     predictor = Predictor(load_model(last), device)
     count = validation.data.pictures if pictures is None else min(pictures, validation.data.pictures)
-    outcomes = evaluate(
-        predictor, validation.data, range(count), validation.objects, protocol=validation.protocol, progress=show
-    )
-    summary = summarise(outcomes, validation.protocol)
+    summary, chosen = _score(predictor, validation, count, show=show)
     if summary["mean_iou"] is None:
         raise ConfigError(f"{recipe.validation}: no expression of it means anything, so that nothing can be scored")
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -140,6 +144,8 @@ def _run(
         mean_iou=summary["mean_iou"],
         precision=tuple(summary["precision"][key] for key in PRECISIONS),
         pointing=summary.get("pointing"),
+        chosen_mean_iou=chosen.get("mean_iou"),
+        chosen_pointing=chosen.get("pointing"),
         expressions=summary["n"],
         parameters=sum(sizes.values()),
         learnt=sum(sizes[name] for name in learnt),
@@ -148,6 +154,37 @@ def _run(
     )
     write_text(done, json.dumps({**asked, "cell": asdict(cell)}, indent=2) + "\n")
     return cell
+
+
+def _score(
+    predictor: Predictor, validation: Validation, count: int, *, show: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the summary of the first pictures, and the same with thresholds of the run's own; empty without any."""
+    config, protocol = predictor.model.config, validation.protocol
+    own = dataclasses.replace(protocol, threshold=None)
+    halves = tuple(range(start, count, 2) for start in (0, 1))
+    tried = tuple(Thresholds() for _ in halves)
+    outcomes: list[Outcome] = []
+    again: list[Outcome] = []
+    for half, thresholds in zip(halves, tried, strict=True):
+        outcomes += evaluate(
+            predictor,
+            validation.data,
+            half,
+            validation.objects,
+            protocol=protocol,
+            progress=show,
+            each=thresholds.add,
+        )
+    if all(len(thresholds) for thresholds in tried):
+        for half, thresholds in zip(halves, reversed(tried), strict=True):
+            best = thresholds.choose()
+            predictor.model.config = dataclasses.replace(
+                config, threshold=best.threshold, relative_threshold=best.relative_threshold
+            )
+            again += evaluate(predictor, validation.data, half, validation.objects, protocol=own, progress=show)
+        predictor.model.config = config
+    return summarise(outcomes, protocol), summarise(again, own) if again else {}
 
 
 @torch.inference_mode()
@@ -170,6 +207,7 @@ def table(cells: Iterable[Cell]) -> str:
     """Return the table of the authors' talk in Markdown: means over the seeds, and the spread of the mean IoU.
 
     For rows that are systems, their names and how many parameters learn take the place of the talk's first columns.
+    The columns of "own" are those with thresholds that were chosen for the run (`Cell.chosen_mean_iou`).
     """
     by_row: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -181,6 +219,8 @@ def table(cells: Iterable[Cell]) -> str:
         "IoU",
         *(f"Pr@{part}" for part in (50, 60, 70, 80, 90)),
         "points right",
+        "IoU (own)",
+        "points right (own)",
         "params (M)",
         "FPS",
         "runs",
@@ -190,18 +230,22 @@ def table(cells: Iterable[Cell]) -> str:
         ious = [100 * cell.mean_iou for cell in found]
         spread = f" ± {statistics.stdev(ious):.2f}" if len(ious) > 1 else ""
         precision = [f"{100 * statistics.mean(cell.precision[i] for cell in found):.2f}" for i in range(5)]
-        pointed = [cell.pointing for cell in found if cell.pointing is not None]
         cells_of_row = [
             *(_parts(row) if of_paper else (row, f"{found[0].learnt / 1e6:.2f}")),
             f"{statistics.mean(ious):.2f}{spread}",
             *precision,
-            f"{100 * statistics.mean(pointed):.2f}" if pointed else "-",
+            *(_mean([getattr(cell, name) for cell in found]) for name in MEANS),
             f"{found[0].parameters / 1e6:.2f}",
             f"{statistics.median(cell.frames_per_second for cell in found):.1f}",
             str(len(found)),
         ]
         lines.append(f"| {' | '.join(cells_of_row)} |")
     return "\n".join(lines)
+
+
+def _mean(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{100 * statistics.mean(known):.2f}" if known else "-"
 
 
 def _parts(row: str) -> tuple[str, str, str]:

@@ -35,9 +35,9 @@ def collect(*cases):
 
 def test_by_hand():
     chosen = collect(([0.9, 0.48, 0.1, 0.0], [1, 1, 0, 0]), ([0.9, 0.48, 0.1, 0.0], [1, 0, 0, 0])).choose()
-    assert chosen.mean_iou["0.2"] == chosen.mean_iou["0.45"] == pytest.approx((1 + 0.5) / 2)
+    assert chosen.mean_iou["0.1"] == chosen.mean_iou["0.45"] == pytest.approx((1 + 0.5) / 2)
     assert chosen.mean_iou["0.5"] == pytest.approx((0.5 + 1) / 2)
-    assert chosen.threshold == 0.2, "the first of those that are equally good"
+    assert chosen.threshold == 0.1, "the first of those that are equally good"
     assert chosen.mean_iou_relative["0.5"] == pytest.approx((1 + 0.5) / 2)
     assert chosen.mean_iou_relative["0.55"] == pytest.approx((0.5 + 1) / 2)
     assert chosen.relative_threshold is None, "no relative one is better"
@@ -55,7 +55,7 @@ def test_what_is_in_doubt_asks_for_a_relative_one():
 
 def test_what_the_threshold_does_not_find_a_relative_one_does_not_either():
     sure = ([SURE, SURE, RIM, 0.0], [1, 1, 0, 0])
-    unseen = ([0.1, 0.08, 0.0, 0.0], [1, 1, 0, 0])
+    unseen = ([0.04, 0.03, 0.0, 0.0], [1, 1, 0, 0])
     chosen = collect(sure, sure, unseen).choose()
     assert chosen.mean_iou_relative["0.5"] == pytest.approx(2 / 3)
 
