@@ -1,7 +1,8 @@
 """What training on several expressions a picture brings in the same time, against one, on generated scenes.
 
 Both start from the same weights and train for the same minutes, in turns of a few steps so that whatever slows the
-machine slows both; the learning rate follows the share of the time. Then both are scored on `shapes:val`.
+machine slows both; the learning rate follows the share of the time. Then both are scored on `shapes:val`, with the
+usual threshold and with thresholds that are chosen for each of the two on other pictures.
 
 python benchmarks/sentences_per_image.py [--clip runs/shapes-clip/last] [--minutes 10] [--out FILE]
 """
@@ -21,8 +22,8 @@ from refseg.checkpoint import adopt_clip
 from refseg.config import replace
 from refseg.data.batches import Drawer, DrawOrder, batches
 from refseg.data.shapes import Shapes
-from refseg.evaluation.evaluate import evaluate
 from refseg.evaluation.metrics import summarise
+from refseg.evaluation.thresholds import evaluate_with_own
 from refseg.models.cris.model import CRIS
 from refseg.predictor import Predictor
 from refseg.training.engine import Engine
@@ -92,14 +93,16 @@ def main() -> None:
     results = {}
     data = Shapes("val")
     for count, learner in learners.items():
-        outcomes = evaluate(Predictor(learner.engine.model, "cpu"), data, range(arguments.scored), data.masks)
-        summary = summarise(outcomes)
+        outcomes, again = evaluate_with_own(Predictor(learner.engine.model, "cpu"), data, arguments.scored, data.masks)
+        summary, own = summarise(outcomes), summarise(again)
         results[str(count)] = {
             "steps": learner.steps,
             "pictures": learner.steps * arguments.pictures,
             "expressions": learner.asked,
             "mean_iou": summary["mean_iou"],
             "pointing": summary["pointing"],
+            "own_mean_iou": own["mean_iou"],
+            "own_pointing": own["pointing"],
         }
         print(f"{count} a picture: {results[str(count)]}")
     settings = {key: str(value) for key, value in vars(arguments).items() if key != "out"}

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from refseg.cli.main import main
-from refseg.evaluation.protocols import PROTOCOLS
-from refseg.predictor import Predictor
 from refseg.training import ablation
 from refseg.training.ablation import Cell, table
-from refseg.training.loop import Validation
 from refseg.training.recipes import ROWS, recipe
-from refseg.types import Prediction, Sample
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 
@@ -62,59 +55,6 @@ def test_all_rows_are_trained_and_nothing_is_trained_twice(tmp_path, capsys, mon
     assert all(0 <= cell["chosen_mean_iou"] <= 1 and 0 <= cell["chosen_pointing"] <= 1 for cell in kept)
     assert main([*words, "--rows", "both-1", "learning_rate=0.5"]) == 2
     assert "other settings" in capsys.readouterr().err
-
-
-class Timid(Predictor):
-    """Knows what is meant in each picture of `Squares`, and gives it the probability 0.2, its rim 0.07."""
-
-    def __init__(self, config):
-        self.model = SimpleNamespace(config=config)
-
-    def encode(self, image):
-        return int(image.getpixel((0, 0))[0])  # the picture says which it is
-
-    def segment(self, encoded, expressions):
-        probability = np.where(Squares.mask(encoded), 0.2, 0.0).astype(np.float32)
-        probability[0] = 0.07
-        return [Prediction(one, probability, self._threshold(probability)) for one in expressions]
-
-
-class Squares:
-    """Five pictures, each with a square of its own."""
-
-    pictures = 5
-
-    @staticmethod
-    def mask(index):
-        found = np.zeros((16, 16), dtype=bool)
-        found[4 : 8 + index, 4:8] = True
-        return found
-
-    def samples_of(self, index):
-        sample = Sample(
-            id=str(index),
-            image_id=str(index),
-            expressions=("square",),
-            load_image=lambda: Image.new("RGB", (16, 16), (index, 0, 0)),
-            load_mask=lambda: self.mask(index),
-            split="val",
-            source="test",
-        )
-        return [sample]
-
-
-def test_what_a_fixed_threshold_hides_is_scored_with_one_of_the_runs_own():
-    config = recipe("shapes-ablation", row="both-1").model
-    timid = Timid(config)
-    validation = Validation(data=Squares(), objects=None, protocol=PROTOCOLS["refseg"])
-    fixed, own = ablation._score(timid, validation, 5, show=False)
-    assert (fixed["n"], fixed["mean_iou"]) == (5, 0.0)
-    assert (own["n"], own["mean_iou"]) == (5, 1.0)
-    assert timid.model.config == config, "the thresholds of the model are as before"
-    published = Validation(data=Squares(), objects=None, protocol=PROTOCOLS["cris"])
-    fixed, own = ablation._score(timid, published, 5, show=False)
-    assert (fixed["mean_iou"], round(own["mean_iou"], 6)) == (0.0, 1.0)
-    assert ablation._score(timid, validation, 1, show=False)[1] == {}, "a half without pictures chooses nothing"
 
 
 def test_the_table_by_hand():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
+from refseg.data.batches import PictureData
 from refseg.errors import DataError
-from refseg.evaluation.metrics import count
+from refseg.evaluation.evaluate import Objects, evaluate
+from refseg.evaluation.metrics import Outcome, count
+from refseg.evaluation.protocols import PROTOCOLS, Protocol
+from refseg.predictor import Predictor
 from refseg.types import Prediction, Sample
 
-__all__ = ["RELATIVE", "THRESHOLDS", "Chosen", "Thresholds"]
+__all__ = ["RELATIVE", "THRESHOLDS", "Chosen", "Thresholds", "evaluate_with_own"]
 
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
 RELATIVE = (0.35, 0.4, 0.45, 0.5, 0.55)
@@ -78,6 +82,39 @@ class Thresholds:
             mean_iou=_by_name(THRESHOLDS, fixed),
             mean_iou_relative=_by_name(RELATIVE, relative),
         )
+
+
+def evaluate_with_own(
+    predictor: Predictor,
+    data: PictureData,
+    pictures: int,
+    objects: Objects | None = None,
+    *,
+    protocol: Protocol = PROTOCOLS["refseg"],
+    progress: bool = False,
+) -> tuple[list[Outcome], list[Outcome]]:
+    """Return the outcomes of the first pictures (see `evaluate`), and those with thresholds of the model's own.
+
+    The own ones are chosen for each half of the pictures on the other, so that no picture has a say in its own. They
+    take the place of the protocol's, too. Where a half has nothing to choose by, there are no second outcomes.
+    """
+    config = predictor.model.config
+    halves = tuple(range(start, pictures, 2) for start in (0, 1))
+    tried = tuple(Thresholds() for _ in halves)
+    outcomes: list[Outcome] = []
+    for half, thresholds in zip(halves, tried, strict=True):
+        outcomes += evaluate(predictor, data, half, objects, protocol=protocol, progress=progress, each=thresholds.add)
+    again: list[Outcome] = []
+    if all(len(thresholds) for thresholds in tried):
+        own = replace(protocol, threshold=None)
+        for half, thresholds in zip(halves, reversed(tried), strict=True):
+            best = thresholds.choose()
+            predictor.model.config = replace(
+                config, threshold=best.threshold, relative_threshold=best.relative_threshold
+            )
+            again += evaluate(predictor, data, half, objects, protocol=own, progress=progress)
+        predictor.model.config = config
+    return outcomes, again
 
 
 def _iou(found: Bool[ndarray, "H W"], truth: Bool[ndarray, "H W"], ignored: Bool[ndarray, "H W"] | None) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import statistics
 import time
@@ -17,9 +16,8 @@ import torch
 from refseg.checkpoint import load_model
 from refseg.config import from_dict, load_json, to_dict
 from refseg.errors import ConfigError, TrainingError
-from refseg.evaluation.evaluate import evaluate
-from refseg.evaluation.metrics import Outcome, summarise
-from refseg.evaluation.thresholds import Thresholds
+from refseg.evaluation.metrics import summarise
+from refseg.evaluation.thresholds import evaluate_with_own
 from refseg.files import write_text
 from refseg.models.base import Segmenter
 from refseg.predictor import Predictor
@@ -134,7 +132,11 @@ def _run(
     seconds = time.monotonic() - begun
     predictor = Predictor(load_model(last), device)
     count = validation.data.pictures if pictures is None else min(pictures, validation.data.pictures)
-    summary, chosen = _score(predictor, validation, count, show=show)
+    protocol = validation.protocol
+    outcomes, again = evaluate_with_own(
+        predictor, validation.data, count, validation.objects, protocol=protocol, progress=show
+    )
+    summary, chosen = summarise(outcomes, protocol), summarise(again, protocol) if again else {}
     if summary["mean_iou"] is None:
         raise ConfigError(f"{recipe.validation}: no expression of it means anything, so that nothing can be scored")
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -154,37 +156,6 @@ def _run(
     )
     write_text(done, json.dumps({**asked, "cell": asdict(cell)}, indent=2) + "\n")
     return cell
-
-
-def _score(
-    predictor: Predictor, validation: Validation, count: int, *, show: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the summary of the first pictures, and the same with thresholds of the run's own; empty without any."""
-    config, protocol = predictor.model.config, validation.protocol
-    own = dataclasses.replace(protocol, threshold=None)
-    halves = tuple(range(start, count, 2) for start in (0, 1))
-    tried = tuple(Thresholds() for _ in halves)
-    outcomes: list[Outcome] = []
-    again: list[Outcome] = []
-    for half, thresholds in zip(halves, tried, strict=True):
-        outcomes += evaluate(
-            predictor,
-            validation.data,
-            half,
-            validation.objects,
-            protocol=protocol,
-            progress=show,
-            each=thresholds.add,
-        )
-    if all(len(thresholds) for thresholds in tried):
-        for half, thresholds in zip(halves, reversed(tried), strict=True):
-            best = thresholds.choose()
-            predictor.model.config = dataclasses.replace(
-                config, threshold=best.threshold, relative_threshold=best.relative_threshold
-            )
-            again += evaluate(predictor, validation.data, half, validation.objects, protocol=own, progress=show)
-        predictor.model.config = config
-    return summarise(outcomes, protocol), summarise(again, own) if again else {}
 
 
 @torch.inference_mode()

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from refseg.errors import DataError
-from refseg.evaluation.thresholds import Thresholds
+from refseg.evaluation.metrics import summarise
+from refseg.evaluation.protocols import PROTOCOLS
+from refseg.evaluation.thresholds import Thresholds, evaluate_with_own
+from refseg.models.cris.model import cris_compact
+from refseg.predictor import Predictor
 from refseg.types import Prediction, Sample
 
 SURE, RIM, DOUBT = 0.95, 0.43, 0.5
@@ -65,3 +72,57 @@ def test_what_fits_nothing_and_what_is_ignored_have_no_say():
     assert set(chosen.mean_iou.values()) == {1.0}
     with pytest.raises(DataError, match="no expression means something"):
         collect(([SURE, SURE], None)).choose()
+
+
+class Timid(Predictor):
+    """Knows what is meant in each picture of `Squares`, and gives it the probability 0.2, its rim 0.07."""
+
+    def __init__(self, config):
+        self.model = SimpleNamespace(config=config)
+
+    def encode(self, image):
+        return int(image.getpixel((0, 0))[0])  # the picture says which it is
+
+    def segment(self, encoded, expressions):
+        probability = np.where(Squares.mask(encoded), 0.2, 0.0).astype(np.float32)
+        probability[0] = 0.07
+        return [Prediction(one, probability, self._threshold(probability)) for one in expressions]
+
+
+class Squares:
+    """Five pictures, each with a square of its own."""
+
+    pictures = 5
+
+    @staticmethod
+    def mask(index):
+        found = np.zeros((16, 16), dtype=bool)
+        found[4 : 8 + index, 4:8] = True
+        return found
+
+    def samples_of(self, index):
+        sample = Sample(
+            id=str(index),
+            image_id=str(index),
+            expressions=("square",),
+            load_image=lambda: Image.new("RGB", (16, 16), (index, 0, 0)),
+            load_mask=lambda: self.mask(index),
+            split="val",
+            source="test",
+        )
+        return [sample]
+
+
+def test_what_a_fixed_threshold_hides_is_found_with_one_of_the_models_own():
+    config = cris_compact()
+    timid = Timid(config)
+
+    def figures(pictures, name):
+        return [summarise(some) for some in evaluate_with_own(timid, Squares(), pictures, protocol=PROTOCOLS[name])]
+
+    for name in ("refseg", "cris"):
+        fixed, own = figures(5, name)
+        assert (fixed["n"], fixed["mean_iou"]) == (5, 0.0)
+        assert (own["n"], own["mean_iou"]) == (5, 1.0)
+        assert timid.model.config == config, "the thresholds of the model are as before"
+    assert evaluate_with_own(timid, Squares(), 1)[1] == [], "a half without pictures chooses nothing"
