@@ -263,7 +263,7 @@ ZOO = {
             parameters=7_767_156,
             licence="Apache-2.0, as this package",
             summary="a small RISCLIP that trains on a laptop, for generated scenes",
-            score="not measured yet",
+            score="mean IoU 0.25 after a short training, beside CRIS; see docs/results.md",
         ),
         ZooEntry(
             name="clip-map-compact",
