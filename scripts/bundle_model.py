@@ -4,7 +4,7 @@
 
 writes `src/refseg/models/weights/shapes` and `docs/results/shapes/{log.jsonl,training.json}`. Then
 
-    refseg calibrate shapes shapes:val --thresholds --refusals 0 --out src/refseg/models/weights/shapes
+    refseg calibrate shapes shapes:val --thresholds --refusals 0.015 --out src/refseg/models/weights/shapes
     refseg evaluate shapes shapes:test --out docs/results/shapes/test.json
 """
 
