@@ -107,13 +107,19 @@ def evaluate_with_own(
     again: list[Outcome] = []
     if all(len(thresholds) for thresholds in tried):
         own = replace(protocol, threshold=None)
-        for half, thresholds in zip(halves, reversed(tried), strict=True):
-            best = thresholds.choose()
-            predictor.model.config = replace(
-                config, threshold=best.threshold, relative_threshold=best.relative_threshold
-            )
-            again += evaluate(predictor, data, half, objects, protocol=own, progress=progress)
-        predictor.model.config = config
+        try:
+            for half, thresholds in zip(halves, reversed(tried), strict=True):
+                best = thresholds.choose()
+                # What a calibration refuses was measured with other masks.
+                predictor.model.config = replace(
+                    config,
+                    threshold=best.threshold,
+                    relative_threshold=best.relative_threshold,
+                    calibration=None,
+                )
+                again += evaluate(predictor, data, half, objects, protocol=own, progress=progress)
+        finally:
+            predictor.model.config = config
     return outcomes, again
 
 
