@@ -10,7 +10,7 @@ from numpy import ndarray
 
 from refseg.data.batches import PictureData
 from refseg.errors import DataError
-from refseg.evaluation.evaluate import Objects, evaluate
+from refseg.evaluation.evaluate import Objects, evaluate, known_of
 from refseg.evaluation.metrics import Outcome, count
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
 from refseg.predictor import Predictor
@@ -49,8 +49,8 @@ class Thresholds:
         """Count one prediction; expressions that fit nothing have no say."""
         if sample.load_mask is None:
             return
-        truth = sample.load_mask()
-        ignored = None if sample.load_ignored is None else sample.load_ignored()
+        truth, ignored = known_of(sample, PROTOCOLS["refseg"])
+        assert truth is not None
         probability, highest = prediction.probability, float(prediction.probability.max())
         self._highest.append(highest)
         self._fixed.append([_iou(probability > one, truth, ignored) for one in THRESHOLDS])

@@ -39,7 +39,11 @@ def _attention(model: Segmenter, pixels: Float[Tensor, "N 3 S S"], precision: st
     """The fused attention of a CPU is slow backwards in half precision for few tokens: then it is written out."""
     few = (pixels.shape[-1] // model.cell) ** 2 < FEW_TOKENS
     slow = pixels.device.type == "cpu" and precision != "float32" and few
-    return sdpa_kernel(SDPBackend.MATH) if slow else nullcontext()
+    return _written_out(slow)
+
+
+def _written_out(wanted: bool) -> AbstractContextManager[Any]:
+    return sdpa_kernel(SDPBackend.MATH) if wanted else nullcontext()
 
 
 class Objective(nn.Module):
@@ -239,7 +243,7 @@ def _again(block: nn.Module, written_out: bool) -> Iterator[None]:
         # A copy takes the count of this computation, and is dropped.
         norm.num_batches_tracked = None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone()
     try:
-        with sdpa_kernel(SDPBackend.MATH) if written_out else nullcontext():
+        with _written_out(written_out):
             yield
     finally:
         for norm, (momentum, count) in zip(norms, usual, strict=True):

@@ -367,8 +367,8 @@ def shapes() -> Recipe:
     """Train a compact CRIS on generated scenes.
 
     Command: `refseg train shapes`. Hardware: two CPU cores with bfloat16 instructions, three hours. Expected: not
-    measured yet as one run. The model that comes with the package had half as many steps again, in stages, the last of
-    them at 256 pixels (`docs/results.md`).
+    measured yet as one run. The model that comes with the package had more steps, in stages, the last of them at 320
+    pixels (`docs/results.md`).
     """
     return Recipe(
         model=cris_compact(),
