@@ -1,7 +1,7 @@
 """How long a data set of RefCOCO's size takes to open for the first time and for the second, and in how much memory.
 
-The set is made up: 50,000 references with 142,210 expressions on 19,994 pictures, and 197,000 annotations of one to
-three polygons of 20 to 60 points, in REFER's format. There are no pictures; nothing of them is read when a set is
+The set is made up: 50,000 references with 142,210 expressions on 19,994 images, and 197,000 annotations of one to
+three polygons of 20 to 60 points, in REFER's format. There are no images; nothing of them is read when a set is
 opened. Each opening is in a process of its own. Seconds of the processor are told beside those of the clock, as other
 work on the machine adds to the latter; the memory is the most that the process ever held, Python and PyTorch included.
 
@@ -23,7 +23,7 @@ import numpy as np
 
 from measure import write
 
-REFERENCES, EXPRESSIONS, PICTURES, ANNOTATIONS = 50_000, 142_210, 19_994, 197_000
+REFERENCES, EXPRESSIONS, IMAGES, ANNOTATIONS = 50_000, 142_210, 19_994, 197_000
 WORDS = (
     "the",
     "a",
@@ -88,20 +88,20 @@ def polygons(rng: np.random.Generator, count: int) -> list[str]:
 def make(root: Path, share: float) -> None:
     """Write the set."""
     rng = np.random.default_rng(0)
-    references, pictures, annotations = (max(2, int(n * share)) for n in (REFERENCES, PICTURES, ANNOTATIONS))
+    references, images, annotations = (max(2, int(n * share)) for n in (REFERENCES, IMAGES, ANNOTATIONS))
     folder = root / "refcoco"
     folder.mkdir()
-    of_picture = rng.integers(0, pictures, annotations)
+    of_image = rng.integers(0, images, annotations)
     outlines = polygons(rng, 3000)
     with (folder / "instances.json").open("w", encoding="utf-8") as file:
         file.write('{"info": {}, "licenses": [], "images": [')
-        for id in range(pictures):
+        for id in range(images):
             image = {"id": id, "file_name": f"COCO_train2014_{id:012}.jpg", "height": 427, "width": 640, "license": 3}
             file.write((", " if id else "") + json.dumps(image | {"coco_url": f"http://images.cocodataset.org/{id}"}))
         file.write('], "annotations": [')
         for id in range(annotations):
             region = ", ".join(outlines[one] for one in rng.integers(0, len(outlines), rng.integers(1, 4)))
-            rest = {"id": id, "image_id": int(of_picture[id]), "category_id": int(rng.integers(1, 81)), "iscrowd": 0}
+            rest = {"id": id, "image_id": int(of_image[id]), "category_id": int(rng.integers(1, 81)), "iscrowd": 0}
             rest |= {"area": 1234.5, "bbox": [1.0, 2.0, 3.0, 4.0]}
             file.write((", " if id else "") + f'{{"segmentation": [{region}], {json.dumps(rest)[1:]}')
         categories = [{"id": id, "name": f"category {id}", "supercategory": "thing"} for id in range(1, 81)]
@@ -116,7 +116,7 @@ def make(root: Path, share: float) -> None:
             text = " ".join(tokens)
             sentences.append({"tokens": tokens, "raw": text.capitalize(), "sent_id": number, "sent": text})
             number += 1
-        row = {"ref_id": id, "ann_id": annotation, "image_id": int(of_picture[annotation]), "split": "train"}
+        row = {"ref_id": id, "ann_id": annotation, "image_id": int(of_image[annotation]), "split": "train"}
         row |= {"file_name": f"COCO_train2014_{id:012}_{id}.jpg", "sentences": sentences, "category_id": 1}
         rows.append(row | {"sent_ids": [one["sent_id"] for one in sentences]})
     (folder / "refs(unc).p").write_bytes(pickle.dumps(rows, protocol=2))

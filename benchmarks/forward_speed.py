@@ -60,7 +60,7 @@ def main() -> None:
     results: dict[str, object] = {
         "model": arguments.model,
         "forward": report(
-            f"{arguments.model}, one picture of {side} x {side}, one expression, {arguments.threads} threads",
+            f"{arguments.model}, one image of {side} x {side}, one expression, {arguments.threads} threads",
             side_by_side({name: lambda p=p: forward(p) for name, p in projectors.items()}, arguments.rounds),
             ("published", "ours"),
         ),

@@ -1,8 +1,8 @@
-"""How fast pictures become batches: ours beside the way of the authors' code, which does the same with OpenCV.
+"""How fast images become batches: ours beside the way of the authors' code, which does the same with OpenCV.
 
-Pictures are JPEGs of COCO's usual size, 640 x 480, with a mask and expressions each, in a folder of one's own. The
-authors' way, written anew here: decode, `warpAffine` cubic for the picture and linear for the mask, tokenise one
-expression. Ours with one expression does just that; with eight, the picture is decoded once for them.
+Images are JPEGs of COCO's usual size, 640 x 480, with a mask and expressions each, in a folder of one's own. The
+authors' way, written anew here: decode, `warpAffine` cubic for the image and linear for the mask, tokenise one
+expression. Ours with one expression does just that; with eight, the image is decoded once for them.
 
 python benchmarks/loading_speed.py [--out FILE]        needs: pip install opencv-python-headless
 """
@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from measure import machine, report, side_by_side, write
-from refseg.data.batches import Drawer, DrawOrder, batches
+from refseg.data.batches import TrainOrder, TrainTransform, batches
 from refseg.data.catalogue import open_data
 from refseg.data.shapes import Shapes
-from refseg.inputs.text import Tokenizer
+from refseg.inputs.clip_bpe import Tokenizer
 
-SIDE, LENGTH, PICTURES = 416, 17, 96
+SIDE, LENGTH, IMAGES = 416, 17, 96
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -38,7 +38,7 @@ def make(folder: Path) -> None:
     with (folder / "data.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["image", "mask", "text"])
-        for scene in range(PICTURES):
+        for scene in range(IMAGES):
             samples = data.samples_of(scene)
             pixels = np.asarray(samples[0].load_image()).astype(np.float32)
             noisy = (pixels + rng.normal(0, 12, pixels.shape)).clip(0, 255).astype(np.uint8)
@@ -53,7 +53,7 @@ def make(folder: Path) -> None:
 
 
 def the_authors_way(folder: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Load every picture once, with one mask and one expression."""
+    """Load every image once, with one mask and one expression."""
     import cv2
 
     tokenizer = Tokenizer(LENGTH)
@@ -93,14 +93,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make(folder)
-        drawer = Drawer(open_data(f"{folder}:all"), LENGTH)
+        drawer = TrainTransform(open_data(f"{folder}:all"), LENGTH)
 
         def ours(expressions: int, workers: int = 0) -> int:
-            order = DrawOrder(items=PICTURES, batch_size=8, expressions=expressions, sizes=((0, SIDE),), seed=0)
-            return sum(len(batch.tokens) for batch in batches(drawer, order, range(PICTURES // 8), workers))
+            order = TrainOrder(items=IMAGES, batch_size=8, expressions=expressions, sizes=((0, SIDE),), seed=0)
+            return sum(len(batch.tokens) for batch in batches(drawer, order, range(IMAGES // 8), workers))
 
         timed = report(
-            f"{PICTURES} JPEGs of 640 x 480 into {SIDE} x {SIDE}, one core, but two in the last line",
+            f"{IMAGES} JPEGs of 640 x 480 into {SIDE} x {SIDE}, one core, but two in the last line",
             side_by_side(
                 {
                     "the authors' way": lambda: the_authors_way(folder),
@@ -116,9 +116,9 @@ def main() -> None:
     medians = timed["medians"]
     assert isinstance(medians, dict)
     for name, seconds in medians.items():
-        words = asked if "eight" in name else PICTURES
-        print(f"  {name}: {PICTURES / seconds:.0f} pictures and {words / seconds:.0f} expressions a second")
-    write(arguments.out, {"load": timed, "pictures": PICTURES, "expressions_of_eight": asked})
+        words = asked if "eight" in name else IMAGES
+        print(f"  {name}: {IMAGES / seconds:.0f} images and {words / seconds:.0f} expressions a second")
+    write(arguments.out, {"load": timed, "images": IMAGES, "expressions_of_eight": asked})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long a user waits: a command from start to end, and one expression on a picture when the model is loaded.
+"""How long a user waits: a command from start to end, and one expression on an image when the model is loaded.
 
 python benchmarks/predict_speed.py [--out FILE]
 """
@@ -27,7 +27,7 @@ EXPRESSIONS = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes")
-    parser.add_argument("--picture", type=Path, default=EXAMPLE)
+    parser.add_argument("--image", type=Path, default=EXAMPLE)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20, help="of what is timed within a process; a fourth of it else")
     parser.add_argument("--out", type=Path, help="write all timings there as JSON")
@@ -42,7 +42,7 @@ def main() -> None:
         subprocess.run([sys.executable, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
 
     with tempfile.TemporaryDirectory() as folder:
-        cold = ("-m", "refseg", "predict", arguments.picture, EXPRESSIONS[0])
+        cold = ("-m", "refseg", "predict", arguments.image, EXPRESSIONS[0])
         results["start"] = report(
             "A process from start to end",
             side_by_side(
@@ -57,15 +57,15 @@ def main() -> None:
         )
 
     predictor = refseg.load(arguments.model, "cpu")
-    picture = Image.open(arguments.picture).convert("RGB").resize((640, 480))
-    scene = predictor.encode(picture)
+    image = Image.open(arguments.image).convert("RGB").resize((640, 480))
+    scene = predictor.encode(image)
     one = EXPRESSIONS[:1]
     results["warm"] = report(
-        f"One expression on a picture of 640 x 480, {arguments.threads} threads",
+        f"One expression on an image of 640 x 480, {arguments.threads} threads",
         side_by_side(
             {
-                "encode + segment": lambda: predictor.segment(predictor.encode(picture), one),
-                "encode": lambda: predictor.encode(picture),
+                "encode + segment": lambda: predictor.segment(predictor.encode(image), one),
+                "encode": lambda: predictor.encode(image),
                 "segment": lambda: predictor.segment(scene, one),
             },
             arguments.rounds,
@@ -73,13 +73,13 @@ def main() -> None:
         ),
     )
     results["eight"] = report(
-        "Eight expressions on that picture",
+        "Eight expressions on that image",
         side_by_side(
             {
                 "eight times encode, ask one": lambda: [
-                    predictor.segment(predictor.encode(picture), [words]) for words in EXPRESSIONS
+                    predictor.segment(predictor.encode(image), [words]) for words in EXPRESSIONS
                 ],
-                "encode once, ask eight": lambda: predictor.segment(predictor.encode(picture), EXPRESSIONS),
+                "encode once, ask eight": lambda: predictor.segment(predictor.encode(image), EXPRESSIONS),
             },
             max(3, arguments.rounds // 2),
         ),

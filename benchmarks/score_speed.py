@@ -1,6 +1,6 @@
 """How long it takes to score a split of RefCOCO val's size from stored masks, beside a plain decode-and-count loop.
 
-The set is generated in REFER's format: 3,811 references with 10,834 sentences on 1,500 pictures of 640 x 480, outlines
+The set is generated in REFER's format: 3,811 references with 10,834 sentences on 1,500 images of 640 x 480, outlines
 of 20 to 60 points, predictions that are the true outlines, moved a little. Both ways give the same mean IoU.
 
 python benchmarks/score_speed.py [--out FILE]
@@ -26,7 +26,7 @@ from refseg.evaluation.metrics import summarise
 from refseg.evaluation.predictions import Predictions, score
 from refseg.evaluation.protocols import PROTOCOLS
 
-REFERENCES, SENTENCES, PICTURES, HEIGHT, WIDTH = 3811, 10_834, 1500, 480, 640
+REFERENCES, SENTENCES, IMAGES, HEIGHT, WIDTH = 3811, 10_834, 1500, 480, 640
 
 
 def outline(rng: np.random.Generator) -> np.ndarray:
@@ -47,8 +47,7 @@ def generate(root: Path) -> Path:
     """Write the data set under `root` and return the file of predictions."""
     rng = np.random.default_rng(0)
     images = [
-        {"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "height": HEIGHT, "width": WIDTH}
-        for i in range(PICTURES)
+        {"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "height": HEIGHT, "width": WIDTH} for i in range(IMAGES)
     ]
     annotations, references, lines = [], [], []
     sentence = 0
@@ -56,7 +55,7 @@ def generate(root: Path) -> Path:
         points = outline(rng)
         polygon = points.round(2).ravel().tolist()
         annotations.append(
-            {"id": number, "image_id": number % PICTURES, "category_id": 1, "segmentation": [polygon], "iscrowd": 0}
+            {"id": number, "image_id": number % IMAGES, "category_id": 1, "segmentation": [polygon], "iscrowd": 0}
         )
         count = SENTENCES * (number + 1) // REFERENCES - SENTENCES * number // REFERENCES
         sentences = [
@@ -71,7 +70,7 @@ def generate(root: Path) -> Path:
                 "ref_id": number,
                 "ann_id": number,
                 "category_id": 1,
-                "image_id": number % PICTURES,
+                "image_id": number % IMAGES,
                 "split": "val",
                 "sentences": sentences,
             }

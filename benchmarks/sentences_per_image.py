@@ -1,8 +1,8 @@
-"""What training on several expressions a picture brings in the same time, against one, on generated scenes.
+"""What training on several expressions an image brings in the same time, against one, on generated scenes.
 
 Both start from the same weights and train for the same minutes, in turns of a few steps so that whatever slows the
 machine slows both; the learning rate follows the share of the time. Then both are scored on `shapes:val`, with the
-usual threshold and with thresholds that are chosen for each of the two on other pictures.
+usual threshold and with thresholds that are chosen for each of the two on other images.
 
 python benchmarks/sentences_per_image.py [--clip runs/shapes-clip/last] [--minutes 10] [--out FILE]
 """
@@ -18,18 +18,18 @@ from pathlib import Path
 import torch
 
 from measure import machine, write
-from refseg.checkpoint import adopt_clip
 from refseg.config import replace
-from refseg.data.batches import Drawer, DrawOrder, batches
+from refseg.data.batches import TrainOrder, TrainTransform, batches
 from refseg.data.shapes import Shapes
 from refseg.evaluation.metrics import summarise
 from refseg.evaluation.thresholds import evaluate_with_own
 from refseg.models.cris.model import CRIS
+from refseg.models.folder import adopt_clip
 from refseg.predictor import Predictor
 from refseg.training.engine import Engine
+from refseg.training.processes import Team
 from refseg.training.recipes import recipe
-from refseg.training.team import Team
-from refseg.types import Batch
+from refseg.values import Batch
 
 TURN = 10
 """Steps before the other one goes on."""
@@ -38,8 +38,8 @@ TURN = 10
 class Learner:
     """A model, what it learns from, and the time that it has taken."""
 
-    def __init__(self, expressions: int, pictures: int, seed: int, clip: str | None) -> None:
-        made = recipe("shapes-ablation", expressions_per_picture=expressions, batch_size=pictures, seed=seed)
+    def __init__(self, expressions: int, images: int, seed: int, clip: str | None) -> None:
+        made = recipe("shapes-ablation", expressions_per_image=expressions, batch_size=images, seed=seed)
         assert made.model is not None
         self.config = replace(made.training, drill=8)
         torch.manual_seed(seed)
@@ -49,10 +49,12 @@ class Learner:
         self.engine = Engine(model, self.config, Team(torch.device("cpu")))
         data = Shapes("train", drill=8)
         sizes = ((0, made.model.image_size),)
-        order = DrawOrder(
-            items=data.pictures, batch_size=pictures, expressions=expressions, sizes=sizes, seed=self.config.seed
+        order = TrainOrder(
+            items=data.num_images, batch_size=images, expressions=expressions, sizes=sizes, seed=self.config.seed
         )
-        self.drawn: Iterator[Batch] = batches(Drawer(data, made.model.word_length), order, range(10**6), workers=1)
+        self.drawn: Iterator[Batch] = batches(
+            TrainTransform(data, made.model.word_length), order, range(10**6), workers=1
+        )
         self.seconds, self.steps, self.asked = 0.0, 0, 0
 
     def go(self, budget: float) -> None:
@@ -73,17 +75,17 @@ class Learner:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10, help="of training for each (default: %(default)s)")
-    parser.add_argument("--pictures", type=int, default=12, help="in a batch (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=12, help="in a batch (default: %(default)s)")
     parser.add_argument("--expressions", type=int, default=8, help="against one (default: %(default)s)")
-    parser.add_argument("--scored", type=int, default=100, help="pictures of shapes:val (default: %(default)s)")
+    parser.add_argument("--scored", type=int, default=100, help="images of shapes:val (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--clip", help="the CLIP whose towers both start from (default: random weights)")
+    parser.add_argument("--clip", help="the CLIP whose encoders both start from (default: random weights)")
     parser.add_argument("--out", type=Path, help="write all figures there as JSON")
     arguments = parser.parse_args()
     print("\n".join(f"{key}: {value}" for key, value in machine().items()))
     budget = 60 * arguments.minutes
     learners = {
-        count: Learner(count, arguments.pictures, arguments.seed, arguments.clip)
+        count: Learner(count, arguments.num_images, arguments.seed, arguments.clip)
         for count in (1, arguments.expressions)
     }
     while any(learner.seconds < budget for learner in learners.values()):
@@ -97,16 +99,16 @@ def main() -> None:
         summary, own = summarise(outcomes), summarise(again)
         results[str(count)] = {
             "steps": learner.steps,
-            "pictures": learner.steps * arguments.pictures,
+            "images": learner.steps * arguments.num_images,
             "expressions": learner.asked,
             "mean_iou": summary["mean_iou"],
             "pointing": summary["pointing"],
             "own_mean_iou": own["mean_iou"],
             "own_pointing": own["pointing"],
         }
-        print(f"{count} a picture: {results[str(count)]}")
+        print(f"{count} an image: {results[str(count)]}")
     settings = {key: str(value) for key, value in vars(arguments).items() if key != "out"}
-    write(arguments.out, {"settings": settings, "by_expressions_per_picture": results})
+    write(arguments.out, {"settings": settings, "by_expressions_per_image": results})
 
 
 if __name__ == "__main__":

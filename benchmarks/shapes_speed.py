@@ -1,4 +1,4 @@
-"""How fast scenes are made: words, picture and masks, on one core.
+"""How fast scenes are made: words, image and masks, on one core.
 
 python benchmarks/shapes_speed.py [--scenes N]
 """

@@ -1,4 +1,4 @@
-"""A training step of CRIS, ours beside the authors' code: pictures a second and memory, in one run.
+"""A training step of CRIS, ours beside the authors' code: images a second and memory, in one run.
 
 Their code is not ours to ship: clone https://github.com/DerrickWang005/CRIS.pytorch and name the folder. Both models
 get the same weights and the same batch, and are first shown to give the same loss (in float32).
@@ -25,24 +25,24 @@ from measure import machine, report, side_by_side, write
 from refseg.models.cris.convert import to_reference
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
-from refseg.training.team import Team
-from refseg.types import Batch
+from refseg.training.processes import Team
+from refseg.values import Batch
 
 WIDTHS = {"cris-r50": (1024, [512, 1024, 1024]), "cris-r101": (512, [512, 1024, 512])}
 
 
-def batch_of(pictures: int, expressions: int, side: int, length: int) -> Batch:
+def batch_of(images: int, expressions: int, side: int, length: int) -> Batch:
     """Return noise in the shape of a batch; its masks have sharp edges, so that both ways to shrink them agree."""
     generator = torch.Generator().manual_seed(0)
-    asked = pictures * expressions
+    asked = images * expressions
     tokens = torch.randint(1, 49_000, (asked, length), generator=generator)
     tokens[:, 0], tokens[:, 8], tokens[:, 9:] = 49_406, 49_407, 0
     quarter = (torch.rand(asked, 1, side // 4, side // 4, generator=generator) < 0.3).float()
     return Batch(
-        pixels=torch.randn(pictures, 3, side, side, generator=generator),
+        pixels=torch.randn(images, 3, side, side, generator=generator),
         tokens=tokens,
         padding=tokens == 0,
-        image_index=torch.arange(pictures).repeat_interleave(expressions),
+        image_index=torch.arange(images).repeat_interleave(expressions),
         target=quarter,
         weight=torch.ones(asked),
     )
@@ -82,10 +82,10 @@ def theirs(folder: Path, model: nn.Module, name: str) -> nn.Module:
 def step_of_theirs(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], Tensor]:
     """Return one step as their training does it: mixed precision on a GPU, Adam, their groups."""
     model = model.to(device)
-    towers = [p for n, p in model.named_parameters() if n.startswith("backbone") and "positional_embedding" not in n]
-    known = {id(p) for p in towers}
+    encoders = [p for n, p in model.named_parameters() if n.startswith("backbone") and "positional_embedding" not in n]
+    known = {id(p) for p in encoders}
     rest = [p for p in model.parameters() if id(p) not in known]
-    optimizer = torch.optim.Adam([{"params": towers, "lr": 1e-5}, {"params": rest, "lr": 1e-4}], lr=1e-4)
+    optimizer = torch.optim.Adam([{"params": encoders, "lr": 1e-5}, {"params": rest, "lr": 1e-4}], lr=1e-4)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
     pixels, words = batch.pixels.to(device), batch.tokens.to(device)
     target = batch.target.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3).to(device)
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, required=True, help="a clone of the authors' code")
     parser.add_argument("--model", default="cris-r50", choices=WIDTHS)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--batch", type=int, default=2, help="pictures, with one expression each")
+    parser.add_argument("--batch", type=int, default=2, help="images, with one expression each")
     parser.add_argument("--side", type=int, default=416)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
@@ -150,12 +150,12 @@ def main() -> None:
             memory[name] = round((torch.cuda.max_memory_allocated() - before) / 2**30, 2)
         print("GiB of a step beside weights and optimizer:", memory)
     timed = report(
-        f"{arguments.model}, a step of {arguments.batch} pictures of {arguments.side} x {arguments.side} on {device}",
+        f"{arguments.model}, a step of {arguments.batch} images of {arguments.side} x {arguments.side} on {device}",
         side_by_side(steps, arguments.rounds),
     )
     medians: Any = timed["medians"]
     for name, seconds in medians.items():
-        print(f"  {name}: {arguments.batch / seconds:.2f} pictures/s, {medians['theirs'] / seconds:.2f} times theirs")
+        print(f"  {name}: {arguments.batch / seconds:.2f} images/s, {medians['theirs'] / seconds:.2f} times theirs")
     results = {"settings": vars(arguments) | {"against": "", "out": ""}, "first_losses": first, "memory": memory}
     write(arguments.out, results | {"step": timed} | ({"gpu": about["gpu"]} if "gpu" in about else {}))
 

@@ -4,7 +4,7 @@
 
 writes `src/refseg/models/weights/shapes` and `docs/results/shapes/{log.jsonl,training.json}`. Then
 
-    refseg calibrate shapes shapes:val --thresholds --refusals 0.015 --out src/refseg/models/weights/shapes
+    refseg calibrate shapes shapes:val --thresholds --rejections 0.015 --out src/refseg/models/weights/shapes
     refseg evaluate shapes shapes:test --out docs/results/shapes/test.json
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from refseg.checkpoint import load_model, read_folder, save_model
-from refseg.models.zoo import WEIGHTS
+from refseg.models.families import WEIGHTS
+from refseg.models.folder import load_model, read_folder, save_model
 
 
 def main(run: Path) -> None:

@@ -1,9 +1,9 @@
-"""Train the image tower of a model anew, to name what things look like, and put it into the model.
+"""Train the image encoder of a model anew, to name what things look like, and put it into the model.
 
     python scripts/name_looks.py MODEL OUT [--minutes 2.5]
 
-Things are cut out of the first scenes of `shapes:train`, and a line on top of the mean of each of the tower's three
-maps names their texture, colour and kind. Afterwards the lines are thrown away. This is how the bundled model's tower
+Things are cut out of the first scenes of `shapes:train`, and a line on top of the mean of each of the encoder's three
+maps names their texture, colour and kind. Afterwards the lines are thrown away. This is how the bundled model's encoder
 learnt to see textures, which it had not learnt from masks in four hours (`docs/results.md`). How many steps fit into
 the minutes depends on the machine.
 """
@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from refseg.checkpoint import load_model, resolve, save_model
-from refseg.clip.resnet import ModifiedResNet
 from refseg.data.shapes import COLOURS, KINDS, TEXTURES, Shapes
-from refseg.inputs.image import MEAN, STD
+from refseg.encoders.clip_resnet import ModifiedResNet
+from refseg.inputs.read import MEAN, STD
+from refseg.models.folder import load_model, resolve, save_model
 
 SCENES, SIDE, BATCH, RATE, WARMUP = 3000, 64, 96, 3e-3, 40
 LEAST_PIXELS = 200
@@ -52,7 +52,7 @@ class Names(nn.Module):
 
 
 def cut_outs(scene: int) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
-    """Yield each thing of a scene as a small picture, with what it looks like."""
+    """Yield each thing of a scene as a small image, with what it looks like."""
     data, rng = Shapes("train"), np.random.default_rng(scene)
     image, masks = data.samples_of(scene)[0].load_image(), data.masks(scene)
     width, height = image.size
@@ -70,24 +70,24 @@ def cut_outs(scene: int) -> Iterator[tuple[np.ndarray, tuple[int, ...]]]:
         yield np.asarray(part), tuple(names.index(look) for names, look in zip(LOOKS, looks, strict=True))
 
 
-def train(tower: ModifiedResNet, channels: tuple[int, ...], minutes: float) -> float:
-    """Train a tower, and return how often its deepest map named the texture right in the last hundred steps."""
+def train(encoder: ModifiedResNet, channels: tuple[int, ...], minutes: float) -> float:
+    """Train a encoder, and return how often its deepest map named the texture right in the last hundred steps."""
     made = [pair for scene in tqdm(range(SCENES), desc="cutting out") for pair in cut_outs(scene)]
-    pictures, looks = np.stack([picture for picture, _ in made]), torch.tensor([names for _, names in made])
+    images, looks = np.stack([image for image, _ in made]), torch.tensor([names for _, names in made])
     heads = nn.ModuleList(Names(count) for count in channels)
-    tower = tower.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW([*tower.parameters(), *heads.parameters()], lr=RATE, weight_decay=0.02)
+    encoder = encoder.train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *heads.parameters()], lr=RATE, weight_decay=0.02)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
     begun, step, right = time.monotonic(), 0, []
     with tqdm(total=100, desc="training", unit="%") as bar:
         while (share := (time.monotonic() - begun) / (60 * minutes)) < 1:
             for group in optimizer.param_groups:
                 group["lr"] = RATE * min(1, (step + 1) / WARMUP) * 0.5 * (1 + math.cos(math.pi * share))
-            chosen = torch.randint(len(pictures), (BATCH,))
-            pixels = torch.from_numpy(pictures[chosen]).permute(0, 3, 1, 2).float() / 255
+            chosen = torch.randint(len(images), (BATCH,))
+            pixels = torch.from_numpy(images[chosen]).permute(0, 3, 1, 2).float() / 255
             pixels = pixels.flip([axis for axis in (2, 3) if torch.rand(()) < 0.5])
             with torch.autocast("cpu", torch.bfloat16):
-                maps = tower(((pixels - mean) / std).contiguous(memory_format=torch.channels_last))
+                maps = encoder(((pixels - mean) / std).contiguous(memory_format=torch.channels_last))
             named = [head(features) for head, features in zip(heads, maps, strict=True)]
             losses = [
                 weight * F.cross_entropy(guess, looks[chosen, look])
@@ -113,9 +113,9 @@ def main() -> None:
     torch.manual_seed(0)
     model = load_model(resolve(arguments.model))
     config = model.config.vision
-    tower = ModifiedResNet(config)
-    right = train(tower, config.channels, arguments.minutes)
-    model.visual.load_state_dict(tower.state_dict())
+    encoder = ModifiedResNet(config)
+    right = train(encoder, config.channels, arguments.minutes)
+    model.visual.load_state_dict(encoder.state_dict())
     print(f"{save_model(model, arguments.out)}: textures named right: {right:.3f}")
 
 

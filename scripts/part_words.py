@@ -1,11 +1,11 @@
-"""Teach the text tower of a trained model that some words mean different looks; everything else it knows stays.
+"""Teach the text encoder of a trained model that some words mean different looks; everything else it knows stays.
 
     python scripts/part_words.py MODEL OUT [--steps 500]
 
 A model that never saw the difference between textures has learnt that the words for them mean the same: "the striped
-one" and "the dotted one" become one sentence, and then no gradient tells the picture's side to look. Here the picture's
+one" and "the dotted one" become one sentence, and then no gradient tells the image's side to look. Here the image's
 side is fixed and sees the difference (`scripts/name_looks.py`). For each close-up four expressions that differ in the
-texture alone are compared with it, and the text tower learns which one fits, while expressions without a texture keep
+texture alone are compared with it, and the text encoder learns which one fits, while expressions without a texture keep
 the words and sentences that they had. `docs/results.md` tells what this did for the bundled model.
 """
 
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from refseg.checkpoint import load_model, resolve, save_model
 from refseg.data.shapes import TEXTURES, CloseUps, Shapes
 from refseg.data.shapes.vocabulary import VARIANTS
-from refseg.inputs.image import letterbox
-from refseg.inputs.text import Tokenizer
+from refseg.inputs.clip_bpe import Tokenizer
+from refseg.inputs.read import letterbox
+from refseg.models.folder import load_model, resolve, save_model
 
 CLOSE_UPS, SCENES, BATCH, RATE, SCALE = 6000, 800, 64, 1e-3, 15.0
 SIDE, LENGTH = 64, 20
@@ -51,7 +51,7 @@ def of_each_texture(rng: np.random.Generator, kind: str, colour: str) -> list[st
 
 
 def main() -> None:
-    """Read the arguments, train the text tower, and write the changed model."""
+    """Read the arguments, train the text encoder, and write the changed model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="a model folder, or a name of the zoo")
     parser.add_argument("out", type=Path, help="the model folder to write")

@@ -1,6 +1,6 @@
-"""Draw the README's picture: what the bundled model finds in the bundled scene.
+"""Draw the README's image: what the bundled model finds in the bundled scene.
 
-python scripts/readme_picture.py docs/images/demo.png
+python scripts/readme_image.py docs/images/demo.png
 """
 
 import sys
@@ -9,7 +9,7 @@ from PIL import Image
 
 import refseg
 from refseg.data.shapes import EXAMPLE
-from refseg.visualize import overlay, panels
+from refseg.writers.overlay import overlay, panels
 
 EXPRESSIONS = (
     "the top ring",

@@ -15,10 +15,10 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from refseg.checkpoint import save_model  # noqa: E402
-from refseg.clip.resnet import ResNetConfig  # noqa: E402
-from refseg.clip.text import TextConfig  # noqa: E402
+from refseg.encoders.clip_resnet import ResNetConfig  # noqa: E402
+from refseg.encoders.clip_text import TextConfig  # noqa: E402
 from refseg.models.cris.model import CRIS, CRISConfig  # noqa: E402
+from refseg.models.folder import save_model  # noqa: E402
 from refseg.predictor import Predictor, load  # noqa: E402
 
 torch.set_num_threads(1)
@@ -47,11 +47,11 @@ def tiny_model(seed: int = 0, **changes) -> CRIS:
 def photo_array(height: int = 64, width: int = 96) -> np.ndarray:
     """A red disc and a blue square on noise."""
     rng = np.random.default_rng(7)
-    picture = rng.integers(90, 160, (height, width, 3), dtype=np.uint8)
+    image = rng.integers(90, 160, (height, width, 3), dtype=np.uint8)
     y, x = np.mgrid[:height, :width]
-    picture[(y - height / 2) ** 2 + (x - width / 4) ** 2 < (height / 5) ** 2] = (220, 30, 30)
-    picture[height // 4 : height // 2, width // 2 : width * 3 // 4] = (30, 30, 220)
-    return picture
+    image[(y - height / 2) ** 2 + (x - width / 4) ** 2 < (height / 5) ** 2] = (220, 30, 30)
+    image[height // 4 : height // 2, width // 2 : width * 3 // 4] = (30, 30, 220)
+    return image
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -78,7 +78,7 @@ def make_tiny():
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Path:
-    """A tiny CRIS with random weights, whose threshold splits a picture in two."""
+    """A tiny CRIS with random weights, whose threshold splits an image in two."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
     return save_model(calibrated(tiny_model(seed=3)), folder, name="tiny")
 
@@ -105,16 +105,16 @@ def predictor(model_folder) -> Predictor:
 
 
 @pytest.fixture(scope="session")
-def picture() -> np.ndarray:
+def photo_pixels() -> np.ndarray:
     """The photo as an RGB array, (64, 96, 3)."""
     return photo_array()
 
 
 @pytest.fixture(scope="session")
-def photo(tmp_path_factory, picture) -> Path:
+def photo(tmp_path_factory, photo_pixels) -> Path:
     """The photo as a PNG of 96 x 64."""
     path = tmp_path_factory.mktemp("photos") / "photo.png"
-    Image.fromarray(picture).save(path)
+    Image.fromarray(photo_pixels).save(path)
     return path
 
 

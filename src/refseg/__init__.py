@@ -1,4 +1,4 @@
-"""Referring image segmentation: a picture and some words in, the pixels that the words mean out."""
+"""Referring image segmentation: an image and some words in, the pixels that the words mean out."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from refseg.checkpoint import convert, load_model, save_model
     from refseg.errors import RefsegError
-    from refseg.models.zoo import create_model
-    from refseg.predictor import EncodedImage, Predictor, load
-    from refseg.types import Batch, PatchMap, Prediction, Sample
+    from refseg.models.families import create_model
+    from refseg.models.folder import convert, load_model, save_model
+    from refseg.predictor import Encoding, Predictor, load
+    from refseg.values import Batch, PatchMap, Prediction, Sample
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
-    "EncodedImage",
+    "Encoding",
     "PatchMap",
     "Prediction",
     "Predictor",
@@ -32,18 +32,18 @@ __all__ = [
 
 # Imported when first asked for, so that `refseg --help` need not wait for PyTorch.
 _HOMES = {
-    "Batch": "refseg.types",
-    "EncodedImage": "refseg.predictor",
-    "PatchMap": "refseg.types",
-    "Prediction": "refseg.types",
+    "Batch": "refseg.values",
+    "Encoding": "refseg.predictor",
+    "PatchMap": "refseg.values",
+    "Prediction": "refseg.values",
     "Predictor": "refseg.predictor",
     "RefsegError": "refseg.errors",
-    "Sample": "refseg.types",
-    "convert": "refseg.checkpoint",
-    "create_model": "refseg.models.zoo",
+    "Sample": "refseg.values",
+    "convert": "refseg.models.folder",
+    "create_model": "refseg.models.families",
     "load": "refseg.predictor",
-    "load_model": "refseg.checkpoint",
-    "save_model": "refseg.checkpoint",
+    "load_model": "refseg.models.folder",
+    "save_model": "refseg.models.folder",
 }
 
 

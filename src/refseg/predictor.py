@@ -1,4 +1,4 @@
-"""From a picture and words to masks: load a model, encode a picture once, ask as often as you like."""
+"""From an image and words to masks: load a model, encode an image once, ask as often as you like."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from refseg.checkpoint import load_model, resolve
 from refseg.errors import ConfigError, InputError
-from refseg.inputs.image import Frame, ImageSource, letterbox, read_image
-from refseg.inputs.text import Tokenizer, check_expression
+from refseg.inputs.clip_bpe import Tokenizer, check_expression
+from refseg.inputs.read import Frame, ImageSource, letterbox, read_image
 from refseg.models.base import Grounder, Segmenter
+from refseg.models.folder import load_model, resolve
 from refseg.models.grid import to_quarter
-from refseg.types import PatchMap, Prediction
+from refseg.values import PatchMap, Prediction
 
-__all__ = ["BUNDLED", "EncodedImage", "Predictor", "load", "pick_device"]
+__all__ = ["BUNDLED", "Encoding", "Predictor", "load", "pick_device"]
 
 BUNDLED = "shapes"
 """The model that comes with the package: it knows generated scenes, not photos."""
@@ -30,12 +30,12 @@ CHUNK = 16
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedImage:
-    """A picture as one model encoded it: hand it back to `Predictor.segment` with any words."""
+class Encoding:
+    """An image as one model encoded it: hand it back to `Predictor.segment` with any words."""
 
     features: tuple[Tensor, ...]
     frame: Frame
-    """The picture's own size, and how it lies in the model's square."""
+    """The image's own size, and how it lies in the model's square."""
     predictor: Predictor
 
 
@@ -74,26 +74,26 @@ class Predictor:
         """
         import tempfile
 
-        from refseg.checkpoint import push_to_hub, save_model
+        from refseg.models.folder import push_to_hub, save_model
 
         with tempfile.TemporaryDirectory() as folder:
             save_model(self.model, Path(folder) / "model")
             return push_to_hub(Path(folder) / "model", repo_id, private=private)
 
     @torch.inference_mode()
-    def encode(self, image: ImageSource) -> EncodedImage:
-        """Encode a picture: a path, a PIL image, an RGB uint8 array (H, W, 3), or an open file.
+    def encode(self, image: ImageSource) -> Encoding:
+        """Encode an image: a path, a PIL image, an RGB uint8 array (H, W, 3), or an open file.
 
         Raises:
-            ImageError: it cannot be read as a picture.
+            ImageError: it cannot be read as an image.
         """
         pixels, frame = letterbox(read_image(image), self.model.config.image_size)
         batch = pixels[None].to(self.device, memory_format=torch.channels_last)
-        return EncodedImage(tuple(self.model.encode_image(batch)), frame, self)
+        return Encoding(tuple(self.model.encode_image(batch)), frame, self)
 
     @torch.inference_mode()
     def segment(
-        self, image: EncodedImage, expressions: Sequence[str], *, threshold: float | None = None
+        self, image: Encoding, expressions: Sequence[str], *, threshold: float | None = None
     ) -> list[Prediction]:
         """Find the pixels that each expression means, in their order.
 
@@ -104,7 +104,7 @@ class Predictor:
 
         Raises:
             ExpressionError: an expression is blank or not text.
-            InputError: the picture was encoded by another predictor.
+            InputError: the image was encoded by another predictor.
             ConfigError: the threshold is out of range.
         """
         self._check(image)
@@ -134,7 +134,7 @@ class Predictor:
         return predictions
 
     @torch.inference_mode()
-    def ground(self, image: EncodedImage, expression: str) -> PatchMap:
+    def ground(self, image: Encoding, expression: str) -> PatchMap:
         """Return the patch-level map of the expression, of a model that has one: RISCLIP, or plain CLIP.
 
         Args:
@@ -143,7 +143,7 @@ class Predictor:
 
         Raises:
             ExpressionError: the expression is blank or not text.
-            InputError: the picture was encoded by another predictor.
+            InputError: the image was encoded by another predictor.
             ConfigError: the model has no such map.
         """
         self._check(image)
@@ -163,9 +163,9 @@ class Predictor:
         highest = float(probability.max())
         return least if share is None or highest <= least else share * highest
 
-    def _check(self, image: EncodedImage) -> None:
+    def _check(self, image: Encoding) -> None:
         if image.predictor is not self:
-            raise InputError("this picture was encoded by another predictor; encode it with the one that is asked")
+            raise InputError("this image was encoded by another predictor; encode it with the one that is asked")
 
 
 def load(model: str | os.PathLike[str] = BUNDLED, device: str = "auto") -> Predictor:

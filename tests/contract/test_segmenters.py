@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from refseg.checkpoint import load_model, save_model
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
-from refseg.clip.vit import ViTConfig
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
+from refseg.encoders.clip_vit import ViTConfig
 from refseg.models.base import Segmenter
 from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig
 from refseg.models.cris.model import CRIS, CRISConfig
+from refseg.models.families import FAMILIES, create_model
+from refseg.models.folder import load_model, save_model
 from refseg.models.risclip.model import RISCLIP, RISCLIPConfig
-from refseg.models.zoo import FAMILIES, create_model
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Objective
 from refseg.training.optim import freeze, set_mode
@@ -129,7 +129,7 @@ def test_any_number_of_tokens(model, length):
 
 @pytest.mark.parametrize("size", [32, 64])
 @pytest.mark.parametrize("batch", [1, 2])
-def test_training_on_one_expression_and_on_the_smallest_picture(model, size, batch):
+def test_training_on_one_expression_and_on_the_smallest_image(model, size, batch):
     model.train()
     logits = model(*ask(batch, size, 6))
     assert logits.shape == (batch, 1, size // 4, size // 4)
@@ -148,7 +148,7 @@ def test_forward_is_encode_then_segment(model):
         assert torch.equal(model.segment(tuple(encoded), tokens, padding), model(pixels, tokens, padding))
 
 
-def test_one_picture_for_many_expressions(model):
+def test_one_image_for_many_expressions(model):
     model.eval()
     pixels, tokens, padding = ask(4, 64, 12)
     with torch.no_grad():
@@ -187,7 +187,7 @@ def test_more_padding_does_not_matter(model):
         torch.testing.assert_close(longer, model(pixels, tokens, padding), rtol=1e-4, atol=1e-5)
 
 
-def test_words_and_picture_matter(model):
+def test_words_and_image_matter(model):
     model.eval()
     pixels, tokens, padding = ask(2, 64, 12)
     with torch.no_grad():
@@ -227,7 +227,7 @@ def test_gradients_reach_every_parameter_that_learns_and_no_other(model):
     assert frozen == borrowed | model.silent(objective)
 
 
-def test_the_backbone_is_of_the_towers(model):
+def test_the_backbone_is_of_the_encoders(model):
     backbone = {name for name, _ in model.named_parameters() if model.is_backbone(name)}
     assert all(name.startswith(("visual.", "text.")) for name in backbone)
     assert all(model.layers_above(name) >= 0 for name in backbone)

@@ -27,7 +27,7 @@ TEXT = {
     "bos_token_id": END - 1,
     "eos_token_id": END,
 }
-# Sides of the pictures: CLIP's own grid, a finer one and a coarser one.
+# Sides of the images: CLIP's own grid, a finer one and a coarser one.
 SIDES = (32, 40, 24)
 KEPT = (0, 1, 3)
 
@@ -79,7 +79,7 @@ def main() -> None:
                 output_hidden_states=True,
             )
             recorded[f"{side}/pixels"] = pixels
-            # The pooled output is the class token after the last norm: CLIP's embedding of a picture, once projected.
+            # The pooled output is the class token after the last norm: CLIP's embedding of an image, once projected.
             recorded[f"{side}/image"] = model.visual_projection(seen.pooler_output).numpy()
             normed = model.vision_model.post_layernorm(seen.last_hidden_state)
             recorded[f"{side}/tokens"] = model.visual_projection(normed).numpy()

@@ -1,11 +1,11 @@
-"""Record what OpenCV makes of pictures, masks and maps, so that the tests need no OpenCV.
+"""Record what OpenCV makes of images, masks and maps, so that the tests need no OpenCV.
 
     python -m venv cv && cv/bin/pip install "opencv-python-headless==4.14.*" numpy
     cv/bin/python tests/data/record_opencv.py
 
 Recorded with OpenCV 4.14.0 and numpy 2.4.6; 4.5.5 gives the same within 1e-6. OpenCV 5.0 does not: it no longer rounds
 positions to 1/32 of a pixel. The calls are those of CRIS: letterbox and its inverse from three points in float32,
-`warpAffine` bicubic with a constant border for pictures and maps, linear for masks.
+`warpAffine` bicubic with a constant border for images and maps, linear for masks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CASES = [
 ]
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def image(height: int, width: int) -> np.ndarray:
     """Smooth in the left, noisy in the middle, sharp edges in the right; whole numbers, so the same everywhere."""
     y, x = np.mgrid[:height, :width].astype(np.int64)
     smooth = np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (height + width)], axis=2)
@@ -53,7 +53,7 @@ def region(height: int, width: int) -> np.ndarray:
 def probabilities(side: int) -> np.ndarray:
     """A map in 0..1, float32: the region, one corner of it softened."""
     values = region(side, side).astype(np.float32)
-    values[: side // 2, : side // 2] *= picture(side // 2, side // 2)[..., 0] / np.float32(255)
+    values[: side // 2, : side // 2] *= image(side // 2, side // 2)[..., 0] / np.float32(255)
     return values
 
 
@@ -76,8 +76,8 @@ def main() -> None:
         forward, inverse = cv2.getAffineTransform(there, here), cv2.getAffineTransform(here, there)
         square = (side, side)
         name = f"{height}x{width}_{side}"
-        recorded[f"{name}_picture"] = cv2.warpAffine(
-            picture(height, width), forward, square, flags=cv2.INTER_CUBIC, borderValue=border
+        recorded[f"{name}_image"] = cv2.warpAffine(
+            image(height, width), forward, square, flags=cv2.INTER_CUBIC, borderValue=border
         )[::keep, ::keep]
         recorded[f"{name}_mask"] = cv2.warpAffine(
             region(height, width).astype(np.uint8) * 255, forward, square, flags=cv2.INTER_LINEAR, borderValue=0.0

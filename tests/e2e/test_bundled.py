@@ -10,7 +10,7 @@ import refseg
 from refseg.data.shapes import EXAMPLE, Shapes
 from refseg.evaluation.evaluate import evaluate
 from refseg.evaluation.metrics import summarise
-from refseg.models.zoo import WEIGHTS
+from refseg.models.families import WEIGHTS
 
 RECORD = Path(__file__).parents[2] / "docs" / "results" / "shapes" / "test.json"
 
@@ -49,7 +49,7 @@ def test_the_record_is_of_the_whole_test_split():
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     assert record["whole"]
     assert record["data"]["digest"] == Shapes("test").digest()
-    assert record["data"]["pictures"] == Shapes("test").pictures
+    assert record["data"]["images"] == Shapes("test").num_images
     assert record["mean_iou"] >= 0.85
     assert record["pointing"] >= 0.95
     assert record["n_acc"] >= 0.80
@@ -60,7 +60,7 @@ def test_the_record_is_of_the_whole_test_split():
 def test_what_is_measured_here_agrees_with_the_record(bundled):
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     data = Shapes("test")
-    summary = summarise(evaluate(bundled, data, range(0, data.pictures, 10), data.masks))
+    summary = summarise(evaluate(bundled, data, range(0, data.num_images, 10), data.masks))
     # A hundred scenes hold some 700 expressions: three standard errors of a share near 0.9 are 0.035.
     assert summary["mean_iou"] == pytest.approx(record["mean_iou"], abs=0.05)
     assert summary["pointing"] == pytest.approx(record["pointing"], abs=0.05)

@@ -51,7 +51,7 @@ def refused(command):
     return run
 
 
-def picture(path, seed):
+def image(path, seed):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(path)
 
@@ -61,7 +61,7 @@ def own(tmp_path):
     """A sound folder of one's own data."""
     root = tmp_path / "own"
     for seed, name in enumerate(("a", "b")):
-        picture(root / "images" / f"{name}.png", seed)
+        image(root / "images" / f"{name}.png", seed)
     (root / "masks").mkdir()
     mask = np.zeros((24, 32), dtype=np.uint8)
     mask[4:9, 4:9] = 255
@@ -74,7 +74,7 @@ def own(tmp_path):
 
 @pytest.fixture
 def sets(tmp_path):
-    """RefCOCO: pictures 1 to 3 of val and 4 of train; RefCOCOg: pictures 2 and 9 of train."""
+    """RefCOCO: images 1 to 3 of val and 4 of train; RefCOCOg: images 2 and 9 of train."""
     root = tmp_path / "sets"
     write(root, "refcoco", "refs(unc).p", {1: "val", 2: "val", 3: "val", 4: "train"})
     write(root, "refcocog", "refs(umd).p", {2: "train", 9: "train"})
@@ -91,7 +91,7 @@ def write(root, name, references, splits):
         rows.append(
             {"ref_id": i, "ann_id": i, "image_id": i, "category_id": 1, "split": split, "sentences": [sentence]}
         )
-        picture(root / "images" / "train2014" / images[-1]["file_name"], i)
+        image(root / "images" / "train2014" / images[-1]["file_name"], i)
     (root / name / references).write_bytes(pickle.dumps(rows, protocol=2))
     values = {"images": images, "annotations": annotations, "categories": []}
     (root / name / "instances.json").write_text(json.dumps(values), encoding="utf-8")
@@ -113,7 +113,7 @@ def test_help_waits_for_nothing():
 
 
 def test_arguments_that_make_no_sense_are_refused_in_one_line(refused, own, sets):
-    refusals = {
+    rejections = {
         (): "VERB",
         ("chekc",): "did you mean 'data check'",
         ("check",): "DATASET",
@@ -151,7 +151,7 @@ def test_arguments_that_make_no_sense_are_refused_in_one_line(refused, own, sets
         ("prepare", "refcoco", "--data", "x", "--split", "test"): "unknown split 'test'",
         ("prepare", "refcoco", "--data", "x", "--sha256", "abc"): "FILE=SUM",
     }
-    for words, says in refusals.items():
+    for words, says in rejections.items():
         assert says in refused(*words), words
 
 
@@ -161,10 +161,10 @@ def test_arguments_that_make_no_sense_are_refused_in_one_line(refused, own, sets
 def test_sound_data_pass(command, own):
     assert command("check", own) == (
         0,
-        f"{own}:all: 0 errors and 0 warnings in 2 pictures, 2 references, 2 expressions\n",
+        f"{own}:all: 0 errors and 0 warnings in 2 images, 2 references, 2 expressions\n",
         "",
     )
-    assert command("check", f"{own}:val")[1].endswith("in 1 picture, 1 reference, 1 expression\n")
+    assert command("check", f"{own}:val")[1].endswith("in 1 image, 1 reference, 1 expression\n")
 
 
 def test_errors_fail_and_warnings_do_not(command, own):
@@ -194,7 +194,7 @@ def test_what_is_wrong_is_told_as_json(command, own):
     assert problem["file"] == str(own / "data.csv")
 
 
-def test_pictures_may_lie_elsewhere(command, sets, tmp_path):
+def test_images_may_lie_elsewhere(command, sets, tmp_path):
     (sets / "images" / "train2014").rename(tmp_path / "photos")
     assert command("check", "refcoco", "--data", sets)[0] == 1
     assert command("check", "refcoco", "--data", sets, "--images", tmp_path / "photos")[0] == 0
@@ -216,7 +216,7 @@ def test_statistics_are_a_table_and_a_plot(command, own):
 # ── leak ──
 
 
-def test_shared_pictures_are_counted(command, sets):
+def test_shared_images_are_counted(command, sets):
     Path("ids.txt").write_text("3\n")
     code, out, err = command(
         *("leak", "refcoco:val", "--data", sets, "--against", "refcocog-umd:train", "--against", "ids.txt"),
@@ -226,8 +226,8 @@ def test_shared_pictures_are_counted(command, sets):
     rows = [line.split("  ") for line in out.splitlines()]
     assert [row[0] for row in rows] == [
         "refcoco:val in",
-        "refcocog-umd:train (2 pictures)",
-        "ids.txt (1 picture)",
+        "refcocog-umd:train (2 images)",
+        "ids.txt (1 image)",
         "any of them",
     ]
     assert [row[-1].strip() for row in rows[1:]] == ["1 of 3 (33.3%)", "1 of 3 (33.3%)", "2 of 3 (66.7%)"]
@@ -237,11 +237,11 @@ def test_shared_pictures_are_counted(command, sets):
 def test_all_of_refcoco_is_of_one_part_of_coco(command, sets):
     code, out, _ = command("leak", "refcoco:val", "--data", sets, "--against", "coco-train2014", "--json")
     told = json.loads(out)
-    assert (code, told["pictures"], told["leaks"][0]["pictures"], told["leaks"][0]["ids"]) == (0, 3, 3, ["1", "2", "3"])
+    assert (code, told["images"], told["leaks"][0]["images"], told["leaks"][0]["ids"]) == (0, 3, 3, ["1", "2", "3"])
 
 
 def outcomes(data):
-    for index in range(data.pictures):
+    for index in range(data.num_images):
         for sample in data.samples_of(index):
             yield Outcome(
                 id=sample.expression_ids[0],
@@ -298,7 +298,7 @@ def test_letters_that_a_sheet_cannot_show_are_told_of(command, own):
 # ── prepare ──
 
 
-def test_only_the_pictures_of_the_splits_are_fetched(command, sets, monkeypatch):
+def test_only_the_images_of_the_splits_are_fetched(command, sets, monkeypatch):
     asked = {}
 
     def prepare(name, root, *, needed, **options):

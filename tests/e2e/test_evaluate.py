@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 import refseg
-from refseg.checkpoint import read_folder
 from refseg.cli.main import main
 from refseg.data.shapes import Shapes
+from refseg.models.folder import read_folder
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_a_calibrated_model_keeps_what_it_learnt_about_itself(model_folder, tmp_
 def test_thresholds_are_chosen_and_stored_on_request(model_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path))
     out = tmp_path / "calibrated"
-    words = ["calibrate", model_folder, "shapes:val", "--thresholds", "--refusals", "0", "--out", out]
+    words = ["calibrate", model_folder, "shapes:val", "--thresholds", "--rejections", "0", "--out", out]
     chosen = run(capsys, *words, "--limit", "30", "--device", "cpu")["thresholds"]
     config = read_folder(out).config
     assert (config.threshold, config.relative_threshold) == (chosen["threshold"], chosen["relative_threshold"])
@@ -149,7 +149,7 @@ def test_thresholds_are_chosen_and_stored_on_request(model_folder, tmp_path, cap
         (["score", "masks.jsonl", "FOLDER:val", "--out", "masks.json"], "masks.jsonl: would replace"),
         (["score", "none.jsonl", "FOLDER:val"], "none.jsonl: cannot be read"),
         (["calibrate", "MODEL", "FOLDER:val", "--out", "MODEL/config.json"], "config.json: is a file, and a model"),
-        (["calibrate", "MODEL", "FOLDER:val", "--out", "x", "--refusals", "2"], "--refusals must lie in 0..1"),
+        (["calibrate", "MODEL", "FOLDER:val", "--out", "x", "--rejections", "2"], "--rejections must lie in 0..1"),
         (["calibrate", "MODEL", "FOLDER:val", "--out", "x", "--limit", "1"], "calibration needs 100 expressions"),
     ],
 )

@@ -43,7 +43,7 @@ for module in pkgutil.walk_packages(refseg.__path__, "refseg."):
         print(module.name)
 
 from refseg.cli.main import main
-from refseg.inputs.text import Tokenizer
+from refseg.inputs.clip_bpe import Tokenizer
 assert main(["models"]) == 0
 assert Tokenizer().encode("a cup") == [49406, 320, 1937, 49407]
 """
@@ -108,10 +108,10 @@ def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:
 
 
 def test_the_installed_model_segments(installed: Path, tmp_path: Path) -> None:
-    picture = installed / "refseg/data/shapes/scene.png"
+    image = installed / "refseg/data/shapes/scene.png"
     # A home of its own, so that no cache helps.
     run(
-        *(sys.executable, "-m", "refseg", "predict", picture, "the leftmost ring", "--out", tmp_path / "out"),
+        *(sys.executable, "-m", "refseg", "predict", image, "the leftmost ring", "--out", tmp_path / "out"),
         cwd=tmp_path,
         PYTHONPATH=str(installed),
         HOME=str(tmp_path),

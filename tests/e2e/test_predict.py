@@ -145,21 +145,21 @@ def test_json_prints_what_the_files_say(command, photo):
     assert json.loads(out) == [result("photo__000"), result("photo__001")]
 
 
-def test_a_photo_is_turned_as_its_camera_noted(command, picture, tmp_path):
+def test_a_photo_is_turned_as_its_camera_noted(command, image, tmp_path):
     noted = Image.Exif()
     noted[0x0112] = 6  # a quarter turn clockwise is still to be done
-    Image.fromarray(np.ascontiguousarray(np.rot90(picture))).save(tmp_path / "turned.png", exif=noted)
-    Image.fromarray(picture).save(tmp_path / "upright.png")
+    Image.fromarray(np.ascontiguousarray(np.rot90(image))).save(tmp_path / "turned.png", exif=noted)
+    Image.fromarray(image).save(tmp_path / "upright.png")
     assert command(tmp_path / "turned.png", tmp_path / "upright.png", "blue square")[0] == 0
     assert mask("turned__000").shape == (64, 96)
     assert (mask("turned__000") == mask("upright__000")).all()
 
 
-def test_several_pictures_and_the_same_name_in_two_folders(command, picture):
-    for folder, flip in (("a", picture), ("b", picture[:, ::-1])):
+def test_several_images_and_the_same_name_in_two_folders(command, image):
+    for folder, flip in (("a", image), ("b", image[:, ::-1])):
         Path(folder).mkdir()
         Image.fromarray(np.ascontiguousarray(flip)).save(f"{folder}/x.png")
-    Image.fromarray(picture[:32]).save("y.png")
+    Image.fromarray(image[:32]).save("y.png")
     code, out, _ = command("a/x.png", "b/x.png", "y.png", "blue square", "--json")
     assert code == 0
     assert [(one["image"], one["mask"]) for one in json.loads(out)] == [
@@ -201,14 +201,14 @@ def test_a_threshold_moves_the_border(command, photo):
 def test_the_model_that_comes_with_the_package_is_the_default(tmp_path, photo, monkeypatch, model_folder):
     monkeypatch.chdir(tmp_path)
     asked = []
-    monkeypatch.setattr("refseg.checkpoint.resolve", lambda name: asked.append(name) or model_folder)
+    monkeypatch.setattr("refseg.models.folder.resolve", lambda name: asked.append(name) or model_folder)
     monkeypatch.setattr("refseg.predictor.resolve", lambda name: asked.append(name) or model_folder)
     assert main(["predict", str(photo), CUP]) == 0
     assert asked == ["shapes"]
     assert len(files_in(Path("predictions"))) == 3
 
 
-# ── where words and pictures come from ──
+# ── where words and images come from ──
 
 
 def test_expressions_from_a_file(command, photo):
@@ -224,13 +224,13 @@ def test_expressions_from_stdin(command, photo, stdin, words):
     assert [result(f"photo__{i:03d}")["expression"] for i in range(2)] == ["the cup", "the ring"]
 
 
-def test_a_picture_from_stdin(command, photo, stdin):
+def test_a_image_from_stdin(command, photo, stdin):
     stdin(photo.read_bytes())
     assert command("-", photo, CUP)[0] == 0
     assert (mask("stdin__000") == mask("photo__000")).all()
 
 
-def test_a_picture_from_a_pipe_among_others(command, photo, tmp_path):
+def test_a_image_from_a_pipe_among_others(command, photo, tmp_path):
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
     with subprocess.Popen(["cp", str(photo), str(pipe)]):
@@ -275,7 +275,7 @@ def test_one_enormous_word_is_no_trouble(command, photo):
     assert result("photo__000")["truncated"] is True
 
 
-# ── refused: pictures ──
+# ── refused: images ──
 
 
 def tiny_png(width, height):
@@ -290,11 +290,11 @@ def tiny_png(width, height):
     )
 
 
-def test_a_missing_picture(refused):
+def test_a_missing_image(refused):
     assert "there is no file 'nowhere.jpg'" in refused("nowhere.jpg", CUP)
 
 
-def test_a_folder_for_a_picture(refused):
+def test_a_folder_for_a_image(refused):
     Path("photos.jpg").mkdir()
     assert "folder" in refused("photos.jpg", CUP)
 
@@ -302,7 +302,7 @@ def test_a_folder_for_a_picture(refused):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"this is text\n" * 100, "not a picture"),
+        (b"this is text\n" * 100, "not an image"),
         (b"", "empty (0 bytes)"),
         (b"\xff\xd8\xff\xe0" + b"\0" * 50, ""),
         (tiny_png(60_000, 60_000), "too large"),
@@ -311,15 +311,15 @@ def test_a_folder_for_a_picture(refused):
     ],
     ids=["text", "empty", "start of a JPEG", "bomb", "enormous bomb", "missing pixels"],
 )
-def test_files_that_are_no_pictures(refused, content, said):
+def test_files_that_are_no_images(refused, content, said):
     Path("file.jpg").write_bytes(content)
     assert said in refused("file.jpg", CUP)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_a_truncated_jpeg(refused, picture, share):
+def test_a_truncated_jpeg(refused, image, share):
     whole = io.BytesIO()
-    Image.fromarray(picture).save(whole, "JPEG", quality=95)
+    Image.fromarray(image).save(whole, "JPEG", quality=95)
     Path("cut.jpg").write_bytes(whole.getvalue()[: int(len(whole.getvalue()) * share)])
     assert "cut.jpg" in refused("cut.jpg", CUP)
 
@@ -333,7 +333,7 @@ def test_a_name_too_long_for_the_files_to_write(refused, photo):
     assert "cannot be written" in refused("n" * 250, CUP)
 
 
-def test_a_broken_picture_among_good_ones_stops_before_the_first(refused, photo):
+def test_a_broken_image_among_good_ones_stops_before_the_first(refused, photo):
     Path("broken.jpg").write_bytes(b"")
     refused(photo, "broken.jpg", CUP)
     refused(photo, "missing.jpg", CUP)

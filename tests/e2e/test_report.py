@@ -74,7 +74,7 @@ def test_a_report_is_written_as_both(command, here):
     assert "another threshold or size" not in page, "what is shown is what was counted"
 
 
-def test_a_report_without_masks_has_no_pictures(command, here):
+def test_a_report_without_masks_has_no_images(command, here):
     assert command("report", "a.json", "--html", "a.html") == (0, "", "")
     assert "data:image" not in (here / "a.html").read_text(encoding="utf-8").replace("img-src data:", "")
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_written_is_refused(refused):
 
 
 def test_arguments_without_use_are_refused(refused, here):
-    assert "--predictions is for the pictures" in refused("report", "a.json", "--predictions", "a.masks.jsonl")
+    assert "--predictions is for the images" in refused("report", "a.json", "--predictions", "a.masks.jsonl")
     line = refused("report", "a.json", "--html", "a.html", "--other-predictions", "a.masks.jsonl")
     assert "give both" in line
     assert "cannot be read" in refused("report", "a.json", "--html", "a.html", "--predictions", "none.jsonl")

@@ -13,8 +13,8 @@ from refseg.models.cris.model import CRIS, cris
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
 from refseg.training.losses import contrastive_loss
-from refseg.training.team import Team
-from refseg.types import Batch
+from refseg.training.processes import Team
+from refseg.values import Batch
 
 _spec = importlib.util.spec_from_file_location("recipe", Path(__file__).with_name("recipe.py"))
 recipe = importlib.util.module_from_spec(_spec)

@@ -13,7 +13,7 @@ from refseg.data.catalogue import open_data
 from refseg.data.formats.refer import refer
 from refseg.data.formats.regions import coco_parts, decode, encode, paint
 from refseg.data.references import References
-from refseg.inputs.image import read_mask
+from refseg.inputs.read import read_mask
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "coco_masks.json").read_text())["masks"]
 """Of 108 annotations that RefCOCOg's references are of, and of five crowds: size, area, box, run lengths and a hash."""
@@ -56,7 +56,7 @@ def test_polygons_are_drawn_as_pycocotools_does(real_data):
         ("refcocog-google:val", 3, None),
     ],
 )
-def test_real_references_have_their_pictures_and_masks(real_data, data, references, expressions):
+def test_real_references_have_their_images_and_masks(real_data, data, references, expressions):
     samples = open_data(data, real_data)
     assert len(samples) == references
     if expressions is not None:
@@ -71,7 +71,7 @@ def test_real_references_have_their_pictures_and_masks(real_data, data, referenc
 def test_a_real_part_of_refcocog_is_read_whole(real_data):
     folder = real_data / "refcocog_umd_subset"
     samples = References(refer(folder, "refs(umd).p"), "refcocog-umd", "all")
-    assert samples.totals() == {"pictures": 15, "references": 15, "expressions": 28}
+    assert samples.totals() == {"images": 15, "references": 15, "expressions": 28}
     assert all(sample.load_mask().any() for sample in samples)
 
 

@@ -41,7 +41,7 @@ def test_the_rows_are_the_papers():
 
 
 def test_all_rows_are_trained_and_nothing_is_trained_twice(tmp_path, capsys, monkeypatch):
-    words = ["ablate", "shapes", *TINY, "--seeds", "1", "--pictures", "2", "--out", str(tmp_path / "runs")]
+    words = ["ablate", "shapes", *TINY, "--seeds", "1", "--images", "2", "--out", str(tmp_path / "runs")]
     words += ["--device", "cpu", "--json", str(tmp_path / "cells.json")]
     assert main([*words, "--rows", "both-1,baseline"]) == 0
     first = capsys.readouterr().out
@@ -90,10 +90,10 @@ def test_systems_go_through_their_stages(tmp_path, capsys):
     """From the CLIPs that their recipes name, found below one folder."""
     runs = tmp_path / "runs"
     for name in ("shapes-clip", "shapes-clip-vit"):
-        words = ["train", name, *SMALL, "validation_pictures=0", "--device", "cpu", "--out", str(runs / name)]
+        words = ["train", name, *SMALL, "validation_images=0", "--device", "cpu", "--out", str(runs / name)]
         assert main(words) == 0
     capsys.readouterr()
-    words = ["ablate", "shapes", "--systems", *SMALL, "--seeds", "1", "--pictures", "2", "--device", "cpu"]
+    words = ["ablate", "shapes", "--systems", *SMALL, "--seeds", "1", "--images", "2", "--device", "cpu"]
     words += ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "cells.json"), "--clip", str(runs)]
     chosen = ["cris-from-clip", "risclip", "risclip-one-stage", "risclip-unfrozen"]
     assert main([*words, "--rows", ",".join(chosen)]) == 0

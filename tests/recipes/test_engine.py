@@ -7,13 +7,13 @@ import copy
 import pytest
 import torch
 
-from refseg.data.batches import Drawer, DrawOrder, Share, batches
+from refseg.data.batches import Share, TrainOrder, TrainTransform, batches
 from refseg.data.shapes import Shapes
 from refseg.errors import ConfigError
 from refseg.training.config import TrainingConfig, in_full
 from refseg.training.engine import Engine
 from refseg.training.optim import learning_rate_factor, set_learning_rates
-from refseg.training.team import Team
+from refseg.training.processes import Team
 
 ALONE = Team(torch.device("cpu"))
 
@@ -23,7 +23,7 @@ def settings(**changes):
         "epochs": 2,
         "steps_per_epoch": 3,
         "batch_size": 4,
-        "expressions_per_picture": 3,
+        "expressions_per_image": 3,
         "learning_rate": 1e-2,
         "backbone_factor": 1.0,
     }
@@ -31,10 +31,12 @@ def settings(**changes):
 
 
 def drawn(config, steps=1):
-    order = DrawOrder(
-        items=10, batch_size=config.batch_size, expressions=config.expressions_per_picture, sizes=((0, 64),), seed=3
+    order = TrainOrder(
+        items=10, batch_size=config.batch_size, expressions=config.expressions_per_image, sizes=((0, 64),), seed=3
     )
-    pieces = list(batches(Drawer(Shapes("train"), 17), order, range(steps), share=Share(pieces=config.accumulate)))
+    pieces = list(
+        batches(TrainTransform(Shapes("train"), 17), order, range(steps), share=Share(pieces=config.accumulate))
+    )
     return [pieces[i : i + config.accumulate] for i in range(0, len(pieces), config.accumulate)]
 
 
@@ -55,7 +57,7 @@ def test_pieces_learn_what_the_whole_learns(make_tiny, pieces, max_norm):
     """Also where pieces have unequal numbers of expressions, and where gradients are clipped."""
     model = make_tiny(seed=1, dropout=0.0)
     changes = {"freeze_norm": True, "max_norm": max_norm, "optimizer": "adamw", "learning_rate": 1e-3}
-    changes["expressions_per_picture"] = 20  # all there are: pictures differ in how many they have
+    changes["expressions_per_image"] = 20  # all there are: images differ in how many they have
     whole, loss = learn(model, settings(**changes))
     cut, loss_of_pieces = learn(model, settings(**changes, accumulate=pieces))
     assert loss_of_pieces == pytest.approx(loss, rel=1e-5)
@@ -71,7 +73,7 @@ def test_gradients_are_those_of_the_mean_over_all_expressions(make_tiny):
     model = make_tiny(seed=1, dropout=0.0)
     found = []
     for pieces in (1, 2, 4):
-        config = settings(freeze_norm=True, accumulate=pieces, expressions_per_picture=20)
+        config = settings(freeze_norm=True, accumulate=pieces, expressions_per_image=20)
         engine = Engine(copy.deepcopy(model), config, ALONE)
         gradients: dict[str, torch.Tensor] = {}
 
@@ -161,7 +163,7 @@ def test_frozen_norms_keep_their_statistics_and_learn_their_scale(make_tiny):
     assert not torch.equal(learnt.visual.bn1.weight, model.visual.bn1.weight)
 
 
-@pytest.mark.parametrize("freeze", [("tower",), ("visual", "text", "neck", "decoder", "projector")])
+@pytest.mark.parametrize("freeze", [("encoder",), ("visual", "text", "neck", "decoder", "projector")])
 def test_impossible_freezes_are_refused(make_tiny, freeze):
     with pytest.raises(ConfigError, match=r"its parts are visual|nothing would learn"):
         Engine(make_tiny(), settings(freeze=freeze), ALONE)
@@ -183,7 +185,7 @@ def test_lower_layers_learn_slower(make_tiny):
 
 
 def test_the_slip_of_the_reference_is_a_switch(make_tiny):
-    """Its first epoch trains the towers at the full rate (CRIS.md, 1.10)."""
+    """Its first epoch trains the encoders at the full rate (CRIS.md, 1.10)."""
     config = settings(first_epoch_at_full_rate=True, learning_rate=1e-4, backbone_factor=0.1, milestones=(1,))
     engine = Engine(make_tiny(), config, ALONE)
     seen = []
@@ -199,7 +201,7 @@ def test_the_slip_of_the_reference_is_a_switch(make_tiny):
 
 
 def test_shares_put_together_are_the_step():
-    order = DrawOrder(items=10, batch_size=8, expressions=2, sizes=((0, 64),), seed=3)
+    order = TrainOrder(items=10, batch_size=8, expressions=2, sizes=((0, 64),), seed=3)
     whole = order.at(4)
     parts = [draw for rank in range(2) for piece in Share(rank, 2, 2).of(whole) for draw in piece]
     assert parts == whole

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refseg.checkpoint import load_model, save_model
 from refseg.cli.main import main
 from refseg.data.shapes import Shapes
 from refseg.errors import ConfigError, DataError
+from refseg.models.folder import load_model, save_model
+from refseg.training.data import open_recipe
 from refseg.training.recipes import recipe
-from refseg.training.sources import open_recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 
@@ -53,12 +53,12 @@ def named(data, **changes):
 
 
 def ids(data):
-    return {data.samples_of(i)[0].image_id for i in range(data.pictures)}
+    return {data.samples_of(i)[0].image_id for i in range(data.num_images)}
 
 
 def test_without_splits_a_tenth_is_held_out_and_stays_so(own, tmp_path):
     train, validation = open_recipe(named(own))
-    assert (train.pictures, validation.data.pictures) == (11, 1)
+    assert (train.num_images, validation.data.num_images) == (11, 1)
     assert not ids(train) & ids(validation.data)
     more = fill(tmp_path / "more", scenes=13)
     assert ids(open_recipe(named(more))[1].data) <= ids(validation.data) | {"12", "12.png"}
@@ -67,23 +67,23 @@ def test_without_splits_a_tenth_is_held_out_and_stays_so(own, tmp_path):
 def test_splits_that_are_there_are_used(tmp_path):
     folder = fill(tmp_path / "split", scenes=6, splits=["train", "train", "val"])
     train, validation = open_recipe(named(folder))
-    assert (train.pictures, validation.data.pictures) == (4, 2)
+    assert (train.num_images, validation.data.num_images) == (4, 2)
     train, validation = open_recipe(named(f"{folder}:val", validation=f"{folder}:train"))
-    assert (train.pictures, validation.data.pictures) == (2, 4)
+    assert (train.num_images, validation.data.num_images) == (2, 4)
 
 
 def test_sets_are_joined_with_commas(own, tmp_path):
     other = fill(tmp_path / "other", scenes=3)
     train, validation = open_recipe(named(f"{own}:all,{other}:all", validation=f"{other}:all"))
-    assert (train.pictures, validation.data.pictures) == (15, 3)
+    assert (train.num_images, validation.data.num_images) == (15, 3)
     assert [train.samples_of(i)[0].source for i in (0, 11, 12, 14)] == [str(own)] * 2 + [str(other)] * 2
     with pytest.raises(IndexError):
         train.samples_of(15)
 
 
-def test_a_single_picture_cannot_be_divided(tmp_path):
+def test_a_single_image_cannot_be_divided(tmp_path):
     folder = fill(tmp_path / "one", scenes=1)
-    with pytest.raises(DataError, match="a single picture"):
+    with pytest.raises(DataError, match="a single image"):
         open_recipe(named(folder))
 
 
@@ -95,7 +95,7 @@ def test_data_has_to_be_named():
 def words(own, start, out, *more):
     return [
         *("train", "finetune", f"data={own}", "--init", str(start), "--out", str(out), "--device", "cpu"),
-        *("epochs=2", "batch_size=2", "expressions_per_picture=2", "precision=float32", "workers=0", *more),
+        *("epochs=2", "batch_size=2", "expressions_per_image=2", "precision=float32", "workers=0", *more),
     ]
 
 
@@ -112,10 +112,10 @@ def test_one_command_fine_tunes(own, start, tmp_path, capsys):
     tuned = load_model(tmp_path / "run" / "last")
     assert tuned.config == load_model(start).config
     settings = json.loads((tmp_path / "run" / "training.json").read_text())
-    assert settings["steps_per_epoch"] == 5  # 11 pictures, two a step
+    assert settings["steps_per_epoch"] == 5  # 11 images, two a step
     assert settings["data"] == str(own)
-    with Image.open(tmp_path / "run" / "validation.jpg") as picture:
-        assert picture.width > 100
+    with Image.open(tmp_path / "run" / "validation.jpg") as image:
+        assert image.width > 100
 
 
 def test_parts_can_be_frozen_from_the_command_line(own, start, tmp_path, capsys):
@@ -138,11 +138,11 @@ def test_broken_data_is_told_before_anything_starts(start, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_picture_that_breaks_during_the_run_is_named(own, start, tmp_path, capsys, monkeypatch):
+def test_a_image_that_breaks_during_the_run_is_named(own, start, tmp_path, capsys, monkeypatch):
     folder = fill(tmp_path / "later", scenes=4)
     monkeypatch.setattr("refseg.cli.train._check_own_data", lambda *_, **__: None)
-    for picture in (folder / "images").iterdir():
-        picture.write_bytes(picture.read_bytes()[:200])
+    for image in (folder / "images").iterdir():
+        image.write_bytes(image.read_bytes()[:200])
     for workers in ("0", "1"):
         assert main(words(folder, start, tmp_path / "run", f"workers={workers}")) == 2
         err = capsys.readouterr().err
@@ -165,7 +165,10 @@ def test_a_dry_run_tells_and_does_nothing(own, start, tmp_path, capsys):
         (["train", "finetune"], "which data"),
         (["train", "finetune", "data=DATA"], "which model to start from"),
         (["train", "finetune", "data=DATA", "--init", "START", "model.decoder_layers=1"], "cannot be changed"),
-        (["train", "finetune", "data=DATA", "--init", "START", 'freeze=["tower"]'], "the model has no part 'tower'"),
+        (
+            ["train", "finetune", "data=DATA", "--init", "START", 'freeze=["encoder"]'],
+            "the model has no part 'encoder'",
+        ),
         (["train", "finetune", "data=DATA", "--init", "START", "batch_size=64"], "batch_size is 64, but the data has"),
         (["train", "finetune", "data=none/such", "--init", "START"], "none/such: no such folder"),
         (["train", "shapes", "--faithful"], "nothing to be faithful to"),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from refseg.checkpoint import load_model
+from refseg.models.folder import load_model
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -103,7 +103,7 @@ def test_the_command_runs_under_torchrun_and_goes_on_alone(tmp_path):
         'model.vision={"layers":[1,1,1,1],"width":4,"heads":2,"output_dim":16,"pretrained_size":64}',
         'model.text={"width":16,"heads":2,"layers":1,"output_dim":16}',
         *("model.neck_channels=[8,16,32]", "model.decoder_heads=2", "model.decoder_hidden=32", "model.image_size=64"),
-        *("sizes=[]", "epochs=2", "steps_per_epoch=2", "batch_size=4", "workers=0", "validation_pictures=2"),
+        *("sizes=[]", "epochs=2", "steps_per_epoch=2", "batch_size=4", "workers=0", "validation_images=2"),
     ]
     words = ["-m", "refseg", "train", "shapes-smoke", *changes, "--device", "cpu", "--out", str(tmp_path / "run")]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *words]
@@ -127,7 +127,7 @@ def test_the_command_runs_under_torchrun_and_goes_on_alone(tmp_path):
 
 def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
     """Twenty times `kill -9`, wherever it is: reading, computing, validating, or in the middle of writing."""
-    changes = {"epochs": 12, "steps_per_epoch": 5, "save_every": 2, "dropout": 0.1, "validation_pictures": 1}
+    changes = {"epochs": 12, "steps_per_epoch": 5, "save_every": 2, "dropout": 0.1, "validation_images": 1}
     run(tmp_path / "whole", **changes)
     chance = random.Random(3)
     killed = 0

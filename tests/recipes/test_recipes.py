@@ -11,7 +11,7 @@ from refseg.config import from_dict, to_dict
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.cris.convert import to_reference
 from refseg.models.cris.model import CRIS, cris
-from refseg.models.zoo import build
+from refseg.models.families import build
 from refseg.training.config import TrainingConfig
 from refseg.training.optim import build_optimizer, freeze, learning_rate_factor, set_learning_rates
 from refseg.training.recipes import RECIPES, recipe
@@ -41,7 +41,7 @@ def test_a_recipe_can_be_changed():
     [
         {"epochs": 0},
         {"batch_size": 0},
-        {"expressions_per_picture": 0},
+        {"expressions_per_image": 0},
         {"learning_rate": 0.0},
         {"learning_rate": math.nan},
         {"learning_rate": math.inf},
@@ -93,7 +93,7 @@ def test_defaults_are_the_published_ones():
     assert (config.epochs, config.batch_size, config.milestones, config.decay) == (50, 64, (35,), 0.1)
     assert (config.learning_rate, config.backbone_factor, config.weight_decay) == (1e-4, 0.1, 0.0)
     assert (config.max_norm, config.warmup_steps, config.optimizer, config.seed) == (0.0, 0, "adam", 0)
-    assert config.expressions_per_picture == 1
+    assert config.expressions_per_image == 1
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])

@@ -12,20 +12,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
-from refseg.clip.vit import ViTConfig
 from refseg.config import replace
-from refseg.data.batches import Drawer, DrawOrder, batches
+from refseg.data.batches import TrainOrder, TrainTransform, batches
 from refseg.data.shapes import CloseUps, Shapes
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
+from refseg.encoders.clip_vit import ViTConfig
 from refseg.models.clip_map.model import CLIPMapConfig
 from refseg.models.cris.model import CRISConfig
+from refseg.models.families import build
 from refseg.models.risclip.model import RISCLIPConfig
-from refseg.models.zoo import build
 from refseg.training.engine import Engine
 from refseg.training.optim import set_learning_rates
+from refseg.training.processes import Team
 from refseg.training.recipes import RECIPES, recipe
-from refseg.training.team import Team
 
 RECORD = Path(__file__).parents[1] / "data" / "recipe_losses.json"
 STEPS = 20
@@ -34,7 +34,7 @@ KINDS = {
     "cris-r50-refcoco, faithful": {"faithful": True},
     "shapes": {},
     "finetune": {},
-    "by-heart": {},
+    "overfit": {},
     "shapes-ablation": {},
     "shapes-ablation, baseline": {"row": "baseline"},
     "shapes-clip": {},
@@ -47,7 +47,7 @@ KINDS = {
 """What differs between them is all in their numbers; the model and the data are tiny, the arithmetic float32."""
 
 
-STEADY = {"by-heart": 5}
+STEADY = {"overfit": 5}
 """Steps after which a high rate magnifies rounding: there a change of 2e-7 in a target makes 10 % within 20 steps. The
 others stay within 1e-3 of each other."""
 
@@ -62,10 +62,10 @@ def losses(kind):
     torch.manual_seed(config.seed)
     engine = Engine(build(small(made.model)), config, Team(torch.device("cpu")))
     data = CloseUps("train") if made.data == "shapes-closeups:train" else Shapes("train", drill=config.drill)
-    order = DrawOrder(
-        items=40, batch_size=4, expressions=config.expressions_per_picture, sizes=((0, 64),), seed=config.seed
+    order = TrainOrder(
+        items=40, batch_size=4, expressions=config.expressions_per_image, sizes=((0, 64),), seed=config.seed
     )
-    drawer = Drawer(data, 17, config.target, mirror=config.mirror, by_reference=config.draw == "reference")
+    drawer = TrainTransform(data, 17, config.target, mirror=config.mirror, by_reference=config.draw == "reference")
     found = []
     for step, batch in enumerate(batches(drawer, order, range(STEPS))):
         set_learning_rates(engine.optimizer, config, step)

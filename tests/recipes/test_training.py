@@ -12,14 +12,14 @@ import torch
 import refseg.training.engine as engine
 import refseg.training.loop as loop
 import refseg.training.state as state
-from refseg.checkpoint import load_model, read_folder
 from refseg.data.shapes import Shapes
 from refseg.errors import OutputError, TrainingError
+from refseg.models.folder import load_model, read_folder
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
 from refseg.training.loop import Validation, train
+from refseg.training.processes import Team
 from refseg.training.recipes import RECIPES
-from refseg.training.team import Team
 
 # The first losses of `tiny_run`, as this loop gave them when it was written (PyTorch 2.13, x86-64, one thread).
 RECORDED = [1.443322, 0.197994, 0.276704, 0.163648, 0.127334, 0.187023]
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboar
 
 
 class First:
-    """The first few pictures of a data set."""
+    """The first few images of a data set."""
 
-    def __init__(self, data, pictures):
-        self.data, self.pictures = data, pictures
+    def __init__(self, data, images):
+        self.data, self.num_images = data, images
 
     def samples_of(self, index):
-        assert index < self.pictures
+        assert index < self.num_images
         return self.data.samples_of(index)
 
 
@@ -73,11 +73,11 @@ def settings(**changes):
         "epochs": 2,
         "steps_per_epoch": 3,
         "batch_size": 2,
-        "expressions_per_picture": 2,
+        "expressions_per_image": 2,
         "learning_rate": 1e-2,
         "backbone_factor": 1.0,
         "seed": 5,
-        "validation_pictures": 1,
+        "validation_images": 1,
     }
     return TrainingConfig(**values | changes)
 
@@ -130,13 +130,13 @@ def test_it_learns_two_scenes_by_heart(make_tiny, validation, tmp_path, losses, 
     config = settings(
         epochs=1,
         steps_per_epoch=120,
-        expressions_per_picture=8,
+        expressions_per_image=8,
         learning_rate=5e-3,
         schedule="cosine",
         optimizer="adamw",
         warmup_steps=10,
         max_norm=1.0,
-        validation_pictures=0,
+        validation_images=0,
     )
     model = make_tiny(seed=1, dropout=0.0, word_length=16)
     train(model, config, First(Shapes("train"), 2), Validation(data=validation), tmp_path, device="cpu", show=False)
@@ -304,7 +304,7 @@ def test_another_model_in_the_same_folder_is_refused(run, tmp_path):
 
 def test_how_batches_are_prepared_may_change(run, tmp_path):
     run(tmp_path, epochs=1)
-    run(tmp_path, epochs=1, workers=1, validation_pictures=0)
+    run(tmp_path, epochs=1, workers=1, validation_images=0)
 
 
 @pytest.mark.parametrize("content", [b"", b"no state", None])
@@ -354,29 +354,29 @@ def test_the_smoke_recipe_trains_from_the_command_line(tmp_path, capsys, monkeyp
 
     small = make_tiny(word_length=24).config
     monkeypatch.setattr(recipes, "cris_compact", lambda: small)
-    words = ["train", "shapes-smoke", "epochs=1", "steps_per_epoch=2", "batch_size=2", "validation_pictures=1"]
+    words = ["train", "shapes-smoke", "epochs=1", "steps_per_epoch=2", "batch_size=2", "validation_images=1"]
     words += ["sizes=[[0,64]]", "--out", str(tmp_path / "run"), "--device", "cpu"]
     assert main(words) == 0
     assert "try: refseg predict" in capsys.readouterr().out
     assert main(["evaluate", str(tmp_path / "run" / "last"), "shapes:val", "--limit", "1"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["data"]["pictures"] == 1
+    assert said["data"]["images"] == 1
     assert said["n"] >= 3
     assert said["n_absent"] == 1
 
 
 def test_a_run_can_start_from_weights(tmp_path, capsys, monkeypatch, make_tiny):
-    from refseg.checkpoint import save_model
     from refseg.cli.main import main
     from refseg.config import replace
+    from refseg.models.folder import save_model
     from refseg.training import recipes
 
     start = make_tiny(seed=9, word_length=24)
-    # For pictures of another size: that is how weights are used, and they fit all the same.
+    # For images of another size: that is how weights are used, and they fit all the same.
     monkeypatch.setattr(recipes, "cris_compact", lambda: replace(start.config, image_size=96))
     save_model(make_tiny(word_length=24, decoder_layers=2), tmp_path / "deeper")
     save_model(start, tmp_path / "start")
-    words = ["train", "shapes-smoke", "epochs=1", "steps_per_epoch=1", "batch_size=2", "validation_pictures=0"]
+    words = ["train", "shapes-smoke", "epochs=1", "steps_per_epoch=1", "batch_size=2", "validation_images=0"]
     words += ["sizes=[[0,64]]", "learning_rate=1e-30", "weight_decay=0", "--device", "cpu"]
     assert main([*words, "--init", str(tmp_path / "start"), "--out", str(tmp_path / "run")]) == 0
     ended = weights(tmp_path / "run" / "last")
@@ -440,4 +440,4 @@ def test_evaluate_writes_what_it_prints(model_folder, capsys, tmp_path):
     out, err = capsys.readouterr()
     assert err == ""
     assert Path(file).read_text() == out
-    assert json.loads(out)["by"].keys() >= {"temper", "form", "held_out", "size", "words", "rivals"}
+    assert json.loads(out)["by"].keys() >= {"style", "form", "held_out", "size", "words", "distractors"}

@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from refseg.checkpoint import load_model, read_folder, read_towers
 from refseg.cli.main import main
-from refseg.clip.weights import fingerprint, tower_weights
+from refseg.encoders.clip_files import encoder_weights, fingerprint
+from refseg.models.folder import load_model, read_encoders, read_folder
 
 SMALL = (
-    *("epochs=1", "steps_per_epoch=3", "batch_size=2", "expressions_per_picture=3", "sizes=[[0,64]]", "workers=0"),
-    *("precision=float32", "validation_pictures=1", "warmup_steps=0", "learning_rate=0.01", "model.image_size=64"),
+    *("epochs=1", "steps_per_epoch=3", "batch_size=2", "expressions_per_image=3", "sizes=[[0,64]]", "workers=0"),
+    *("precision=float32", "validation_images=1", "warmup_steps=0", "learning_rate=0.01", "model.image_size=64"),
 )
 
 
@@ -34,12 +34,12 @@ def runs(tmp_path_factory):
 @pytest.mark.slow
 def test_the_clip_stays_as_it_was_and_is_stored_once(runs):
     clip, first, second = runs
-    own = fingerprint(read_towers(clip))
+    own = fingerprint(read_encoders(clip))
     for folder in (first, second):
         described = read_folder(folder)
         assert described.clip is not None
         assert described.clip.sha256 == own
-        assert fingerprint(tower_weights(load_model(folder))) == own
+        assert fingerprint(encoder_weights(load_model(folder))) == own
         assert (folder / "model.safetensors").stat().st_size < (clip / "model.safetensors").stat().st_size / 2
 
 
@@ -71,10 +71,10 @@ def test_merged_it_needs_no_other(runs, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_cris_starts_from_a_clip(tmp_path):
     clip = train("shapes-clip", tmp_path / "clip")
-    before = fingerprint(read_towers(clip))
+    before = fingerprint(read_encoders(clip))
     still = ("--clip", str(clip), 'freeze=["visual","text"]', "freeze_norm=true", "drill=0")
     cris = load_model(train("shapes", tmp_path / "cris", *still))
-    found = {key: value for key, value in tower_weights(cris).items() if "connect" not in key}
+    found = {key: value for key, value in encoder_weights(cris).items() if "connect" not in key}
     assert fingerprint(found) == before
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
 from refseg.data.shapes import Shapes
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
 from refseg.models.cris.model import CRIS, CRISConfig
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
@@ -22,20 +22,20 @@ VALUES = {
     "epochs": 2,
     "steps_per_epoch": 4,
     "batch_size": 4,
-    "expressions_per_picture": 3,
+    "expressions_per_image": 3,
     "learning_rate": 1e-3,
     "backbone_factor": 1.0,
     "max_norm": 0.1,
     "seed": 5,
-    "validation_pictures": 2,
+    "validation_images": 2,
 }
 
 
 class First:
-    """The first few pictures of a data set."""
+    """The first few images of a data set."""
 
-    def __init__(self, data, pictures):
-        self.data, self.pictures = data, pictures
+    def __init__(self, data, images):
+        self.data, self.num_images = data, images
 
     def samples_of(self, index):
         return self.data.samples_of(index)
@@ -70,7 +70,7 @@ def go():
 
     def step(self, batches, number):
         loss = real(self, batches, number)
-        if self.team.leads:
+        if self.team.is_main:
             with (folder / "losses.jsonl").open("a") as file:
                 file.write(json.dumps({"step": number, "loss": float(loss)}) + "\n")
         return loss

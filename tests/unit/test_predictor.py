@@ -1,4 +1,4 @@
-"""Predictor: encode once, ask many times; any kind of picture; what does not fit together is refused."""
+"""Predictor: encode once, ask many times; any kind of photo_pixels; what does not fit together is refused."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ WORDS = ["the cup on the left", "second ring", "blue square"]
 
 @pytest.fixture
 def counted(predictor, monkeypatch):
-    """The calls of the image tower."""
+    """The calls of the image encoder."""
     calls = []
     real = predictor.model.encode_image
     monkeypatch.setattr(predictor.model, "encode_image", lambda pixels: calls.append(pixels.shape) or real(pixels))
     return calls
 
 
-def test_a_picture_is_encoded_once(predictor, photo, counted):
+def test_a_image_is_encoded_once(predictor, photo, counted):
     scene = predictor.encode(photo)
     for words in WORDS:
         predictor.segment(scene, [words])
@@ -36,11 +36,11 @@ def test_a_picture_is_encoded_once(predictor, photo, counted):
     assert counted == [(1, 3, 64, 64)]
 
 
-def test_every_kind_of_picture_gives_the_same(predictor, photo, picture):
+def test_every_kind_of_image_gives_the_same(predictor, photo, photo_pixels):
     def found(source):
         return predictor.segment(predictor.encode(source), WORDS[:1])[0].probability
 
-    expected = found(picture)
+    expected = found(photo_pixels)
     assert expected.shape == (64, 96)
     assert expected.dtype == np.float32
     with Image.open(photo) as image, photo.open("rb") as file:
@@ -138,7 +138,7 @@ def test_what_is_no_list_of_expressions_is_refused(predictor, photo, words):
         predictor.segment(predictor.encode(photo), words)
 
 
-def test_what_is_no_picture_is_refused(predictor, tmp_path):
+def test_what_is_no_image_is_refused(predictor, tmp_path):
     with pytest.raises(ImageError):
         predictor.encode(tmp_path / "missing.png")
 
@@ -187,7 +187,7 @@ def test_the_public_face(model_folder, photo):
     scene = predictor.encode(photo)
     (left,) = predictor.segment(scene, ["the cup on the left"])
     assert isinstance(left, refseg.Prediction)
-    assert isinstance(scene, refseg.EncodedImage)
+    assert isinstance(scene, refseg.Encoding)
     with pytest.raises(refseg.RefsegError):
         refseg.load(Path("nowhere") / "at" / "all")
     assert refseg.RefsegError is RefsegError

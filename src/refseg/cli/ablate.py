@@ -29,11 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (default: %(default)s)")
     parser.add_argument("--rows", metavar="ROW,...", help="only these rows, such as baseline,both-3")
-    parser.add_argument("--pictures", type=int, metavar="N", help="score the first N pictures (default: all)")
+    parser.add_argument("--images", type=int, metavar="N", help="score the first N images (default: all)")
     parser.add_argument(
         "--clip",
         metavar="FILE",
-        help="OpenAI's weights of the towers, or download, or none; with --systems the folder of runs that holds "
+        help="OpenAI's weights of the encoders, or download, or none; with --systems the folder of runs that holds "
         "those of shapes-clip and shapes-clip-vit",
     )
     parser.add_argument(
@@ -47,13 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
     check_output(arguments.json)
-    if arguments.seeds < 1 or (arguments.pictures is not None and arguments.pictures < 1):
-        raise ConfigError("--seeds and --pictures must be at least 1")
+    if arguments.seeds < 1 or (arguments.num_images is not None and arguments.num_images < 1):
+        raise ConfigError("--seeds and --images must be at least 1")
     import sys
 
     from refseg.training.ablation import Stage, ablate, table
+    from refseg.training.data import open_recipe
     from refseg.training.recipes import RECIPES, ROWS, SYSTEMS, recipe
-    from refseg.training.sources import open_recipe
 
     name = "shapes-ablation" if arguments.dataset == "shapes" else f"cris-r50-{arguments.dataset}"
     if name not in RECIPES:
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.out or Path("runs") / f"ablate-{'systems' if arguments.systems else arguments.dataset}",
         rows=rows,
         seeds=range(arguments.seeds),
-        pictures=arguments.pictures,
+        images=arguments.num_images,
         device=arguments.device,
         show=sys.stderr.isatty(),
     )

@@ -1,7 +1,7 @@
 """Compare two results of the same data, expression by expression, and say whether the difference is real.
 
-Differences are those of the second result over the first. Intervals come from a bootstrap over pictures, the p-value
-from flipping the signs of whole pictures.
+Differences are those of the second result over the first. Intervals come from a bootstrap over images, the p-value
+from flipping the signs of whole images.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _lines(comparison: Comparison) -> list[str]:
     lines = [
         f"first:  {_short(comparison.first)}",
         f"second: {_short(comparison.second)}",
-        f"data:   {comparison.data}:{comparison.split}{whole}, {comparison.pictures:,} pictures, {comparison.n:,} "
+        f"data:   {comparison.data}:{comparison.split}{whole}, {comparison.num_images:,} images, {comparison.n:,} "
         f"expressions that mean something, {comparison.n_absent:,} that fit nothing; protocol {comparison.protocol}",
         "",
         *_table("in percent", comparison.metrics),

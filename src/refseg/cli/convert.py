@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge", action="store_true", help="write a folder that holds the CLIP too which the model borrows"
     )
     parser.add_argument("--clip", metavar="FILE", help="with --merge: that CLIP, where it is not found by itself")
-    parser.add_argument("--image-size", type=int, metavar="S", help="side of the model's pictures (CRIS: 416)")
+    parser.add_argument("--image-size", type=int, metavar="S", help="side of the model's images (CRIS: 416)")
     parser.add_argument(
         "--word-length", type=int, metavar="L", help="tokens of an expression (CRIS: 17; RefCOCOg's models have 22)"
     )
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.merge and (changes or arguments.to):
         raise ConfigError("--merge changes nothing else; leave the other settings out")
     # PyTorch comes with it: not before the arguments are known to be right.
-    from refseg.checkpoint import convert, merge
+    from refseg.models.folder import convert, merge
 
     if arguments.merge:
         print(merge(arguments.source, arguments.target, clip=arguments.clip))

@@ -17,18 +17,18 @@ from refseg.errors import ConfigError, DataError, UnknownNameError
 
 if TYPE_CHECKING:
     from refseg.data.catalogue import DataSet
-    from refseg.data.leak import Leak, Pictures
+    from refseg.data.leak import Images, Leak
     from refseg.evaluation.result import Result
 
 __all__ = ["add_arguments", "parse", "run"]
 
 VERBS: MappingProxyType[str, str] = MappingProxyType(
     {
-        "prepare": "fetch a public data set, and only the pictures that are needed",
-        "check": "find bad rows, pictures, masks and words before a model learns from them",
+        "prepare": "fetch a public data set, and only the images that are needed",
+        "check": "find bad rows, images, masks and words before a model learns from them",
         "stats": "say how many there are of what, and how long and large they are",
-        "leak": "find the pictures of a split that a model was trained on",
-        "show": "draw some samples: pictures, masks and words",
+        "leak": "find the images of a split that a model was trained on",
+        "show": "draw some samples: images, masks and words",
     }
 )
 WORD_LENGTH = 17
@@ -76,7 +76,7 @@ def _add_data(parser: argparse.ArgumentParser, *, whole: bool = True) -> None:
     else:
         parser.add_argument("dataset", metavar="DATASET:SPLIT", help="such as refcoco:testA, or my-folder:test")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are, if not with the data")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are, if not with the data")
     parser.add_argument("--text-field", choices=("sent", "raw"), help="which form of a sentence (default: sent)")
 
 
@@ -116,17 +116,17 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
         "--data", type=Path, metavar="ROOT", required=True, help="the folder that holds, or shall hold, all data sets"
     )
     parser.add_argument(
-        "--split", nargs="+", action="extend", default=[], metavar="SPLIT", help="only the pictures of these splits"
+        "--split", nargs="+", action="extend", default=[], metavar="SPLIT", help="only the images of these splits"
     )
     parser.add_argument("--no-images", action="store_true", help="only the annotations")
     parser.add_argument(
         "--mirror", nargs="+", action="extend", default=[], metavar="URL", help="folders to try first for the archives"
     )
-    parser.add_argument("--image-url", metavar="URL", help="a folder that holds COCO's pictures (default: COCO's own)")
+    parser.add_argument("--image-url", metavar="URL", help="a folder that holds COCO's images (default: COCO's own)")
     parser.add_argument(
         "--sha256", nargs="+", action="extend", default=[], metavar="FILE=SUM", help="checksums of archives, if known"
     )
-    parser.add_argument("--workers", type=int, default=8, metavar="N", help="pictures fetched at a time (default: 8)")
+    parser.add_argument("--workers", type=int, default=8, metavar="N", help="images fetched at a time (default: 8)")
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
@@ -166,7 +166,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         )
     if report.missing:
         print(
-            f"refseg: note: {len(report.missing):,} pictures that are needed were in no archive, the first is "
+            f"refseg: note: {len(report.missing):,} images that are needed were in no archive, the first is "
             f"{report.missing[0]}",
             file=sys.stderr,
         )
@@ -175,7 +175,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _needed(name: str, splits: tuple[str, ...]) -> Callable[[Path], list[str]]:
-    """Return what tells which pictures some splits need, all if none is named, once the annotations are there."""
+    """Return what tells which images some splits need, all if none is named, once the annotations are there."""
 
     def needed(root: Path) -> list[str]:
         from refseg.data.catalogue import find
@@ -205,7 +205,7 @@ def _checksum(text: str) -> tuple[str, str]:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
     _add_words(parser)
-    parser.add_argument("--quick", action="store_true", help="do not decode pictures, and draw no masks")
+    parser.add_argument("--quick", action="store_true", help="do not decode images, and draw no masks")
     parser.add_argument("--rows", type=int, default=20, metavar="N", help="lines of each kind (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     parser.epilog = "The exit code is 1 where there are errors, 0 where there are none, 2 where nothing can be read."
@@ -239,7 +239,7 @@ def _check(arguments: argparse.Namespace) -> int:
         return int(errors > 0)
     if findings:
         print(table(findings, most=arguments.rows, folder=find(name, arguments.data, text_field=text_field).folder))
-    counted = ", ".join(_plural(seen[f"{one}s"], one) for one in ("picture", "reference", "expression"))
+    counted = ", ".join(_plural(seen[f"{one}s"], one) for one in ("image", "reference", "expression"))
     print(f"{name}:{split}: {_plural(errors, 'error')} and {_plural(warnings, 'warning')} in {counted}")
     return int(errors > 0)
 
@@ -289,13 +289,13 @@ def _add_leak(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="WHAT",
-        help="what a model was trained on: a file of ids or names of pictures (.txt, .json, .jsonl), another "
+        help="what a model was trained on: a file of ids or names of images (.txt, .json, .jsonl), another "
         "DATASET:SPLIT, or coco-train2014, coco-val2014, coco-train2017",
     )
     parser.add_argument(
         "--result", type=Path, metavar="FILE", help="a result of `refseg evaluate`: score its clean part by itself"
     )
-    parser.add_argument("--ids", type=Path, metavar="FILE", help="write the ids of those pictures there, one a line")
+    parser.add_argument("--ids", type=Path, metavar="FILE", help="write the ids of those images there, one a line")
     parser.add_argument("--json", action="store_true", help="print JSON in place of tables")
 
 
@@ -319,13 +319,13 @@ def _leak(arguments: argparse.Namespace) -> int:
     if arguments.ids is not None:
         from refseg.files import write_text
 
-        write_text(arguments.ids, "".join(f"{id}\n" for id in sorted(leaks[-1].pictures)))
+        write_text(arguments.ids, "".join(f"{id}\n" for id in sorted(leaks[-1].images)))
     _tell_leaks(arguments, data, leaks, result)
     return 0
 
 
-def _listed(what: str, data: DataSet, arguments: argparse.Namespace) -> Pictures:
-    from refseg.data.leak import COCO_PARTS, coco_part, pictures_of, read_list
+def _listed(what: str, data: DataSet, arguments: argparse.Namespace) -> Images:
+    from refseg.data.leak import COCO_PARTS, coco_part, images_of, read_list
 
     path = Path(what)
     if what in COCO_PARTS:
@@ -334,7 +334,7 @@ def _listed(what: str, data: DataSet, arguments: argparse.Namespace) -> Pictures
         return read_list(path)
     if path.suffix.lower() in LISTS and ":" not in what:
         raise DataError(f"{path}: no such file")
-    return pictures_of(_open(arguments, what))
+    return images_of(_open(arguments, what))
 
 
 def _tell_leaks(arguments: argparse.Namespace, data: DataSet, leaks: list[Leak], result: Result | None) -> None:
@@ -343,30 +343,30 @@ def _tell_leaks(arguments: argparse.Namespace, data: DataSet, leaks: list[Leak],
     if result is not None:
         from refseg.evaluation.clean import score_parts
 
-        scores = score_parts(result, leaks[-1].pictures)
+        scores = score_parts(result, leaks[-1].images)
     if arguments.json:
         told = [
             {
                 "against": leak.against,
                 "listed": leak.listed,
-                "pictures": len(leak.pictures),
+                "images": len(leak.images),
                 "references": leak.references,
                 "expressions": leak.expressions,
-                "ids": sorted(leak.pictures),
+                "ids": sorted(leak.images),
             }
             for leak in leaks
         ]
         figures: dict[str, Any] = {"name": data.name, "split": data.split, **counts, "leaks": told}
         _as_json(figures if scores is None else {**figures, "scores": scores})
         return
-    rows = [[f"{data.name}:{data.split} in", "pictures", "references", "expressions"]]
+    rows = [[f"{data.name}:{data.split} in", "images", "references", "expressions"]]
     for leak in leaks:
-        found = {"pictures": len(leak.pictures), "references": leak.references, "expressions": leak.expressions}
-        name = leak.against if leak.listed is None else f"{leak.against} ({_plural(leak.listed, 'picture')})"
+        found = {"images": len(leak.images), "references": leak.references, "expressions": leak.expressions}
+        name = leak.against if leak.listed is None else f"{leak.against} ({_plural(leak.listed, 'image')})"
         rows.append([name, *(_share(found[what], counts[what]) for what in rows[0][1:])])
     print(_columns(rows), end="")
     if scores is not None:
-        names = ("pictures", "expressions", "mean IoU", "overall IoU", "Pr@0.5", "95 % of mean IoU")
+        names = ("images", "expressions", "mean IoU", "overall IoU", "Pr@0.5", "95 % of mean IoU")
         print("\n" + _columns([["score of", *names], *(_score_row(*one) for one in scores.items())]), end="")
 
 
@@ -379,7 +379,7 @@ def _score_row(name: str, figures: dict[str, Any]) -> list[str]:
     edges = figures["intervals"].get("mean_iou")
     return [
         name,
-        f"{figures['pictures']:,}",
+        f"{figures['images']:,}",
         f"{figures['n'] + figures['n_absent']:,}",
         *("-" if value is None else f"{100 * value:.2f}" for value in values),
         "-" if edges is None else f"{100 * edges[0]:.2f} to {100 * edges[1]:.2f}",
@@ -404,7 +404,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ids", nargs="+", action="extend", default=[], metavar="ID", help="these references, and no random ones"
     )
-    parser.add_argument("--columns", type=int, default=4, help="pictures in a row (default: %(default)s)")
+    parser.add_argument("--columns", type=int, default=4, help="images in a row (default: %(default)s)")
 
 
 def _show(arguments: argparse.Namespace) -> int:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--save", type=Path, metavar="FILE", help="store every mask there, as `refseg score` reads them"
     )
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N pictures")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
 
 
@@ -46,7 +46,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `evaluate` and `score` share."""
     parser.add_argument("dataset", metavar="DATASET:SPLIT", help="such as shapes:test, refcoco:testA, or my-folder:all")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are, if not with the data")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are, if not with the data")
     parser.add_argument(
         "--protocol", default="refseg", choices=PROTOCOLS, help="whose convention to follow (default: refseg)"
     )
@@ -76,11 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
     predictor = load(arguments.model, arguments.device)
     lines: list[str] = []
     timing = Timing()
-    pictures = min(arguments.limit or data.pictures, data.pictures)
+    images = min(arguments.limit or data.num_images, data.num_images)
     outcomes = evaluate(
         predictor,
         data,
-        range(rank, pictures, processes),
+        range(rank, images, processes),
         getattr(data, "masks", None),
         protocol=protocol,
         progress=sys.stderr.isatty() and rank == 0,
@@ -103,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
         "device": str(predictor.device),
     }
     return report(
-        outcomes, data, protocol, about, arguments.out, whole=pictures == data.pictures, timing=asdict(timing)
+        outcomes, data, protocol, about, arguments.out, whole=images == data.num_images, timing=asdict(timing)
     )
 
 

@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 VERBS: MappingProxyType[str, str] = MappingProxyType(
     {
-        "predict": "find the pixels that expressions mean in pictures",
+        "predict": "find the pixels that expressions mean in images",
         "evaluate": "score a model on a data set",
         "score": "score the stored masks of any model on a data set",
         "report": "make a report of a stored result, beside published numbers",
@@ -84,7 +84,7 @@ def _run(words: list[str]) -> int:
         return code
     parser = _Parser(
         prog="refseg",
-        description="Referring image segmentation: a picture and some words in, the pixels that the words mean out.",
+        description="Referring image segmentation: an image and some words in, the pixels that the words mean out.",
         epilog="verbs:\n" + "".join(f"  {verb:<10}{help}\n" for verb, help in VERBS.items()),
         formatter_class=_formatter(),
     )

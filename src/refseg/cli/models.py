@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from refseg.models.zoo import ZOO, ZooEntry
+from refseg.models.families import ZOO, ZooEntry
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,7 +34,7 @@ def _plain(entry: ZooEntry) -> dict[str, Any]:
     if entry.weights is not None:
         weights = "in the package" if entry.weights.is_dir() else "missing from this installation"
     else:
-        weights = "none" if entry.clip is None else f"none; CLIP's {entry.clip} fits its towers"
+        weights = "none" if entry.clip is None else f"none; CLIP's {entry.clip} fits its encoders"
     return {
         "name": entry.name,
         "family": entry.family,

@@ -1,6 +1,6 @@
-"""Find the pixels that expressions mean in pictures.
+"""Find the pixels that expressions mean in images.
 
-For every picture and expression three files are written: NAME__000.png, the mask (0 or 255, at the picture's own size);
+For every image and expression three files are written: NAME__000.png, the mask (0 or 255, at the image's own size);
 NAME__000_overlay.png, to look at; and NAME__000.json, with the expression verbatim, the score, the box and the mask as
 COCO run lengths.
 """
@@ -21,13 +21,13 @@ from refseg.errors import ConfigError, ExpressionError, InputError, OutputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from refseg.types import Prediction
+    from refseg.values import Prediction
 
 __all__ = ["add_arguments", "run"]
 
 STDIN = "-"
 LONGEST_INPUT = 512 * 2**20
-PICTURES = frozenset(
+IMAGES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".tga", ".ico", ".avif"}
 )
 
@@ -41,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="IMAGE, EXPRESSION",
         help=(
-            "a picture (- reads it from stdin), perhaps more pictures, then expressions. The first argument is a "
-            "picture; those after it are, as long as they are files or end as pictures do. An expression - reads "
+            "a source_name (- reads it from stdin), perhaps more images, then expressions. The first argument is a "
+            "source_name; those after it are, as long as they are files or end as images do. An expression - reads "
             "expressions from stdin, one a line"
         ),
     )
@@ -68,29 +68,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
     # What can be refused is refused before the seconds that a model takes, and before anything is written.
-    pictures, expressions = _sort_out(arguments.inputs, arguments.expressions)
+    images, expressions = _sort_out(arguments.inputs, arguments.expressions)
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise ConfigError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
-    names = _names(pictures)
+    names = _names(images)
     _check_writable(arguments.out)
-    from refseg.inputs.image import read_image
-    from refseg.inputs.text import check_expression
+    from refseg.inputs.clip_bpe import check_expression
+    from refseg.inputs.read import read_image
     from refseg.predictor import load
-    from refseg.visualize import overlay
+    from refseg.writers.overlay import overlay
 
     for expression in expressions:
         check_expression(expression)
-    sources = [_source(picture) for picture in pictures]
-    for source in sources:  # a broken picture among many is refused before the first is worked on
+    sources = [_source(source_name) for source_name in images]
+    for source in sources:  # a broken source_name among many is refused before the first is worked on
         read_image(source)
     predictor = load(arguments.model, arguments.device)
     results = []
-    for picture, source, name in zip(pictures, sources, names, strict=True):
+    for source_name, source, name in zip(images, sources, names, strict=True):
         image = read_image(source)
         predictions = predictor.segment(predictor.encode(image), expressions, threshold=arguments.threshold)
         for index, prediction in enumerate(predictions):
             stem = f"{name}__{index:03d}"
-            result = _describe(prediction, picture, arguments.model, stem)
+            result = _describe(prediction, source_name, arguments.model, stem)
             _write(arguments.out, stem, prediction, overlay(image, prediction.mask), result)
             results.append(result)
             if prediction.truncated:
@@ -109,13 +109,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _sort_out(inputs: Sequence[str], file: str | None) -> tuple[list[str], list[str]]:
-    """Return pictures and expressions."""
+    """Return images and expressions."""
     count = 1
-    while count < len(inputs) and _is_picture(inputs[count]):
+    while count < len(inputs) and _is_image(inputs[count]):
         count += 1
-    pictures, words = list(inputs[:count]), list(inputs[count:])
-    sources = [pictures.count(STDIN) > 0, STDIN in words, file == STDIN]
-    if sum(sources) > 1 or pictures.count(STDIN) > 1 or words.count(STDIN) > 1:
+    images, words = list(inputs[:count]), list(inputs[count:])
+    sources = [images.count(STDIN) > 0, STDIN in words, file == STDIN]
+    if sum(sources) > 1 or images.count(STDIN) > 1 or words.count(STDIN) > 1:
         raise InputError("- stands for stdin, which can be read only once")
     expressions: list[str] = []
     for word in words:
@@ -124,24 +124,24 @@ def _sort_out(inputs: Sequence[str], file: str | None) -> tuple[list[str], list[
         expressions += _lines(_stdin_bytes(), "stdin") if file == STDIN else _lines(_file_bytes(file), file)
     if not expressions:
         raise ExpressionError("no expression: say in words what to look for, such as 'the cup on the left'")
-    return pictures, expressions
+    return images, expressions
 
 
-def _is_picture(argument: str) -> bool:
+def _is_image(argument: str) -> bool:
     try:
-        return Path(argument).suffix.lower() in PICTURES or Path(argument).is_file()
+        return Path(argument).suffix.lower() in IMAGES or Path(argument).is_file()
     except (OSError, ValueError):  # too long for a file's name, or with a NUL
         return False
 
 
-def _source(picture: str) -> str | io.BytesIO:
-    """Return what a picture can be read from more than once: of stdin and pipes, their bytes."""
-    if picture == STDIN:
+def _source(source_name: str) -> str | io.BytesIO:
+    """Return what a source_name can be read from more than once: of stdin and pipes, their bytes."""
+    if source_name == STDIN:
         return io.BytesIO(_stdin_bytes())
     try:
-        return io.BytesIO(_file_bytes(picture)) if Path(picture).is_fifo() else picture
-    except OSError:  # too long for a file's name; the reader of pictures says so
-        return picture
+        return io.BytesIO(_file_bytes(source_name)) if Path(source_name).is_fifo() else source_name
+    except OSError:  # too long for a file's name; the reader of images says so
+        return source_name
 
 
 def _stdin_bytes() -> bytes:
@@ -175,11 +175,11 @@ def _lines(data: bytes, where: str) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def _names(pictures: Sequence[str]) -> list[str]:
-    """Return a name for each picture's files: its own, numbered where two pictures are called the same."""
+def _names(images: Sequence[str]) -> list[str]:
+    """Return a name for each source_name's files: its own, numbered where two images are called the same."""
     names: list[str] = []
-    for picture in pictures:
-        stem = name = "stdin" if picture == STDIN else Path(picture).stem or "picture"
+    for source_name in images:
+        stem = name = "stdin" if source_name == STDIN else Path(source_name).stem or "source_name"
         number = 1
         while name in names:
             number += 1
@@ -197,11 +197,11 @@ def _check_writable(folder: Path) -> None:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
-def _describe(prediction: Prediction, picture: str, model: str, stem: str) -> dict[str, Any]:
+def _describe(prediction: Prediction, source_name: str, model: str, stem: str) -> dict[str, Any]:
     from refseg.data.formats.regions import encode
 
     return {
-        "image": picture,
+        "image": source_name,
         "expression": prediction.expression,
         "score": round(prediction.score, 6),
         "empty": prediction.empty,

@@ -1,4 +1,4 @@
-"""Make a report of a stored result: Markdown, or one HTML file with charts and, given the masks, pictures.
+"""Make a report of a stored result: Markdown, or one HTML file with charts and, given the masks, images.
 
 The result is a file that `refseg evaluate --out` or `refseg score --out` wrote, with its expressions beside it.
 Published numbers of the same data and split stand beside its own, each kind of IoU for itself.
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--markdown", type=Path, metavar="FILE", help="write the report there as Markdown; without FILEs it is printed"
     )
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are, if not with the data")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are, if not with the data")
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="the masks that were scored (`--save`), to show in the HTML"
     )
@@ -78,7 +78,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise OutputError(f"{arguments.html}: --html and --markdown name the same file")
     for name in ("data", "images", "predictions", "other_predictions"):
         if getattr(arguments, name) is not None and arguments.html is None:
-            raise DataError(f"--{name.replace('_', '-')} is for the pictures of a report; give --html FILE too")
+            raise DataError(f"--{name.replace('_', '-')} is for the images of a report; give --html FILE too")
     if arguments.other_predictions is not None and arguments.predictions is None:
         raise DataError("--other-predictions are shown beside those of --predictions; give both")
 

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="start from the weights of a model: a zoo name, a model folder or a Hub name",
     )
     parser.add_argument(
-        "--clip", metavar="FILE", help="OpenAI's weights of the towers, or download, or none for random ones"
+        "--clip", metavar="FILE", help="OpenAI's weights of the encoders, or download, or none for random ones"
     )
     parser.add_argument("--shard", action="store_true", help="spread the weights over torchrun's processes (FSDP)")
     parser.add_argument("--wandb", metavar="PROJECT", help="send the run to Weights & Biases too")
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `train` and `ablate` share."""
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the pictures are, if not with the data")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are, if not with the data")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
 
 
@@ -63,22 +63,22 @@ def run(arguments: argparse.Namespace) -> int:
         row=arguments.row,
         **dict(change(text) for text in arguments.changes),
     )
-    leads = os.environ.get("RANK", "0") == "0"
+    is_main = os.environ.get("RANK", "0") == "0"
 
     import torch
 
     from refseg.config import to_dict
+    from refseg.training.data import open_recipe
     from refseg.training.loop import train
     from refseg.training.memory import estimate
-    from refseg.training.sources import open_recipe
 
     torch.manual_seed(chosen.training.seed)
     if not arguments.dry_run:
-        _check_own_data(chosen, arguments.images, show=leads)
+        _check_own_data(chosen, arguments.images, show=is_main)
         data, validation = open_recipe(chosen, arguments.data, arguments.images)
     model = starting_model(chosen, arguments.recipe, arguments.init, arguments.clip)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if leads:
+    if is_main:
         needed = estimate(model, chosen.training, processes=processes, shard=arguments.shard)
         print(f"refseg: memory: {needed}", file=sys.stderr)
     if arguments.dry_run:
@@ -96,8 +96,8 @@ def run(arguments: argparse.Namespace) -> int:
         show=True,
         about={"recipe": arguments.recipe, "data": chosen.data, "validation": chosen.validation},
     )
-    if leads:
-        print(f"the model folder is {last}; try: refseg predict PICTURE EXPRESSION --model {last}")
+    if is_main:
+        print(f"the model folder is {last}; try: refseg predict IMAGE EXPRESSION --model {last}")
     return 0
 
 
@@ -113,8 +113,8 @@ def starting_model(chosen: Recipe, name: str, init: str | None, clip: str | None
     Raises:
         ConfigError: it is not said where they come from, or they are another model's.
     """
-    from refseg.checkpoint import load_model, resolve
-    from refseg.models.zoo import build
+    from refseg.models.families import build
+    from refseg.models.folder import load_model, resolve
 
     if init is not None:
         start = load_model(resolve(init))
@@ -154,21 +154,21 @@ def _goes_on_from(config: Any, start: Any) -> bool:
 
 
 def load_clip(model: Segmenter, name: str | None, given: str | None, recipe: str) -> None:
-    """Load CLIP's towers from what `--clip` gives.
+    """Load CLIP's encoders from what `--clip` gives.
 
-    That is a file, a model folder with the towers, a folder of runs that has `NAME/last`, `download`, or `none`.
+    That is a file, a model folder with the encoders, a folder of runs that has `NAME/last`, `download`, or `none`.
 
     Raises:
         ConfigError: it gives nothing.
         WeightsError, DownloadError: the file is broken, does not fit, or cannot be fetched.
     """
-    from refseg.checkpoint import adopt_clip
-    from refseg.clip.towers import TOWERS
-    from refseg.clip.weights import archive_name, download_clip
+    from refseg.encoders.clip_files import archive_name, download_clip
+    from refseg.encoders.clip_sizes import CLIP_SIZES
+    from refseg.models.folder import adopt_clip
 
     if given is None:
         how = f"the folder that `refseg train {name}` gives with --clip runs/{name}/last"
-        if name in TOWERS:
+        if name in CLIP_SIZES:
             how = f"its file with --clip {archive_name(name)}, or --clip download"
         raise ConfigError(
             f"{recipe}: starts from CLIP's {name}: give {how}, or --clip none to start from random weights"
@@ -176,12 +176,12 @@ def load_clip(model: Segmenter, name: str | None, given: str | None, recipe: str
     if given == "none":
         return
     if given == "download":
-        if name not in TOWERS:
-            raise ConfigError(f"{recipe}: nobody offers its towers for download; give a file or a folder with --clip")
+        if name not in CLIP_SIZES:
+            raise ConfigError(f"{recipe}: nobody offers its encoders for download; give a file or a folder with --clip")
         adopt_clip(model, download_clip(name), name=name)
     else:
         run = Path(given) / (name or "") / "last"
-        adopt_clip(model, run if run.is_dir() else Path(given), name=name if name in TOWERS else None)
+        adopt_clip(model, run if run.is_dir() else Path(given), name=name if name in CLIP_SIZES else None)
 
 
 def _check_own_data(chosen: Recipe, images: Path | None, *, show: bool) -> None:

@@ -1,4 +1,4 @@
-"""Samples -> batches: pictures letterboxed once for all of their expressions, drawn in an order that a seed fixes."""
+"""Samples -> batches: images letterboxed once for all of their expressions, drawn in an order that a seed fixes."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from refseg.data.words import mirrored, says_looks_alone
 from refseg.errors import RefsegError
-from refseg.inputs.image import letterbox
-from refseg.inputs.text import Tokenizer
+from refseg.inputs.clip_bpe import Tokenizer
+from refseg.inputs.read import letterbox
 from refseg.models.grid import STRIDE
-from refseg.types import Batch, Sample
+from refseg.values import Batch, Sample
 
 __all__ = [
-    "Draw",
-    "DrawOrder",
-    "Drawer",
-    "Drawn",
-    "PictureData",
+    "ImageData",
     "Share",
+    "TrainIndex",
+    "TrainItem",
+    "TrainOrder",
+    "TrainTransform",
     "batches",
     "collate",
     "form_of",
@@ -41,30 +41,30 @@ __all__ = [
 ]
 
 ZOOM = (0.3, 0.6)
-"""Share of the picture's sides that a part has which takes its place."""
+"""Share of the image's sides that a part has which takes its place."""
 NEARLY_ALL = 0.8
 
 
 @runtime_checkable
-class PictureData(Protocol):
-    """A data set seen picture by picture."""
+class ImageData(Protocol):
+    """A data set seen image by image."""
 
     @property
-    def pictures(self) -> int:
-        """How many pictures there are."""
+    def num_images(self) -> int:
+        """How many images there are."""
         ...
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return all samples of picture `index`."""
+        """Return all samples of image `index`."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawOrder:
+class TrainOrder:
     """What is drawn at which step: a function of these numbers and of nothing else."""
 
     items: int
-    """How many pictures there are, or references if those are drawn."""
+    """How many images there are, or references if those are drawn."""
     batch_size: int
     """Items of a step."""
     expressions: int
@@ -74,21 +74,21 @@ class DrawOrder:
     seed: int
 
     def size(self, step: int) -> int:
-        """Return the side in pixels that pictures have at a step."""
+        """Return the side in pixels that images have at a step."""
         return [side for first, side in self.sizes if first <= step][-1]
 
-    def at(self, step: int) -> list[Draw]:
+    def at(self, step: int) -> list[TrainIndex]:
         """Return the draws of a step. Items are passed through in a new order each time, none left out."""
         draws = []
         for position in range(step * self.batch_size, (step + 1) * self.batch_size):
             turn, place = divmod(position, self.items)
             item = int(_permutation(self.seed, turn, self.items)[place])
-            draws.append(Draw(item, self.size(step), self.expressions, (self.seed, turn, item)))
+            draws.append(TrainIndex(item, self.size(step), self.expressions, (self.seed, turn, item)))
         return draws
 
 
-class Draw(NamedTuple):
-    """One picture or reference to be drawn, and the seed that picks its expressions."""
+class TrainIndex(NamedTuple):
+    """One image or reference to be drawn, and the seed that picks its expressions."""
 
     item: int
     size: int
@@ -108,8 +108,8 @@ def _permutation(seed: int, turn: int, count: int) -> np.ndarray:
     return _permutations[key]
 
 
-class Drawn(NamedTuple):
-    """One picture and K of its expressions, as tensors."""
+class TrainItem(NamedTuple):
+    """One image and K of its expressions, as tensors."""
 
     pixels: Float[Tensor, "3 S S"]
     tokens: Int64[Tensor, "K L"]
@@ -118,8 +118,8 @@ class Drawn(NamedTuple):
     weight: Float[Tensor, "K"]
 
 
-class Drawer(Dataset[Drawn | RefsegError]):
-    """Turns a draw into tensors: letterboxes the picture, tokenises its expressions, resizes their masks.
+class TrainTransform(Dataset[TrainItem | RefsegError]):
+    """Turns a draw into tensors: letterboxes the image, tokenises its expressions, resizes their masks.
 
     What cannot be read is returned as the error that says so: it may have to travel from another process.
 
@@ -128,14 +128,14 @@ class Drawer(Dataset[Drawn | RefsegError]):
         word_length: tokens of an expression, at most.
         target: how masks are shrunk (see `shrink`).
         emphasis: how much an expression of a form counts, where others count 1.
-        mirror: how often a picture is mirrored, 0..1, where all of the words drawn for it can be (see `mirrored`).
-        zoom: how often a part of a picture takes its place, 0..1, with the expressions that tell things by their looks.
-        by_reference: whether draws are of references instead of pictures; `data` is then a sequence of samples too.
+        mirror: how often an image is mirrored, 0..1, where all of the words drawn for it can be (see `mirrored`).
+        zoom: how often a part of an image takes its place, 0..1, with the expressions that tell things by their looks.
+        by_reference: whether draws are of references instead of images; `data` is then a sequence of samples too.
     """
 
     def __init__(
         self,
-        data: PictureData,
+        data: ImageData,
         word_length: int,
         target: str = "coverage",
         emphasis: Mapping[str, float] = MappingProxyType({}),
@@ -148,13 +148,13 @@ class Drawer(Dataset[Drawn | RefsegError]):
         self.zoom, self.by_reference = zoom, by_reference
         self.tokenizer = Tokenizer(word_length)
 
-    def __getitem__(self, draw: Draw) -> Drawn | RefsegError:
+    def __getitem__(self, draw: TrainIndex) -> TrainItem | RefsegError:
         try:
             return self._draw(draw)
         except RefsegError as error:
             return error
 
-    def _draw(self, draw: Draw) -> Drawn:
+    def _draw(self, draw: TrainIndex) -> TrainItem:
         rng = np.random.default_rng(draw.seed)
         samples = self._samples(draw.item)
         pairs = [(sample, i) for sample in samples for i in range(len(sample.expressions))]
@@ -174,7 +174,7 @@ class Drawer(Dataset[Drawn | RefsegError]):
         words = self.tokenizer([words for words in other_way if words is not None] if masks.flip else expressions)
         target = torch.stack([seen[sample.id] for sample, _ in chosen])
         weight = torch.tensor([self.emphasis.get(form_of(sample, i), 1.0) for sample, i in chosen])
-        return Drawn(pixels, words.tokens, words.padding, target, weight)
+        return TrainItem(pixels, words.tokens, words.padding, target, weight)
 
     def _samples(self, item: int) -> tuple[Sample, ...]:
         if not self.by_reference:
@@ -184,7 +184,7 @@ class Drawer(Dataset[Drawn | RefsegError]):
 
 
 class _Masks:
-    """The masks of a picture's samples, each loaded once, and the part of the picture that is looked at."""
+    """The masks of an image's samples, each loaded once, and the part of the image that is looked at."""
 
     def __init__(self, height: int, width: int) -> None:
         self.size = height, width
@@ -194,7 +194,7 @@ class _Masks:
 
     @property
     def whole(self) -> bool:
-        """Whether the picture is looked at as it is."""
+        """Whether the image is looked at as it is."""
         return not self.flip and self.window == (slice(0, self.size[0]), slice(0, self.size[1]))
 
     def of(self, sample: Sample) -> Bool[ndarray, "H W"]:
@@ -204,7 +204,7 @@ class _Masks:
         return self.loaded[sample.id]
 
     def view(self, whole: ndarray) -> ndarray:
-        """Return the part of a picture or mask that is looked at."""
+        """Return the part of an image or mask that is looked at."""
         part = whole[self.window]
         return np.ascontiguousarray(part[:, ::-1] if self.flip else part)
 
@@ -278,7 +278,7 @@ class Share(NamedTuple):
     size: int = 1
     pieces: int = 1
 
-    def of(self, draws: list[Draw]) -> Iterator[list[Draw]]:
+    def of(self, draws: list[TrainIndex]) -> Iterator[list[TrainIndex]]:
         """Yield the pieces of this share, equally long."""
         length = len(draws) // (self.size * self.pieces)
         for piece in range(self.pieces):
@@ -290,29 +290,29 @@ WHOLE = Share()
 """All of every step, in one piece."""
 
 
-class _Steps(Sampler[list[Draw]]):
-    def __init__(self, order: DrawOrder, steps: range, share: Share) -> None:
+class _Steps(Sampler[list[TrainIndex]]):
+    def __init__(self, order: TrainOrder, steps: range, share: Share) -> None:
         self.order, self.steps, self.share = order, steps, share
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[TrainIndex]]:
         return (piece for step in self.steps for piece in self.share.of(self.order.at(step)))
 
     def __len__(self) -> int:
         return len(self.steps) * self.share.pieces
 
 
-def collate(drawn: Sequence[Drawn | RefsegError]) -> Batch | RefsegError:
-    """Join pictures and their expressions into a batch, as long as its longest expression: the rest is padding.
+def collate(drawn: Sequence[TrainItem | RefsegError]) -> Batch | RefsegError:
+    """Join images and their expressions into a batch, as long as its longest expression: the rest is padding.
 
     Where something could not be read, the first error that says so is returned instead.
     """
     for item in drawn:
         if isinstance(item, RefsegError):
             return item
-    return _join([item for item in drawn if isinstance(item, Drawn)])
+    return _join([item for item in drawn if isinstance(item, TrainItem)])
 
 
-def _join(drawn: Sequence[Drawn]) -> Batch:
+def _join(drawn: Sequence[TrainItem]) -> Batch:
     counts = torch.tensor([len(item.tokens) for item in drawn])
     tokens = torch.cat([item.tokens for item in drawn])
     padding = torch.cat([item.padding for item in drawn])
@@ -327,7 +327,9 @@ def _join(drawn: Sequence[Drawn]) -> Batch:
     )
 
 
-def batches(drawer: Drawer, order: DrawOrder, steps: range, workers: int = 0, share: Share = WHOLE) -> Iterator[Batch]:
+def batches(
+    drawer: TrainTransform, order: TrainOrder, steps: range, workers: int = 0, share: Share = WHOLE
+) -> Iterator[Batch]:
     """Yield the batches of some steps, as many a step as a share has pieces; the same for any number of workers.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
-from refseg.data.batches import PictureData
+from refseg.data.batches import ImageData
 from refseg.data.formats.cris import cris
 from refseg.data.formats.folder import TABLES, folder
 from refseg.data.formats.mdetr import mdetr
@@ -27,7 +27,7 @@ __all__ = ["DATA_SETS", "DataSet", "Known", "find", "open_data", "split_name"]
 
 
 @runtime_checkable
-class DataSet(PictureData, Protocol):
+class DataSet(ImageData, Protocol):
     """A split of a data set, as evaluation needs it."""
 
     @property
@@ -41,7 +41,7 @@ class DataSet(PictureData, Protocol):
         ...
 
     def totals(self) -> dict[str, int]:
-        """Return how many `pictures`, `references` and `expressions` it has."""
+        """Return how many `images`, `references` and `expressions` it has."""
         ...
 
     def digest(self) -> str:
@@ -106,13 +106,13 @@ DATA_SETS: MappingProxyType[str, Known] = MappingProxyType(
             find=_refer("refcocog", "refs(umd).p"),
             splits=("train", "val", "test"),
             references={"train": 42226, "val": 2573, "test": 5023},
-            note="RefCOCOg, UMD splits: no picture is in two of them",
+            note="RefCOCOg, UMD splits: no image is in two of them",
         ),
         "refcocog-google": Known(
             find=_refer("refcocog", "refs(google).p"),
             splits=("train", "val"),
             references={"train": 44822, "val": 5000},
-            note="RefCOCOg, Google splits: val shares pictures with train, test was never published",
+            note="RefCOCOg, Google splits: val shares images with train, test was never published",
         ),
         "refclef": Known(
             find=_refer("refclef", "refs(unc).p"),
@@ -176,7 +176,7 @@ def open_data(
         root: the folder that holds the public sets; neither Shapes nor your own folder needs it.
         text_field: `sent` or `raw`, for REFER's files: the cleaned sentences or the raw ones.
         overlap: what pixels are that several polygons of one annotation cover: `union`, or `lavt`: background.
-        images: where the pictures are, if they are not with the data.
+        images: where the images are, if they are not with the data.
 
     Raises:
         UnknownNameError: there is no such data set.

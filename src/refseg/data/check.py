@@ -1,4 +1,4 @@
-"""A linter for data sets: what is wrong with rows, pictures, masks and words, told before a model learns it."""
+"""A linter for data sets: what is wrong with rows, images, masks and words, told before a model learns it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from refseg.data.catalogue import DATA_SETS, find
 from refseg.data.formats.record import Problem, Record, Source
 from refseg.data.formats.regions import Overlap, Part, paint
 from refseg.errors import DataError, ExpressionError, ImageError
-from refseg.inputs.image import BinaryFile, read_image, read_size
-from refseg.inputs.text import WORD_LENGTH, Tokenizer, check_expression
+from refseg.inputs.clip_bpe import WORD_LENGTH, Tokenizer, check_expression
+from refseg.inputs.read import BinaryFile, read_image, read_size
 
 __all__ = ["KINDS", "Finding", "Severity", "check", "table"]
 
@@ -48,7 +48,7 @@ KINDS: MappingProxyType[str, Severity] = MappingProxyType(
 )
 """What can be found, in the order in which it is told."""
 FULL = 0.98
-"""Share of the picture from which on a mask is said to cover it."""
+"""Share of the image from which on a mask is said to cover it."""
 LOSSY = (".jpg", ".jpeg", ".webp")
 """Kinds of file whose compression leaves pixels of a mask that are nearly 0, and so are taken as meant."""
 ODD = frozenset("\ufffd\ufeff\u200b")
@@ -82,13 +82,13 @@ def check(
         data: a data set, or its name without a split (see `open_data`).
         root: the folder that holds the public sets.
         split: which split to look at; rows that cannot be read are told whatever split they are of.
-        images: where the pictures are, if they are not with the data.
+        images: where the images are, if they are not with the data.
         text_field: `sent` or `raw`, for REFER's files.
         overlap: what pixels are that several polygons of one annotation cover.
         word_length: tokens that the model reads of an expression, start and end included.
-        quick: read only the headers of pictures and masks, and draw no masks.
+        quick: read only the headers of images and masks, and draw no masks.
         progress: whether to show a bar once it takes long.
-        seen: is given the number of `pictures`, `references` and `expressions` that were looked at.
+        seen: is given the number of `images`, `references` and `expressions` that were looked at.
 
     Raises:
         UnknownNameError: there is no such data set.
@@ -100,17 +100,17 @@ def check(
     source = data if isinstance(data, Source) else find(data, root, text_field=text_field)
     checker = _Checker(source, None if images is None else Path(images), overlap, Tokenizer(word_length), quick)
     wanted = checker.read(split)
-    by_picture: dict[str, list[Record]] = {}
+    by_image: dict[str, list[Record]] = {}
     for record in wanted:
-        by_picture.setdefault(record.file, []).append(record)
-    for file, records in tqdm(by_picture.items(), unit="picture", delay=2, disable=not progress):
+        by_image.setdefault(record.file, []).append(record)
+    for file, records in tqdm(by_image.items(), unit="image", delay=2, disable=not progress):
         checker.look_at(file, records)
     checker.compare_splits()
     if isinstance(data, str) and data in DATA_SETS:
         checker.count(wanted, {one: n for one, n in DATA_SETS[data].references.items() if split in ("all", one)})
     if seen is not None:
         expressions = sum(len(record.expressions) for record in wanted)
-        seen.update(pictures=len(by_picture), references=len(wanted), expressions=expressions)
+        seen.update(images=len(by_image), references=len(wanted), expressions=expressions)
     return checker.findings
 
 
@@ -125,7 +125,7 @@ class _Checker:
         self.places = source.image_folders if images is None else ("", *source.image_folders)
         self.findings: list[Finding] = []
         self.first: dict[str, dict[str, Record]] = {}
-        """By picture, then by split: the first record of it."""
+        """By image, then by split: the first record of it."""
         self.wanted: set[str] = set()
         """The splits that are looked at."""
 
@@ -174,11 +174,11 @@ class _Checker:
             raise DataError(f"{self.source.files[0]}: has no split {split!r}; it has {there}, or take all")
         return wanted
 
-    # ── pictures ──
+    # ── images ──
 
     def look_at(self, file: str, records: Sequence[Record]) -> None:
-        """Check a picture and all that is said of it."""
-        size = self._picture(file, records)
+        """Check an image and all that is said of it."""
+        size = self._image(file, records)
         meant: dict[str, tuple[str, Record]] = {}
         for record in records:
             region = self._region(record, record.size or size)
@@ -191,16 +191,16 @@ class _Checker:
                     message = f"{_short(expression)} means another region of {file} in {_place(earlier)}"
                     self._tell(record, "ambiguous", message)
 
-    def _picture(self, file: str, records: Sequence[Record]) -> tuple[int, int] | None:
-        """Return the size of a picture, if it can be read."""
+    def _image(self, file: str, records: Sequence[Record]) -> tuple[int, int] | None:
+        """Return the size of an image, if it can be read."""
         sizes = {record.size: record for record in reversed(records) if record.size is not None}
         try:
             size = self._size(file)
         except ImageError as error:
-            self._tell(records[0], "image", f"picture {file}: {error}")
+            self._tell(records[0], "image", f"image {file}: {error}")
         except DataError as error:
             count = f"{len(records)} references need it" if len(records) > 1 else "a reference needs it"
-            self._tell(records[0], "missing", f"picture {file} is not there, and {count}; {error}")
+            self._tell(records[0], "missing", f"image {file} is not there, and {count}; {error}")
         else:
             for said, record in sizes.items():
                 if said != size:
@@ -212,9 +212,9 @@ class _Checker:
         return None
 
     def _size(self, file: str) -> tuple[int, int]:
-        """Return height and width of a picture that can be decoded, or, in a hurry, recognised."""
+        """Return height and width of an image that can be decoded, or, in a hurry, recognised."""
         place: Path | BinaryFile | None
-        place = self._find(file) if self.source.picture is None else self.source.picture(file)
+        place = self._find(file) if self.source.image is None else self.source.image(file)
         if place is None:
             raise DataError(f"looked in {', '.join(str(self.root / place) for place in self.places[:3])}")
         return read_size(place) if self.quick else read_image(place).size[::-1]
@@ -223,7 +223,7 @@ class _Checker:
         for place in self.places:
             path = self.root / place / file
             if os.path.isfile(path):  # unlike Path.is_file, false where it may not be asked
-                # Pictures of one set lie in one place: the next is looked for there first.
+                # Images of one set lie in one place: the next is looked for there first.
                 self.places = (place, *(other for other in self.places if other != place))
                 return path
         return None
@@ -234,7 +234,7 @@ class _Checker:
         """Check a mask and return what tells whether two are the same; None if it cannot be known."""
         if not record.parts:
             return ""
-        if size is None:  # the picture cannot be read, which is told already
+        if size is None:  # the image cannot be read, which is told already
             return None
         for part in record.parts:
             if Path(part.get("file", "")).suffix.lower() in LOSSY:
@@ -251,7 +251,7 @@ class _Checker:
         if not meant.any():
             self._tell(record, "empty", "the mask is empty, yet the reference is said to mean something")
         elif (share := float(meant.mean())) >= FULL:
-            self._tell(record, "full", f"the mask covers {share:.1%} of the picture; is it the wrong way round?")
+            self._tell(record, "full", f"the mask covers {share:.1%} of the image; is it the wrong way round?")
         return hashlib.sha256(np.packbits(meant).tobytes()).hexdigest()
 
     def _check_size(self, part: Part, size: tuple[int, int]) -> None:
@@ -261,7 +261,7 @@ class _Checker:
         elif "file" in part:
             found = read_size(self.source.folder / part["file"])
         if found != size:
-            raise DataError(f"the mask is {_by(found)}, its picture {_by(size)}")
+            raise DataError(f"the mask is {_by(found)}, its image {_by(size)}")
 
     # ── words ──
 
@@ -286,17 +286,17 @@ class _Checker:
     # ── splits ──
 
     def compare_splits(self) -> None:
-        """Look for pictures that are in two splits: by their ids, and in a folder of one's own also by their bytes."""
+        """Look for images that are in two splits: by their ids, and in a folder of one's own also by their bytes."""
         for image_id, by_split in self.first.items():
             one, *others = by_split.values()
             for other in others:
                 if self.wanted & {one.split, other.split}:
-                    self._tell(other, "split", f"picture {image_id} is in {other.split} and in {_where(one)}")
+                    self._tell(other, "split", f"image {image_id} is in {other.split} and in {_where(one)}")
         if self.source.format == "folder":
             self._compare_files()
 
     def _compare_files(self) -> None:
-        """A copy under another name is the same picture. Only files of the same length need to be read for that."""
+        """A copy under another name is the same image. Only files of the same length need to be read for that."""
         records = [record for by_split in self.first.values() for record in by_split.values()]
         if len({record.split for record in records}) < 2:
             return
@@ -311,7 +311,7 @@ class _Checker:
                 for other in same[:number]:
                     others = {record.split, other.split}
                     if len(others) == 2 and record.image_id != other.image_id and self.wanted & others:
-                        message = f"picture {record.file} of {record.split} is, byte for byte, {other.file} of"
+                        message = f"image {record.file} of {record.split} is, byte for byte, {other.file} of"
                         self._tell(record, "split", f"{message} {_where(other)}")
                         break
 

@@ -22,17 +22,15 @@ VERSION = 1
 """Of what is stored and how: an index of another version is made anew."""
 TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE picture (
+CREATE TABLE image (
     number INTEGER PRIMARY KEY, file TEXT UNIQUE, image_id TEXT, height INTEGER, width INTEGER
 );
 CREATE TABLE reference (
-    number INTEGER PRIMARY KEY, id TEXT UNIQUE, picture INTEGER, split TEXT, expressions TEXT, expression_ids TEXT,
+    number INTEGER PRIMARY KEY, id TEXT UNIQUE, image INTEGER, split TEXT, expressions TEXT, expression_ids TEXT,
     parts TEXT, attributes TEXT, row TEXT
 );
 """
-BY_PICTURE = (
-    "CREATE INDEX reference_of_picture ON reference (picture); CREATE INDEX reference_of_split ON reference (split);"
-)
+BY_IMAGE = "CREATE INDEX reference_of_image ON reference (image); CREATE INDEX reference_of_split ON reference (split);"
 ABANDONED = 24 * 60 * 60
 """Seconds after which what another process has not finished writing is taken for what it left behind."""
 ABOUT = "SELECT key, value FROM about"
@@ -94,7 +92,7 @@ def build(source: Source, path: Path, state: str = "", report: Report = refuse) 
         with closing(sqlite3.connect(draft)) as database:
             database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + TABLES)
             _fill(database, source, report)
-            database.executescript(BY_PICTURE)
+            database.executescript(BY_IMAGE)
             database.executemany("INSERT INTO about VALUES (?, ?)", {"version": str(VERSION), "state": state}.items())
             database.commit()
         with draft.open("rb+") as file:
@@ -112,12 +110,12 @@ def build(source: Source, path: Path, state: str = "", report: Report = refuse) 
 
 
 def _fill(database: sqlite3.Connection, source: Source, report: Report) -> None:
-    pictures: dict[str, tuple[int, tuple[int, int] | None]] = {}
+    images: dict[str, tuple[int, tuple[int, int] | None]] = {}
     rows: dict[str, str] = {}
 
     def references() -> Iterator[tuple[Any, ...]]:
         for record in source.read(report):
-            number, size = pictures.get(record.file, (len(pictures), record.size))
+            number, size = images.get(record.file, (len(images), record.size))
             values = (
                 len(rows),
                 record.id,
@@ -133,10 +131,10 @@ def _fill(database: sqlite3.Connection, source: Source, report: Report) -> None:
             if problem := _problem(record, values, rows.get(record.id), size):
                 report(Problem(file=file, row=record.row, kind=problem[0], message=problem[1]))
                 continue
-            if record.file not in pictures:
-                pictures[record.file] = number, size
-                picture = (number, record.file, record.image_id, *(size or (None, None)))
-                database.execute("INSERT INTO picture VALUES (?, ?, ?, ?, ?)", picture)
+            if record.file not in images:
+                images[record.file] = number, size
+                image = (number, record.file, record.image_id, *(size or (None, None)))
+                database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?)", image)
             rows[record.id] = record.row or file
             yield values
 

@@ -1,7 +1,7 @@
-"""Which pictures of a split a model may have seen before: those that are also in its training data.
+"""Which images of a split a model may have seen before: those that are also in its training data.
 
-Pictures are told apart by their names. `COCO_train2014_000000123456.jpg`, `000000123456.jpg` and, in a list of ids, the
-number 123456 are COCO's picture 123456, whatever data set names it. Other names are the same where one path ends with
+Images are told apart by their names. `COCO_train2014_000000123456.jpg`, `000000123456.jpg` and, in a list of ids, the
+number 123456 are COCO's image 123456, whatever data set names it. Other names are the same where one path ends with
 the other, whatever kind of file it is: `a.jpg`, `images/a.png` and `a` are the same, `x/a.jpg` and `y/a.jpg` are not.
 """
 
@@ -19,21 +19,21 @@ from refseg.data.formats.record import read_json
 from refseg.data.references import References
 from refseg.errors import DataError
 
-__all__ = ["COCO_PARTS", "Leak", "Pictures", "coco_part", "find_leaks", "pictures_of", "read_list"]
+__all__ = ["COCO_PARTS", "Images", "Leak", "coco_part", "find_leaks", "images_of", "read_list"]
 
 COCO_NAME = re.compile(r"(?:COCO_(?P<part>train2014|val2014|test2014|test2015)_)?(?P<number>\d{12})(?:_\d+)?(?:\.\w+)?")
 """REFER's files of references add the number of the annotation to the name."""
 COCO_PARTS = ("coco-train2014", "coco-val2014", "coco-train2017")
-"""Parts of COCO that a picture's name tells whether it belongs to."""
+"""Parts of COCO that an image's name tells whether it belongs to."""
 FILE_FIELDS = ("file_name", "file", "image", "img_name", "image_path", "filename")
 ID_FIELDS = ("coco_id", "image_id", "id")
 
 
-class Pictures:
-    """Pictures that a model was trained on."""
+class Images:
+    """Images that a model was trained on."""
 
     def __init__(self, name: str, listed: Iterable[str | int] = (), *, parts: Iterable[str] = ()) -> None:
-        """Take a list of pictures.
+        """Take a list of images.
 
         Args:
             name: what the list is called.
@@ -57,7 +57,7 @@ class Pictures:
         return len(self._coco) + len(self._ids) + sum(map(len, self._paths.values()))
 
     def has(self, id: str, file: str) -> bool:
-        """Return whether a picture is among them, by its id in the data set or by its file's name."""
+        """Return whether an image is among them, by its id in the data set or by its file's name."""
         if id in self._ids:
             return True
         if found := _coco(file):
@@ -82,16 +82,16 @@ def _tail(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return one[-length:] == other[-length:]
 
 
-def read_list(path: Path) -> Pictures:
-    """Read a list of pictures.
+def read_list(path: Path) -> Images:
+    """Read a list of images.
 
     It is a text file with an id or a name a line; or JSON: a list of ids, names or objects, an object with such a list
     under `images` (as COCO's annotations are), or an object a line. Of an object counts the name of its file, else its
-    `coco_id` (Visual Genome's `image_data.json` has it; where it is null, the picture is not COCO's), `image_id` or
+    `coco_id` (Visual Genome's `image_data.json` has it; where it is null, the image is not COCO's), `image_id` or
     `id`.
 
     Raises:
-        DataError: it is missing, broken, or names no pictures.
+        DataError: it is missing, broken, or names no images.
     """
     if path.suffix.lower() == ".json":
         values = read_json(path)
@@ -117,10 +117,10 @@ def read_list(path: Path) -> Pictures:
             listed.append(value)
         else:
             raise DataError(f"{path}: entry {number} is neither an id nor a file name: {str(value)[:40]!r}")
-    pictures = Pictures(path.name, listed)
-    if not len(pictures):
-        raise DataError(f"{path}: names no pictures")
-    return pictures
+    images = Images(path.name, listed)
+    if not len(images):
+        raise DataError(f"{path}: names no images")
+    return images
 
 
 def _object(path: Path, number: int, line: str) -> Any:
@@ -131,7 +131,7 @@ def _object(path: Path, number: int, line: str) -> Any:
 
 
 def _named(value: Mapping[str, Any], place: str) -> list[str | int]:
-    """Return what an object of a list calls its picture; nothing for one that is known not to be COCO's."""
+    """Return what an object of a list calls its image; nothing for one that is known not to be COCO's."""
     for field in FILE_FIELDS:
         if isinstance(value.get(field), str) and value[field]:
             return [value[field]]
@@ -144,41 +144,41 @@ def _named(value: Mapping[str, Any], place: str) -> list[str | int]:
     raise DataError(f"{place}: has neither a file name nor an id (file_name, image, coco_id, image_id or id)")
 
 
-def pictures_of(data: DataSet) -> Pictures:
-    """Return the pictures of a split of a data set."""
+def images_of(data: DataSet) -> Images:
+    """Return the images of a split of a data set."""
     files = _files(data)
-    ids = {sample.image_id for picture in range(data.pictures) for sample in data.samples_of(picture)}
-    return Pictures(f"{data.name}:{data.split}", [file for id in ids for file in files.get(id, (id,))])
+    ids = {sample.image_id for image in range(data.num_images) for sample in data.samples_of(image)}
+    return Images(f"{data.name}:{data.split}", [file for id in ids for file in files.get(id, (id,))])
 
 
-def coco_part(name: str, data: DataSet) -> Pictures:
+def coco_part(name: str, data: DataSet) -> Images:
     """Return a part of COCO, one of `COCO_PARTS`, as a list that a split is compared with.
 
-    COCO's train2017 is train2014 and most of val2014, so it can be told for a split without pictures of val2014.
+    COCO's train2017 is train2014 and most of val2014, so it can be told for a split without images of val2014.
 
     Raises:
-        DataError: no picture of the split is known to be COCO's, or the names do not tell.
+        DataError: no image of the split is known to be COCO's, or the names do not tell.
     """
     part = name.removeprefix("coco-")
     found = {match["part"] for files in _files(data).values() for file in files if (match := _coco(file))}
     if not found & {"train2014", "val2014"}:
-        raise DataError(f"{data.name}: its pictures' names do not say whether they are of COCO's {part}; give a list")
+        raise DataError(f"{data.name}: its images' names do not say whether they are of COCO's {part}; give a list")
     if part != "train2017":
-        return Pictures(name, parts=(part,))
+        return Images(name, parts=(part,))
     if "val2014" in found:
-        raise DataError(f"{data.name} has pictures of val2014, and which are in train2017 only a list can tell")
-    return Pictures(name, parts=("train2014",))
+        raise DataError(f"{data.name} has images of val2014, and which are in train2017 only a list can tell")
+    return Images(name, parts=("train2014",))
 
 
 def _files(data: DataSet) -> dict[str, list[str]]:
-    """Return the names of pictures' files by their ids; nothing where pictures are no files."""
+    """Return the names of images' files by their ids; nothing where images are no files."""
     if not isinstance(data, References):
         return {}
     return {id: [_name(id, file) for file in files] for id, files in data.files().items()}
 
 
 def _name(id: str, file: str) -> str:
-    """Return the name of a picture; one inside a table has none, but tables are of COCO's pictures and ids."""
+    """Return the name of an image; one inside a table has none, but tables are of COCO's images and ids."""
     if ".parquet#" not in file:
         return file
     return f"{int(id):012d}" if id.isdecimal() else id
@@ -186,32 +186,31 @@ def _name(id: str, file: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """What of a split is in a list of pictures."""
+    """What of a split is in a list of images."""
 
     against: str
     listed: int | None
-    """How many pictures the list has; None where it is not a list."""
-    pictures: frozenset[str]
+    """How many images the list has; None where it is not a list."""
+    images: frozenset[str]
     """Those of the split that are in it, by `image_id`."""
     references: int
     expressions: int
 
 
-def find_leaks(data: DataSet, lists: Sequence[Pictures]) -> list[Leak]:
+def find_leaks(data: DataSet, lists: Sequence[Images]) -> list[Leak]:
     """Return what of a split is in each list, and at last, where there are several, what is in any of them."""
     files = _files(data)
     counts: dict[str, list[int]] = {}
-    for picture in range(data.pictures):
-        for sample in data.samples_of(picture):
+    for image in range(data.num_images):
+        for sample in data.samples_of(image):
             count = counts.setdefault(sample.image_id, [0, 0])
             count[0] += 1
             count[1] += len(sample.expressions)
     leaked = [
-        frozenset(id for id in counts if any(pictures.has(id, file) for file in files.get(id, (id,))))
-        for pictures in lists
+        frozenset(id for id in counts if any(images.has(id, file) for file in files.get(id, (id,)))) for images in lists
     ]
     told: list[tuple[str, int | None, frozenset[str]]] = [
-        (pictures.name, len(pictures) or None, found) for pictures, found in zip(lists, leaked, strict=True)
+        (images.name, len(images) or None, found) for images, found in zip(lists, leaked, strict=True)
     ]
     if len(lists) > 1:
         told.append(("any of them", None, frozenset().union(*leaked)))
@@ -219,7 +218,7 @@ def find_leaks(data: DataSet, lists: Sequence[Pictures]) -> list[Leak]:
         Leak(
             against=name,
             listed=listed,
-            pictures=found,
+            images=found,
             references=sum(counts[id][0] for id in found),
             expressions=sum(counts[id][1] for id in found),
         )

@@ -295,7 +295,7 @@ def prepare(
         if folders := [root / source.unpack_to for source in sources if _is_of_images(source)]:
             missing = tuple(one for one in names if not any((folder / one).is_file() for folder in folders))
         else:
-            pictures = fetch_images(
+            done = fetch_images(
                 names,
                 root / IMAGES / "train2014",
                 image_url,
@@ -305,7 +305,7 @@ def prepare(
                 attempts=attempts,
                 pause=pause,
             )
-            fetched, kept, size = fetched + pictures.fetched, kept + pictures.kept, size + pictures.size
+            fetched, kept, size = fetched + done.fetched, kept + done.kept, size + done.size
     return Report(
         name=name,
         folder=root,
@@ -399,7 +399,7 @@ def unpack(
     largest: int = LARGEST_UNPACKED,
     most: int = MOST_UNPACKED,
 ) -> int:
-    """Unpack a stranger's archive and return the number of its files; they come into place when all are unpacked.
+    """Unpack an untrusted archive and return the number of its files; they come into place when all are unpacked.
 
     Nothing is written outside the folder, and nothing but files and folders is made. A file that lies in the folder
     already is never overwritten by a different one.
@@ -436,7 +436,7 @@ def unpack(
             remedy = "free some space and run it again" if _is_full(error) else "choose another folder"
             raise DataError(f"{archive}: cannot be unpacked into {folder}: {_reason(error)}; {remedy}") from None
         raise DataError(_broken(archive)) from None
-    # Three parsers meet a stranger's bytes here, and each raises whatever it stumbles over.
+    # Three parsers meet an untrusted bytes here, and each raises whatever it stumbles over.
     except Exception:
         raise DataError(_broken(archive)) from None
     finally:
@@ -711,7 +711,7 @@ def _obtain(
                 _record(root, source.name, None, digest, path.stat().st_size)
             return _Obtained(path, 0, checked)
     begun = (_read_note(part) or {}).get("url")
-    refusals = []
+    rejections = []
     for url in sorted(urls, key=lambda url: url != begun):  # what was begun is gone on with
         line = _Line(patience)
         try:
@@ -728,11 +728,11 @@ def _obtain(
                 part.replace(path)
                 _discard(part)
         except _RefusalError as error:
-            refusals.append(f"{url}: {error}")
+            rejections.append(f"{url}: {error}")
             continue
         return _Obtained(path, size, checked)
     raise DownloadError(
-        f"{source.name} was not fetched: {'; '.join(refusals) or 'no address of it is known'}; "
+        f"{source.name} was not fetched: {'; '.join(rejections) or 'no address of it is known'}; "
         f"run it again to go on, or fetch it by other means and put it at {path}"
     )
 

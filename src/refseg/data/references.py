@@ -1,4 +1,4 @@
-"""Real data as samples: an index, read a picture at a time, and the pictures where they lie."""
+"""Real data as samples: an index, read an image at a time, and the images where they lie."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from refseg.data.formats.record import Source
 from refseg.data.formats.regions import Overlap, Painted, paint
 from refseg.data.index import open_index
 from refseg.errors import DataError, ImageError
-from refseg.inputs.image import BinaryFile, read_image, read_size
-from refseg.types import Sample
+from refseg.inputs.read import BinaryFile, read_image, read_size
+from refseg.values import Sample
 
 __all__ = ["References"]
 
 
 class References(Sequence[Sample]):
-    """The references of one split, in the order of their pictures; pictures and masks are read when asked for."""
+    """The references of one split, in the order of their images; images and masks are read when asked for."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class References(Sequence[Sample]):
             name: what it is called in results.
             split: one of those that the set has, or `all`.
             overlap: what pixels are that several polygons of an annotation cover.
-            images: where the pictures are, if they are not with the data.
+            images: where the images are, if they are not with the data.
             options: what else decides how the source is read (see `open_index`).
 
         Raises:
@@ -58,18 +58,18 @@ class References(Sequence[Sample]):
         self._wanted = [one for one in self.splits if split == "all" or source.in_split(one, split)]
         if not self._wanted:
             raise DataError(f"{name} has no split {split!r}; it has {', '.join(self.splits)}, or take all")
-        rows = self._ask("SELECT number, picture FROM reference WHERE split IN ({}) ORDER BY picture, number")
+        rows = self._ask("SELECT number, image FROM reference WHERE split IN ({}) ORDER BY image, number")
         self._numbers = np.array([row[0] for row in rows], dtype=np.int64)
-        self._pictures, self._starts = np.unique(np.array([row[1] for row in rows], dtype=np.int64), return_index=True)
+        self._images, self._starts = np.unique(np.array([row[1] for row in rows], dtype=np.int64), return_index=True)
 
     def _ask(self, question: str) -> list[Any]:
         rows: list[Any] = self._index.ask(question.format(",".join("?" * len(self._wanted))), *self._wanted)
         return rows
 
     @property
-    def pictures(self) -> int:
-        """How many pictures the split has."""
-        return len(self._pictures)
+    def num_images(self) -> int:
+        """How many images the split has."""
+        return len(self._images)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -83,18 +83,18 @@ class References(Sequence[Sample]):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
-        picture = int(np.searchsorted(self._starts, index % len(self), side="right")) - 1
-        return self.samples_of(picture)[index % len(self) - int(self._starts[picture])]
+        image = int(np.searchsorted(self._starts, index % len(self), side="right")) - 1
+        return self.samples_of(image)[index % len(self) - int(self._starts[image])]
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return all samples of picture `index` that belong to the split."""
-        if not 0 <= index < self.pictures:
-            raise IndexError(f"picture {index} of {self.pictures}")
+        """Return all samples of image `index` that belong to the split."""
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"image {index} of {self.num_images}")
         rows = self._index.ask(
             "SELECT reference.id, image_id, file, height, width, split, expressions, expression_ids, parts, attributes "
-            "FROM reference JOIN picture ON picture.number = reference.picture WHERE picture = ? "
+            "FROM reference JOIN image ON image.number = reference.image WHERE image = ? "
             "ORDER BY reference.number",
-            int(self._pictures[index]),
+            int(self._images[index]),
         )
         wanted = set(self._wanted)
         return tuple(self._sample(*row) for row in rows if row[5] in wanted)
@@ -128,44 +128,44 @@ class References(Sequence[Sample]):
         )
 
     def digest(self) -> str:
-        """Return a hash of the split: of its ids, words, regions and pictures' names. Pixels are not looked at."""
+        """Return a hash of the split: of its ids, words, regions and images' names. Pixels are not looked at."""
         digest = hashlib.sha256()
         question = (
             "SELECT reference.id, file, expressions, expression_ids, parts FROM reference "
-            "JOIN picture ON picture.number = reference.picture WHERE split IN ({}) ORDER BY reference.id"
+            "JOIN image ON image.number = reference.image WHERE split IN ({}) ORDER BY reference.id"
         )
         for row in self._ask(question):
             digest.update("\0".join(row).encode() + b"\n")
         return digest.hexdigest()
 
     def files(self) -> dict[str, list[str]]:
-        """Return the names of the pictures' files, of all splits, by `image_id`."""
+        """Return the names of the images' files, of all splits, by `image_id`."""
         files: dict[str, list[str]] = {}
-        for image_id, file in self._index.ask("SELECT image_id, file FROM picture"):
+        for image_id, file in self._index.ask("SELECT image_id, file FROM image"):
             files.setdefault(image_id, []).append(file)
         return files
 
     def totals(self) -> dict[str, int]:
-        """Return how many pictures, references and expressions the split has."""
+        """Return how many images, references and expressions the split has."""
         question = "SELECT COALESCE(SUM(json_array_length(expressions)), 0) FROM reference WHERE split IN ({})"
         return {
-            "pictures": self.pictures,
+            "images": self.num_images,
             "references": len(self),
             "expressions": int(self._ask(question)[0][0]),
         }
 
 
 class _Files:
-    """Where a set's pictures and masks lie: all of the set that its samples take along to other processes."""
+    """Where a set's images and masks lie: all of the set that its samples take along to other processes."""
 
     def __init__(self, source: Source, name: str, images: Path | None, overlap: Overlap) -> None:
         self.name, self.folder, self.overlap = name, source.folder, overlap
         self.root = source.folder if images is None else images
         self.places = source.image_folders if images is None else ("", *source.image_folders)
-        self.picture = source.picture
+        self.image = source.image
 
     def find_image(self, file: str) -> Path:
-        """Return where a picture lies.
+        """Return where an image lies.
 
         Raises:
             DataError: nowhere.
@@ -173,14 +173,14 @@ class _Files:
         for place in self.places:
             path = self.root / place / file
             if os.path.isfile(path):  # unlike Path.is_file, false where it may not be asked
-                # Pictures of one set lie in one place: the next is looked for there first.
+                # Images of one set lie in one place: the next is looked for there first.
                 self.places = (place, *(other for other in self.places if other != place))
                 return path
         tried = ", ".join(str(self.root / place) for place in self.places[:3])
-        raise DataError(f"picture {file} of {self.name} is not there; looked in {tried} and other usual places")
+        raise DataError(f"image {file} of {self.name} is not there; looked in {tried} and other usual places")
 
     def load_image(self, file: str, size: tuple[int, int] | None) -> Image.Image:
-        """Return a picture as RGB.
+        """Return an image as RGB.
 
         Raises:
             DataError: it is not there, cannot be read, or is not of the size, (height, width), that the data tell.
@@ -195,10 +195,10 @@ class _Files:
         return image
 
     def image_size(self, file: str) -> tuple[int, int]:
-        """Return height and width of a picture, if possible without decoding it.
+        """Return height and width of an image, if possible without decoding it.
 
         Raises:
-            DataError: it is not there, or no picture.
+            DataError: it is not there, or no image.
         """
         path, source = self._open(file)
         try:
@@ -207,11 +207,11 @@ class _Files:
             raise DataError(f"{path}: {error}") from None
 
     def _open(self, file: str) -> tuple[Path, Path | BinaryFile]:
-        """Return what a picture is called in messages, and what it can be read from."""
-        if self.picture is None:
+        """Return what an image is called in messages, and what it can be read from."""
+        if self.image is None:
             path = self.find_image(file)
             return path, path
-        return self.folder / file, self.picture(file)
+        return self.folder / file, self.image(file)
 
 
 class _Region:

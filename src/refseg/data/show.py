@@ -1,4 +1,4 @@
-"""Samples to look at: one picture, or one HTML page, of photos with their masks and their words."""
+"""Samples to look at: one image, or one HTML page, of photos with their masks and their words."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from PIL import Image, ImageDraw, ImageFont
 from refseg.data.catalogue import DataSet
 from refseg.errors import ConfigError, DataError, OutputError, RefsegError
 from refseg.files import write_bytes
-from refseg.types import Sample
-from refseg.visualize import overlay
+from refseg.values import Sample
+from refseg.writers.overlay import overlay
 
 __all__ = ["KINDS", "beyond_font", "check_kind", "choose", "named", "page", "save", "sheet"]
 
 KINDS = (".png", ".jpg", ".jpeg", ".html")
 """What can be written."""
 TILE = 320
-"""Width of a picture in the sheet, pixels; as many are the most of its height."""
+"""Width of an image in the sheet, pixels; as many are the most of its height."""
 GAP = 12
 FONT, LINE = 14, 18
 MOST_LINES = 10
@@ -43,7 +43,7 @@ ul { margin: .25rem 0; padding-left: 1.2rem; }
 
 
 def choose(data: DataSet, n: int, seed: int = 0) -> list[Sample]:
-    """Return n samples drawn at random, of as many pictures as there are, in their order in the data.
+    """Return n samples drawn at random, of as many images as there are, in their order in the data.
 
     Raises:
         ConfigError: n or the seed is out of range.
@@ -52,17 +52,17 @@ def choose(data: DataSet, n: int, seed: int = 0) -> list[Sample]:
         raise ConfigError(f"at least 1 sample can be shown, not {n}")
     if seed < 0:
         raise ConfigError(f"a seed cannot be negative, but is {seed}")
-    order = np.random.default_rng(seed).permutation(data.pictures).tolist()
+    order = np.random.default_rng(seed).permutation(data.num_images).tolist()
     chosen: dict[tuple[int, int], Sample] = {}
     turn, left = 0, order
-    while left and len(chosen) < n:  # one sample of each picture, then another of each that has more
+    while left and len(chosen) < n:  # one sample of each image, then another of each that has more
         more = []
-        for picture in left[: n - len(chosen)]:
-            samples = data.samples_of(picture)
-            member = int(np.random.default_rng((seed, picture)).permutation(len(samples))[turn])
-            chosen[picture, member] = samples[member]
+        for image in left[: n - len(chosen)]:
+            samples = data.samples_of(image)
+            member = int(np.random.default_rng((seed, image)).permutation(len(samples))[turn])
+            chosen[image, member] = samples[member]
             if len(samples) > turn + 1:
-                more.append(picture)
+                more.append(image)
         turn, left = turn + 1, more
     return [chosen[place] for place in sorted(chosen)]
 
@@ -74,8 +74,8 @@ def named(data: DataSet, ids: Sequence[str]) -> list[Sample]:
         DataError: the split has no such reference.
     """
     wanted, found = set(ids), {}
-    for picture in range(data.pictures):
-        for sample in data.samples_of(picture):
+    for image in range(data.num_images):
+        for sample in data.samples_of(image):
             if sample.id in wanted:
                 found[sample.id] = sample
         if len(found) == len(wanted):
@@ -107,11 +107,11 @@ def save(samples: Sequence[Sample], path: Path, *, title: str, columns: int = 4)
         samples: at least one.
         path: ends with one of `KINDS`.
         title: of the page.
-        columns: pictures in a row of the sheet.
+        columns: images in a row of the sheet.
 
     Raises:
         ConfigError: columns is out of range.
-        DataError: no picture at all can be shown.
+        DataError: no image at all can be shown.
         OutputError: the file is of another kind, or cannot be written.
     """
     kind = check_kind(path)
@@ -125,38 +125,38 @@ def save(samples: Sequence[Sample], path: Path, *, title: str, columns: int = 4)
 
 
 def sheet(samples: Sequence[Sample], *, columns: int = 4) -> Image.Image:
-    """Return one picture of samples in a grid, each with its id and its words beneath.
+    """Return one image of samples in a grid, each with its id and its words beneath.
 
     What the font that comes with Pillow has no sign for is shown as a box; a page (`page`) shows all.
 
     Args:
         samples: at least one.
-        columns: pictures in a row.
+        columns: images in a row.
 
     Raises:
         ConfigError: columns is out of range.
-        DataError: no picture at all can be shown.
-        OutputError: the sheet would be higher than pictures can be.
+        DataError: no image at all can be shown.
+        OutputError: the sheet would be higher than images can be.
     """
     if not 1 <= columns <= 20:
         raise ConfigError(f"a sheet has 1 to 20 columns, not {columns}")
     font = ImageFont.load_default(size=FONT)
-    tiles = [(picture, _caption(sample, font, wrong)) for sample, picture, wrong in _drawn(samples)]
+    tiles = [(image, _caption(sample, font, wrong)) for sample, image, wrong in _drawn(samples)]
     columns = min(columns, len(tiles))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    heights = [max(picture.height + LINE * len(lines) for picture, lines in row) + 2 * GAP for row in rows]
+    heights = [max(image.height + LINE * len(lines) for image, lines in row) + 2 * GAP for row in rows]
     height = sum(heights) + GAP
     if height > TALLEST:
-        raise OutputError(f"{len(tiles)} samples are too many for one picture; show fewer, or write .html")
+        raise OutputError(f"{len(tiles)} samples are too many for one image; show fewer, or write .html")
     drawing = Image.new("RGB", (columns * (TILE + GAP) + GAP, height), "white")
     draw = ImageDraw.Draw(drawing)
     top = GAP
     for row, high in zip(rows, heights, strict=True):
-        for column, (picture, lines) in enumerate(row):
+        for column, (image, lines) in enumerate(row):
             left = GAP + column * (TILE + GAP)
-            drawing.paste(picture, (left, top))
+            drawing.paste(image, (left, top))
             for number, (line, colour) in enumerate(lines):
-                draw.text((left, top + picture.height + 4 + LINE * number), line, fill=colour, font=font)
+                draw.text((left, top + image.height + 4 + LINE * number), line, fill=colour, font=font)
         top += high
     return drawing
 
@@ -165,17 +165,17 @@ def page(samples: Sequence[Sample], title: str) -> str:
     """Return an HTML page of samples that needs no other file.
 
     Raises:
-        DataError: no picture at all can be shown.
+        DataError: no image at all can be shown.
     """
     figures = []
-    for sample, picture, wrong in _drawn(samples):
+    for sample, image, wrong in _drawn(samples):
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=88)
+        image.save(buffer, "JPEG", quality=88)
         source = base64.b64encode(buffer.getvalue()).decode("ascii")
         words = "".join(f'<li dir="auto">{_escaped(expression)}</li>' for expression in sample.expressions)
         message = f'<p class="wrong">{_escaped(wrong)}</p>' if wrong else ""
         figures.append(
-            f'<figure><img src="data:image/jpeg;base64,{source}" width="{picture.width}" height="{picture.height}" '
+            f'<figure><img src="data:image/jpeg;base64,{source}" width="{image.width}" height="{image.height}" '
             f'alt=""><figcaption><small>{_escaped(_heading(sample))}</small><ul>{words}</ul>{message}</figcaption>'
             "</figure>"
         )
@@ -192,17 +192,17 @@ def beyond_font(samples: Iterable[Sample]) -> bool:
 
 
 def _drawn(samples: Sequence[Sample]) -> Iterator[tuple[Sample, Image.Image, str]]:
-    """Yield each sample with its picture as large as a tile, and with what is wrong if it cannot be drawn."""
+    """Yield each sample with its image as large as a tile, and with what is wrong if it cannot be drawn."""
     failures = 0
     for sample in samples:
         try:
-            picture, wrong = _draw(sample), ""
+            image, wrong = _draw(sample), ""
         except RefsegError as error:
             failures += 1
             if failures == len(samples):
                 raise DataError(str(error)) from None
-            picture, wrong = Image.new("RGB", (TILE, TILE * 3 // 4), "#ddd"), str(error)
-        yield sample, picture, wrong
+            image, wrong = Image.new("RGB", (TILE, TILE * 3 // 4), "#ddd"), str(error)
+        yield sample, image, wrong
 
 
 def _draw(sample: Sample) -> Image.Image:
@@ -215,7 +215,7 @@ def _draw(sample: Sample) -> Image.Image:
         return small
     if mask.shape != (image.height, image.width):
         raise DataError(
-            f"the mask of {sample.id} is {mask.shape[1]} x {mask.shape[0]}, its picture {image.width} x {image.height}"
+            f"the mask of {sample.id} is {mask.shape[1]} x {mask.shape[0]}, its image {image.width} x {image.height}"
         )
     # Whatever has a meant pixel in it is shown as meant, so that the smallest thing is seen.
     covered = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
@@ -227,7 +227,7 @@ def _heading(sample: Sample) -> str:
 
 
 def _caption(sample: Sample, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wrong: str) -> list[tuple[str, str]]:
-    """Return the lines under a picture with their colours."""
+    """Return the lines under an image with their colours."""
     texts = [(_heading(sample), "#666"), *((one, "black") for one in sample.expressions), (wrong, "#a00")]
     lines = [(line, colour) for text, colour in texts for line in _wrapped(_plain(text), font)]
     return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], ("...", "#666")]

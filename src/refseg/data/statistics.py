@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from refseg.data.catalogue import DataSet
 from refseg.data.words import has_location_word
-from refseg.inputs.text import WORD_LENGTH, Tokenizer
-from refseg.types import Sample
+from refseg.inputs.clip_bpe import WORD_LENGTH, Tokenizer
+from refseg.values import Sample
 
 __all__ = ["markdown", "plot", "statistics"]
 
@@ -21,7 +21,7 @@ TOTAL = "total"
 MOST_WORDS = 15
 """Of the histogram: longer expressions are counted together."""
 AREAS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Shares of the picture where the bins of the histogram of masks begin; they grow as masks do, by ratios."""
+"""Shares of the image where the bins of the histogram of masks begin; they grow as masks do, by ratios."""
 
 
 def statistics(
@@ -29,11 +29,11 @@ def statistics(
 ) -> dict[str, Any]:
     """Return the figures of each split, and of all together where there are several, as values of JSON.
 
-    They are `name`, `word_length`, and under `splits`, for each: `pictures`, `references`, `expressions`;
+    They are `name`, `word_length`, and under `splits`, for each: `images`, `references`, `expressions`;
     `expressions_per_reference`; `words` of an expression (`min`, `mean`, `max`); the shares, of 1, of expressions with
     a word of place (`location_words`) and of those with more tokens than `word_length` (`over_limit`); the share of
-    references that mean nothing (`no_target`); `rivals`, things of the target's kind beside it, where that is known
-    (`known` references, `mean`, and the share with `any`); `mask_area`, shares of the picture (`quartiles`, and the
+    references that mean nothing (`no_target`); `distractors`, things of the target's kind beside it, where that is known
+    (`known` references, `mean`, and the share with `any`); `mask_area`, shares of the image (`quartiles`, and the
     number of `masks`), if asked for; and `histograms` of words and areas.
 
     Args:
@@ -49,8 +49,8 @@ def statistics(
     tokenizer = Tokenizer(word_length)
     total = _Split()
     splits: dict[str, _Split] = {}
-    for picture in tqdm(range(data.pictures), unit="picture", delay=2, disable=not progress):
-        for sample in data.samples_of(picture):
+    for image in tqdm(range(data.num_images), unit="image", delay=2, disable=not progress):
+        for sample in data.samples_of(image):
             over = sum(tokenizer(sample.expressions).truncated)
             area = float(sample.load_mask().mean()) if masks and sample.load_mask is not None else None
             for split in (splits.setdefault(sample.split, _Split()), total):
@@ -70,14 +70,14 @@ class _Split:
     """What is counted of a split."""
 
     def __init__(self) -> None:
-        self.pictures: set[str] = set()
+        self.num_images: set[str] = set()
         self.references = self.expressions = self.located = self.over = self.absent = 0
         self.words: Counter[int] = Counter()
-        self.rivals: list[int] = []
+        self.distractors: list[int] = []
         self.areas: list[float] = []
 
     def add(self, sample: Sample, over: int, area: float | None) -> None:
-        self.pictures.add(sample.image_id)
+        self.num_images.add(sample.image_id)
         self.references += 1
         self.expressions += len(sample.expressions)
         self.over += over
@@ -85,9 +85,9 @@ class _Split:
         for expression in sample.expressions:
             self.words[len(expression.split())] += 1
             self.located += has_location_word(expression)
-        rivals = sample.attributes.get("rivals")
-        if isinstance(rivals, int) and sample.load_mask is not None:
-            self.rivals.append(rivals)
+        distractors = sample.attributes.get("distractors")
+        if isinstance(distractors, int) and sample.load_mask is not None:
+            self.distractors.append(distractors)
         if area is not None:
             self.areas.append(area)
 
@@ -95,7 +95,7 @@ class _Split:
         words = sum(length * count for length, count in self.words.items())
         lengths = [self.words[length] for length in range(1, MOST_WORDS + 1)]
         figures: dict[str, Any] = {
-            "pictures": len(self.pictures),
+            "images": len(self.num_images),
             "references": self.references,
             "expressions": self.expressions,
             "expressions_per_reference": self.expressions / self.references,
@@ -103,13 +103,17 @@ class _Split:
             "location_words": self.located / self.expressions,
             "over_limit": self.over / self.expressions,
             "no_target": self.absent / self.references,
-            "rivals": None,
+            "distractors": None,
             "mask_area": None,
             "histograms": {"words": [*lengths, self.expressions - sum(lengths) - self.words[0]]},
         }
-        if self.rivals:
-            rivals = np.array(self.rivals)
-            figures["rivals"] = {"known": len(rivals), "mean": float(rivals.mean()), "any": float((rivals > 0).mean())}
+        if self.distractors:
+            distractors = np.array(self.distractors)
+            figures["distractors"] = {
+                "known": len(distractors),
+                "mean": float(distractors.mean()),
+                "any": float((distractors > 0).mean()),
+            }
         if self.areas:
             quartiles = np.percentile(self.areas, (25, 50, 75)).tolist()
             figures["mask_area"] = {"masks": len(self.areas), "quartiles": quartiles}
@@ -117,9 +121,9 @@ class _Split:
         return figures
 
 
-def _rivals(figures: Mapping[str, Any]) -> str:
-    rivals = figures["rivals"]
-    return "-" if rivals is None else f"{rivals['mean']:.2f} ({rivals['any']:.1%} have any)"
+def _distractors(figures: Mapping[str, Any]) -> str:
+    distractors = figures["distractors"]
+    return "-" if distractors is None else f"{distractors['mean']:.2f} ({distractors['any']:.1%} have any)"
 
 
 def _area(figures: Mapping[str, Any]) -> str:
@@ -131,7 +135,7 @@ def _area(figures: Mapping[str, Any]) -> str:
 
 
 ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "pictures": lambda of: f"{of['pictures']:,}",
+    "images": lambda of: f"{of['images']:,}",
     "references": lambda of: f"{of['references']:,}",
     "expressions": lambda of: f"{of['expressions']:,}",
     "expressions a reference": lambda of: f"{of['expressions_per_reference']:.2f}",
@@ -139,7 +143,7 @@ ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "with a word of place": lambda of: f"{of['location_words']:.1%}",
     "over {word_length} tokens": lambda of: f"{of['over_limit']:.2%}",
     "references to nothing": lambda of: f"{of['no_target']:.1%}",
-    "others of the target's kind": _rivals,
+    "others of the target's kind": _distractors,
     "mask's share: median (quartiles)": _area,
 }
 
@@ -174,7 +178,7 @@ def plot(figures: Mapping[str, Any]) -> str:
     panels = [_panel("Words of an expression", lengths, _shares(splits, "words"))]
     if areas := _shares(splits, "mask_area"):
         edges = [f"{100 * edge:g} %" for edge in AREAS]
-        panels.append(_panel("Share of the picture that the mask covers, from ...", edges, areas))
+        panels.append(_panel("Share of the image that the mask covers, from ...", edges, areas))
     height = HEIGHT * len(panels) + 30
     legend = "".join(
         f'<rect x="{LEFT + 120 * i}" y="10" width="12" height="12" fill="{COLOURS[i % len(COLOURS)]}"/>'

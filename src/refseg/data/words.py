@@ -1,4 +1,4 @@
-"""What the words of an expression say of place and size, and what they mean in a mirrored picture."""
+"""What the words of an expression say of place and size, and what they mean in a mirrored image."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ COMPARING_WORDS = frozenset(
         *("that", "which", "whose", "not", "no"),
     )
 )
-"""Words that compare a thing with others, or tell it by them: they may mean another thing in a part of the picture."""
+"""Words that compare a thing with others, or tell it by them: they may mean another thing in a part of the image."""
 OPPOSITE = MappingProxyType({"left": "right", "right": "left", "lft": "rgt", "rgt": "lft", "rt": "left", "lt": "right"})
 SIDED = re.compile(r"(?<![a-z])(left|right|lft|rgt|rt|lt)(?=(?:most|hand|side|er|ward|wards)?(?![a-z]))", re.IGNORECASE)
 UNCLEAR = re.compile(
-    # Words that say a side in another way, that only look like a side, or that are read in the picture.
+    # Words that say a side in another way, that only look like a side, or that are read in the image.
     r"clockwise|o'?clock|left[ -]?overs?\b|\b(?:is|are|was|what'?s|has|have|been|being|gets?|half) left\b|"
     r"\b(?:all|just|right) right\b|"
     r"\bright (?:now|away|next|behind|above|below|under|before|after|there|here|in|at|on)\b|"
@@ -50,10 +50,10 @@ def says_looks_alone(expression: str) -> bool:
 
 
 def mirrored(expression: str) -> str | None:
-    """Return an expression for the mirrored picture: left and right swapped, all else as it is.
+    """Return an expression for the mirrored image: left and right swapped, all else as it is.
 
     None where that would not be safe: words that may be no side ("the one left over", "right behind her"), a side said
-    otherwise ("at 3 o'clock"), or what is read in the picture ("number 12"), which a mirror makes unreadable.
+    otherwise ("at 3 o'clock"), or what is read in the image ("number 12"), which a mirror makes unreadable.
     """
     if UNCLEAR.search(expression):
         return None

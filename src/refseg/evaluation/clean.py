@@ -1,4 +1,4 @@
-"""A result without the pictures that the model was trained on, beside that of those pictures alone."""
+"""A result without the images that the model was trained on, beside that of those images alone."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def check_same_data(result: Result, data: DataSet) -> None:
 
 
 def score_parts(result: Result, leaked: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Return the metrics of `all`, of `clean` and of `leaked` pictures, with intervals, and how many pictures they are.
+    """Return the metrics of `all`, of `clean` and of `leaked` images, with intervals, and how many images they are.
 
     Args:
         result: what was scored.
-        leaked: pictures, by `image_id`.
+        leaked: images, by `image_id`.
     """
     rules = protocol_of(result)
     parts = {
@@ -56,7 +56,7 @@ def score_parts(result: Result, leaked: Collection[str]) -> dict[str, dict[str, 
     }
     return {
         name: {
-            "pictures": len({one.image for one in outcomes}),
+            "images": len({one.image for one in outcomes}),
             **summarise(outcomes, rules),
             "intervals": intervals(outcomes, rules),
         }

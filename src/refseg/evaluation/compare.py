@@ -1,7 +1,7 @@
 """Two results of the same data, expression by expression: by how much one is better, and whether that may be chance.
 
-Differences are of the second result over the first: above 0 the second is better. Expressions of one picture do not
-come out independently, so that pictures are drawn and flipped as a whole.
+Differences are of the second result over the first: above 0 the second is better. Expressions of one image do not
+come out independently, so that images are drawn and flipped as a whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["Change", "Comparison", "Difference", "compare", "sign_flip", "verdic
 
 FLIPS = 10_000
 ENUMERATED = 12
-"""Up to so many pictures that differ, all ways to flip them are tried."""
+"""Up to so many images that differ, all ways to flip them are tried."""
 COUNTED = {"overall_iou": "mean_iou", "ciou": "giou"}
 """Whose denominators, which are 1 or 0, tell over how many expressions a metric is whose own are pixels."""
 SHOWN = 10
@@ -45,7 +45,7 @@ class Difference:
     difference: float
     """The second minus the first."""
     low: float | None
-    """Of the 95 % interval of the difference; None where there are too few pictures to tell."""
+    """Of the 95 % interval of the difference; None where there are too few images to tell."""
     high: float | None
 
 
@@ -72,7 +72,7 @@ class Comparison:
     split: str
     protocol: str
     whole: bool
-    pictures: int
+    num_images: int
     n: int
     """Expressions that mean something; mean IoU, wins, ties and losses are over them."""
     n_absent: int
@@ -109,9 +109,9 @@ def compare(a: Result, b: Result, *, seed: int = 0) -> Comparison:
     _check_pairs(pairs)
     before, after = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     present = np.array([one.present for one in before], dtype=bool)
-    _, picture = np.unique(np.array([one.image for one in before]), return_inverse=True)
+    _, image = np.unique(np.array([one.image for one in before]), return_inverse=True)
     columns = _paired_columns(before, after, first.protocol)
-    metrics = _differences(columns, picture, seed)
+    metrics = _differences(columns, image, seed)
     changes = columns["mean_iou"].after[present] - columns["mean_iou"].before[present]
     improved, worsened = _most_changed(pairs, columns["mean_iou"])
     return Comparison(
@@ -121,17 +121,17 @@ def compare(a: Result, b: Result, *, seed: int = 0) -> Comparison:
         split=first.split,
         protocol=first.protocol.name,
         whole=first.whole and second.whole,
-        pictures=int(picture.max()) + 1,
+        num_images=int(image.max()) + 1,
         n=int(present.sum()),
         n_absent=int((~present).sum()),
         metrics=metrics,
-        p_value=sign_flip(changes, picture[present], seed=seed) if present.any() else None,
+        p_value=sign_flip(changes, image[present], seed=seed) if present.any() else None,
         wins=int((changes > 0).sum()),
         ties=int((changes == 0).sum()),
         losses=int((changes < 0).sum()),
         improved=improved,
         worsened=worsened,
-        by=_broken_down(before, columns["mean_iou"], picture, seed),
+        by=_broken_down(before, columns["mean_iou"], image, seed),
     )
 
 
@@ -164,7 +164,7 @@ def _check_ids(ours: Set[str], theirs: Set[str]) -> None:
 def _check_pairs(pairs: Sequence[tuple[Outcome, Outcome]]) -> None:
     for one, other in pairs:
         if (one.present, one.image, one.meant) != (other.present, other.image, other.meant):
-            raise DataError(f"not comparable: expression {one.id[:60]} has another picture or meaning in the second")
+            raise DataError(f"not comparable: expression {one.id[:60]} has another image or meaning in the second")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,12 +207,12 @@ def _paired_columns(before: Sequence[Outcome], after: Sequence[Outcome], protoco
     }
 
 
-def _differences(columns: Mapping[str, _Paired], picture: ndarray, seed: int) -> dict[str, Difference]:
+def _differences(columns: Mapping[str, _Paired], image: ndarray, seed: int) -> dict[str, Difference]:
     """Return the difference of each metric that something was counted for in both results."""
-    pictures = int(picture.max()) + 1
-    totals = np.zeros((pictures, 4 * len(columns)))
-    np.add.at(totals, picture, np.concatenate([one.stacked() for one in columns.values()], axis=1))
-    drawn = resample(totals, seed=seed) if pictures > 1 else totals[:0]
+    images = int(image.max()) + 1
+    totals = np.zeros((images, 4 * len(columns)))
+    np.add.at(totals, image, np.concatenate([one.stacked() for one in columns.values()], axis=1))
+    drawn = resample(totals, seed=seed) if images > 1 else totals[:0]
     whole = totals.sum(axis=0)
     found = {}
     for number, (name, column) in enumerate(columns.items()):
@@ -237,32 +237,32 @@ def _edges(drawn: Float[ndarray, "R 4"]) -> tuple[float | None, float | None]:
     return float(low), float(high)
 
 
-def sign_flip(changes: Float[ndarray, "N"], picture: ndarray, *, seed: int = 0) -> float:
-    """Return the two-sided p-value of the mean of paired changes, by flipping the signs of whole pictures.
+def sign_flip(changes: Float[ndarray, "N"], image: ndarray, *, seed: int = 0) -> float:
+    """Return the two-sided p-value of the mean of paired changes, by flipping the signs of whole images.
 
-    Were there no difference between two models, then the changes of each picture could as well have come out with the
+    Were there no difference between two models, then the changes of each image could as well have come out with the
     opposite sign. The p-value is the share of flips whose sum of changes is as far from 0 as the real one, or
-    further: over all flips where few pictures differ, else over 10,000 random ones with the real one among them.
+    further: over all flips where few images differ, else over 10,000 random ones with the real one among them.
 
     Args:
         changes: of each expression.
-        picture: the number of its picture.
+        image: the number of its image.
         seed: of the random flips.
     """
-    by_picture = np.bincount(picture, weights=changes)
-    by_picture = by_picture[by_picture != 0]
-    if not len(by_picture):
+    by_image = np.bincount(image, weights=changes)
+    by_image = by_image[by_image != 0]
+    if not len(by_image):
         return 1.0
     # Sums in another order differ in their last digits: what is equal must not count as less.
-    reached = abs(float(by_picture.sum())) - 1e-9 * float(np.abs(by_picture).sum())
-    if len(by_picture) <= ENUMERATED:
-        ways = np.arange(2 ** len(by_picture))[:, None] >> np.arange(len(by_picture)) & 1
-        return float((np.abs((1 - 2 * ways) @ by_picture) >= reached).mean())
+    reached = abs(float(by_image.sum())) - 1e-9 * float(np.abs(by_image).sum())
+    if len(by_image) <= ENUMERATED:
+        ways = np.arange(2 ** len(by_image))[:, None] >> np.arange(len(by_image)) & 1
+        return float((np.abs((1 - 2 * ways) @ by_image) >= reached).mean())
     rng = np.random.default_rng(seed)
     beyond = 0
-    for _ in range(FLIPS // 500):  # in parts, for there may be many pictures
-        signs = 1 - 2 * rng.integers(0, 2, (500, len(by_picture)), dtype=np.int8)
-        beyond += int((np.abs(signs @ by_picture) >= reached).sum())
+    for _ in range(FLIPS // 500):  # in parts, for there may be many images
+        signs = 1 - 2 * rng.integers(0, 2, (500, len(by_image)), dtype=np.int8)
+        beyond += int((np.abs(signs @ by_image) >= reached).sum())
     return (beyond + 1) / (FLIPS + 1)
 
 
@@ -284,7 +284,7 @@ def _most_changed(
 
 
 def _broken_down(
-    outcomes: Sequence[Outcome], iou: _Paired, picture: ndarray, seed: int
+    outcomes: Sequence[Outcome], iou: _Paired, image: ndarray, seed: int
 ) -> dict[str, dict[str, Difference]]:
     found = {}
     for name, key_of in BREAKDOWNS.items():
@@ -293,7 +293,7 @@ def _broken_down(
         if counts:
             largest = [key for key, _ in counts.most_common(MOST_GROUPS)]
             largest.sort(key=lambda key: (ORDER.get(key, 0), key))
-            found[name] = _differences({key: iou.of(keys == key) for key in largest}, picture, seed)
+            found[name] = _differences({key: iou.of(keys == key) for key in largest}, image, seed)
     return found
 
 
@@ -313,9 +313,9 @@ def verdict(comparison: Comparison) -> str:
         f"{100 * abs(found.difference):.2f} points of mean IoU",
         "second" if found.difference > 0 else "first",
     )
-    how = f"p = {p:.2g}, over {comparison.n:,} expressions in {comparison.pictures:,} pictures"
+    how = f"p = {p:.2g}, over {comparison.n:,} expressions in {comparison.num_images:,} images"
     if found.low is None or found.high is None:
-        return f"Too few pictures to tell whether the difference of {points} is real ({how})."
+        return f"Too few images to tell whether the difference of {points} is real ({how})."
     how = f"95 % interval of the difference {100 * found.low:+.2f} to {100 * found.high:+.2f}, {how}"
     surely = not found.low <= 0 <= found.high
     if p < LEVEL and surely:

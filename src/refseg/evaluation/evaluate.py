@@ -1,4 +1,4 @@
-"""Score a model on a data set: every expression once, each picture encoded once for all of its expressions."""
+"""Score a model on a data set: every expression once, each image encoded once for all of its expressions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from jaxtyping import Bool
 from numpy import ndarray
 from tqdm import tqdm
 
-from refseg.data.batches import PictureData, form_of, part_of
+from refseg.data.batches import ImageData, form_of, part_of
 from refseg.evaluation.metrics import Outcome, count
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
 from refseg.predictor import Predictor
-from refseg.types import Prediction, Sample
+from refseg.values import Prediction, Sample
 
 __all__ = [
     "Known",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 Objects = Callable[[int], Bool[ndarray, "N H W"]]
-"""Returns the masks of all objects in a picture, of which a sample's `target` attribute is one."""
+"""Returns the masks of all objects in an image, of which a sample's `target` attribute is one."""
 Known = tuple[Bool[ndarray, "h w"] | None, Bool[ndarray, "h w"] | None]
 """What an expression means, if anything, and what is ignored."""
 
@@ -40,19 +40,19 @@ class Timing:
     """Where the time of an evaluation went, in seconds."""
 
     load: float = 0.0
-    """Reading pictures and true masks."""
+    """Reading images and true masks."""
     encode: float = 0.0
-    """Encoding pictures."""
+    """Encoding images."""
     segment: float = 0.0
-    """Answering expressions, with the way back to the picture's own size."""
+    """Answering expressions, with the way back to the image's own size."""
     count: float = 0.0
     """Comparing masks."""
 
 
 def evaluate(
     predictor: Predictor,
-    data: PictureData,
-    pictures: Iterable[int] | None = None,
+    data: ImageData,
+    images: Iterable[int] | None = None,
     objects: Objects | None = None,
     *,
     protocol: Protocol = PROTOCOLS["refseg"],
@@ -60,12 +60,12 @@ def evaluate(
     each: Callable[[Sample, str, Prediction], None] | None = None,
     timing: Timing | None = None,
 ) -> list[Outcome]:
-    """Segment every expression of some pictures, all of them by default.
+    """Segment every expression of some images, all of them by default.
 
     Args:
         predictor: the model.
-        data: the pictures and their samples.
-        pictures: which pictures. Several processes may take a part each: the outcomes of all, put together in any
+        data: the images and their samples.
+        images: which images. Several processes may take a part each: the outcomes of all, put together in any
             order, give the numbers of the whole.
         objects: to measure pointing, where a data set knows all objects.
         protocol: how masks are compared.
@@ -75,10 +75,10 @@ def evaluate(
     """
     timing = Timing() if timing is None else timing
     outcomes = []
-    chosen = list(range(data.pictures) if pictures is None else pictures)
-    for picture in tqdm(chosen, unit="picture", disable=not progress):
+    chosen = list(range(data.num_images) if images is None else images)
+    for index in tqdm(chosen, unit="image", disable=not progress):
         begun = time.perf_counter()
-        samples = data.samples_of(picture)
+        samples = data.samples_of(index)
         image = samples[0].load_image()
         begun = _spent(timing, "load", begun)
         encoded = predictor.encode(image)
@@ -86,12 +86,12 @@ def evaluate(
         asked = [(sample, i) for sample in samples for i in range(len(sample.expressions))]
         predictions = predictor.segment(encoded, [sample.expressions[i] for sample, i in asked])
         begun = _spent(timing, "segment", begun)
-        masks = None if objects is None else objects(picture)
+        masks = None if objects is None else objects(index)
         known = {sample.id: known_of(sample, protocol) for sample in samples}
         begun = _spent(timing, "load", begun)
         for (sample, i), prediction in zip(asked, predictions, strict=True):
             found = protocol.find(prediction.probability, prediction.threshold)
-            if prediction.refused and protocol.threshold is None:
+            if prediction.rejected and protocol.threshold is None:
                 found = np.zeros_like(found)
             outcomes.append(
                 outcome_of(
@@ -132,7 +132,7 @@ def outcome_of(
         mask: what was answered.
         found: the same as the protocol compares it.
         known: what is true, as the protocol compares it (see `known_of`).
-        objects: all objects of the picture, where the data know them.
+        objects: all objects of the image, where the data know them.
         score: of the answer, 0..1.
         empty: whether the answer is that nothing fits.
         truncated: whether the end of the expression was not read.
@@ -167,8 +167,8 @@ def expression_id(sample: Sample, index: int) -> str:
 
 def attributes_of(sample: Sample, index: int) -> dict[str, str | int | bool]:
     """Return what is known of one of a sample's expressions."""
-    found = {name: value for name, value in sample.attributes.items() if name not in ("forms", "tempers", "target")}
-    own = {"temper": part_of(sample, "tempers", index), "form": form_of(sample, index)}
+    found = {name: value for name, value in sample.attributes.items() if name not in ("forms", "styles", "target")}
+    own = {"style": part_of(sample, "styles", index), "form": form_of(sample, index)}
     return found | {name: value for name, value in own.items() if value}
 
 
@@ -180,7 +180,7 @@ def _spent(timing: Timing, part: str, begun: float) -> float:
 
 
 def points_at(mask: Bool[ndarray, "H W"], objects: Bool[ndarray, "N H W"], sample: Sample) -> bool:
-    """Return whether a mask overlaps the object that a sample means more than any other object of its picture."""
+    """Return whether a mask overlaps the object that a sample means more than any other object of its image."""
     shared = np.count_nonzero(objects & mask, axis=(1, 2))
     target = int(sample.attributes["target"])
     others = np.delete(shared, target)

@@ -61,7 +61,7 @@ class Kind:
 def near_border(mask: Bool[ndarray, "h w"], reach: int) -> Bool[ndarray, "h w"]:
     """Return the pixels, inside and outside, that have the border of a mask within so many pixels, diagonals being 1.
 
-    The edge of the picture is no border.
+    The edge of the image is no border.
     """
     near: ndarray = _grown(mask, reach) & _grown(~mask, reach)
     return near
@@ -132,9 +132,9 @@ def _failed(one: Outcome) -> bool:
 
 
 def _ambiguous(one: Outcome) -> bool:
-    rivals = one.attributes.get("rivals")
+    distractors = one.attributes.get("distractors")
     few = len(one.expression.split()) <= FEW_WORDS
-    return _failed(one) and few and isinstance(rivals, int) and rivals > 0
+    return _failed(one) and few and isinstance(distractors, int) and distractors > 0
 
 
 KINDS: MappingProxyType[str, Kind] = MappingProxyType(
@@ -145,7 +145,7 @@ KINDS: MappingProxyType[str, Kind] = MappingProxyType(
                 name="ambiguous words",
                 shown_as="imperfect expressions",
                 rule=f"IoU below 0.5, at most {FEW_WORDS} words, and the data know another thing of the same kind in "
-                "the picture. Words that say too little or are wrong in other ways are not recognised.",
+                "the image. Words that say too little or are wrong in other ways are not recognised.",
                 suspect=_ambiguous,
             ),
             Kind(

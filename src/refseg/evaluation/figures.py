@@ -29,7 +29,7 @@ class About:
     data: str
     split: str
     digest: str
-    pictures: int
+    num_images: int
     references: int
     expressions: int
     whole: bool
@@ -67,7 +67,7 @@ def about(result: Result) -> About:
             data=take(data, "name", str),
             split=take(data, "split", str),
             digest=take(data, "digest", str),
-            pictures=take(data, "pictures", int),
+            num_images=take(data, "images", int),
             references=take(data, "references", int),
             expressions=take(data, "expressions", int),
             whole=take(figures, "whole", bool),

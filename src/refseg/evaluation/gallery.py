@@ -1,4 +1,4 @@
-"""The expressions that a report shows with their pictures: the best, the median, the worst, and those that failed."""
+"""The expressions that a report shows with their images: the best, the median, the worst, and those that failed."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from refseg.evaluation.metrics import Outcome, overlap
 from refseg.evaluation.predictions import Predictions
 from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.tables import percent
-from refseg.types import Sample
-from refseg.visualize import overlay
+from refseg.values import Sample
+from refseg.writers.overlay import overlay
 
 __all__ = ["Gallery", "Group", "Panel", "Shown", "groups"]
 
@@ -29,7 +29,7 @@ EACH = 3
 LOOKED_AT = 150
 """The most expressions, the worst first, whose masks are loaded to tell a kind of failure."""
 WIDEST, HIGHEST = 320, 480
-"""Of a picture in a panel, pixels."""
+"""Of an image in a panel, pixels."""
 QUALITY = 78
 
 
@@ -47,7 +47,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """One picture of a panel."""
+    """One image of a panel."""
 
     label: str
     alt: str
@@ -58,10 +58,10 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """An expression with its pictures."""
+    """An expression with its images."""
 
     outcome: Outcome
-    pictures: tuple[Shown, ...]
+    images: tuple[Shown, ...]
     remarks: tuple[str, ...] = ()
 
 
@@ -90,10 +90,10 @@ class Gallery:
             DataError: one is not in the data.
         """
         wanted = {one.id for one in outcomes} - self._places.keys()
-        for picture in range(self.data.pictures):
+        for image in range(self.data.num_images):
             if not wanted:
                 return
-            for sample in self.data.samples_of(picture):
+            for sample in self.data.samples_of(image):
                 for index in range(len(sample.expressions)):
                     id = expression_id(sample, index)
                     if id in wanted:
@@ -131,15 +131,15 @@ class Gallery:
             raise DataError(f"{predictions.path}: expression {one.id}: {error}") from None
 
     def panel(self, one: Outcome) -> Panel:
-        """Return an expression with its picture, the true mask and the predicted ones.
+        """Return an expression with its image, the true mask and the predicted ones.
 
         Raises:
-            DataError: one of them is missing, broken, or of another size than the picture.
+            DataError: one of them is missing, broken, or of another size than the image.
         """
         sample = self._places[one.id].sample
         image = sample.load_image()
         size = (image.height, image.width)
-        layers: list[tuple[str, str, Bool[ndarray, "H W"] | None]] = [("picture", "The picture alone", None)]
+        layers: list[tuple[str, str, Bool[ndarray, "H W"] | None]] = [("image", "The image alone", None)]
         if sample.load_mask is not None:
             layers.append(("truth", "What the expression means", sample.load_mask()))
         if self.predictions is not None:
@@ -150,14 +150,14 @@ class Gallery:
         for label, alt, mask in layers:
             if mask is not None and mask.shape != size:
                 raise DataError(
-                    f"{one.id}: a mask is {mask.shape[1]} x {mask.shape[0]}, its picture {size[1]} x {size[0]}"
+                    f"{one.id}: a mask is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}"
                 )
             shown.append(_draw(image, mask, label, f"{alt}, tinted pink" if mask is not None and mask.any() else alt))
-        return Panel(outcome=one, pictures=tuple(shown), remarks=tuple(self._remarks(one)))
+        return Panel(outcome=one, images=tuple(shown), remarks=tuple(self._remarks(one)))
 
     def _remarks(self, one: Outcome) -> Iterator[str]:
         if not one.present:
-            yield "The expression fits nothing in the picture."
+            yield "The expression fits nothing in the image."
             return
         masks = self.masks(one)
         if masks.found is not None and abs(_iou(masks.found, masks.truth) - one.iou) > 0.001:
@@ -252,7 +252,7 @@ def _iou(found: Bool[ndarray, "h w"], truth: Bool[ndarray, "h w"]) -> float:
 
 
 def _draw(image: Image.Image, mask: Bool[ndarray, "H W"] | None, label: str, alt: str) -> Shown:
-    """Draw a mask over a picture, both made small first."""
+    """Draw a mask over an image, both made small first."""
     small = image.copy()
     small.thumbnail((WIDEST, HIGHEST), Image.Resampling.LANCZOS)
     if mask is not None:

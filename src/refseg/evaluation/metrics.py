@@ -58,7 +58,7 @@ class Outcome:
     meant: int
     """Pixels of the true mask; 0 where the expression fits nothing."""
     pixels: int
-    """Of the picture, as it was compared."""
+    """Of the image, as it was compared."""
     score: float
     """The model's own score, 0..1."""
     empty: bool
@@ -194,16 +194,16 @@ def intervals(
 ) -> dict[str, list[float]]:
     """Return bootstrap confidence intervals (95 %) of the metrics, as pairs [low, high].
 
-    Pictures are drawn, not expressions, 1,000 times: expressions of one picture do not come out independently.
+    Images are drawn, not expressions, 1,000 times: expressions of one image do not come out independently.
     """
     columns = _Columns(outcomes, protocol)
-    _, picture = np.unique(np.array([one.image for one in outcomes]), return_inverse=True)
-    pictures = int(picture.max()) + 1 if len(outcomes) else 0
-    if pictures < 2:
+    _, image = np.unique(np.array([one.image for one in outcomes]), return_inverse=True)
+    images = int(image.max()) + 1 if len(outcomes) else 0
+    if images < 2:
         return {}
     sums = columns.sums(protocol)
-    totals = np.zeros((pictures, 2 * len(sums)))
-    np.add.at(totals, picture, np.stack([part for pair in sums.values() for part in pair], axis=1))
+    totals = np.zeros((images, 2 * len(sums)))
+    np.add.at(totals, image, np.stack([part for pair in sums.values() for part in pair], axis=1))
     drawn = resample(totals, seed=seed)
     edges = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
     found = {}
@@ -216,11 +216,11 @@ def intervals(
 
 
 def resample(totals: Float[ndarray, "P K"], *, seed: int = 0) -> Float[ndarray, "R K"]:
-    """Return the sums of each column over P pictures drawn with replacement, once for each of 1,000 draws."""
-    pictures = len(totals)
+    """Return the sums of each column over P images drawn with replacement, once for each of 1,000 draws."""
+    images = len(totals)
     rng = np.random.default_rng(seed)
     return np.concatenate(
-        [rng.multinomial(pictures, np.full(pictures, 1 / pictures), 50) @ totals for _ in range(RESAMPLES // 50)]
+        [rng.multinomial(images, np.full(images, 1 / images), 50) @ totals for _ in range(RESAMPLES // 50)]
     )
 
 
@@ -235,7 +235,7 @@ def ratios(
     return _Columns(outcomes, protocol).sums(protocol)
 
 
-SIZES = ((0.01, "below 1 % of the picture"), (0.05, "1 to 5 %"), (0.2, "5 to 20 %"), (1.01, "20 % or more"))
+SIZES = ((0.01, "below 1 % of the image"), (0.05, "1 to 5 %"), (0.2, "5 to 20 %"), (1.01, "20 % or more"))
 LENGTHS = ((2, "1-2 words"), (5, "3-5 words"), (10, "6-10 words"), (10**9, "more than 10 words"))
 
 
@@ -253,9 +253,9 @@ def _location(one: Outcome) -> str:
     return "yes" if has_location_word(one.expression) else "no"
 
 
-def _rivals(one: Outcome) -> str | None:
-    rivals = one.attributes.get("rivals")
-    return None if not isinstance(rivals, int) else str(rivals) if rivals < 3 else "3 or more"
+def _distractors(one: Outcome) -> str | None:
+    distractors = one.attributes.get("distractors")
+    return None if not isinstance(distractors, int) else str(distractors) if distractors < 3 else "3 or more"
 
 
 def _attribute(name: str) -> Callable[[Outcome], str | None]:
@@ -266,8 +266,8 @@ BREAKDOWNS: dict[str, Callable[[Outcome], str | None]] = {
     "size": _size,
     "words": _length,
     "location_words": _location,
-    "rivals": _rivals,
-    **{name: _attribute(name) for name in ("temper", "form", "held_out", "targets")},
+    "distractors": _distractors,
+    **{name: _attribute(name) for name in ("style", "form", "held_out", "targets")},
 }
 
 

@@ -50,9 +50,9 @@ svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 .mark { fill: var(--mark); }
 .panel { margin: 1rem 0; padding: .75rem; background: var(--band); border-radius: .4rem; }
 .panel:target { outline: 2px solid var(--mark); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 14rem), 1fr)); gap: .75rem; }
-.pictures img { display: block; max-width: 100%; height: auto; }
-.pictures span, .small { color: var(--soft); font-size: .85rem; }
+.num_images { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 14rem), 1fr)); gap: .75rem; }
+.num_images img { display: block; max-width: 100%; height: auto; }
+.num_images span, .small { color: var(--soft); font-size: .85rem; }
 .expression { font-weight: 600; overflow-wrap: anywhere; }
 """.strip()
 # Nothing is fetched and nothing runs, even if words of the data should get past the escaping.
@@ -145,21 +145,21 @@ def _link(source: Source) -> str:
 
 
 def panel(content: Panel, name: str) -> str:
-    """Return an expression with its pictures; `name` is what links lead to."""
+    """Return an expression with its images; `name` is what links lead to."""
     one = content.outcome
     short = one.expression[:LONGEST] + ("..." if len(one.expression) > LONGEST else "")
-    pictures = [
+    images = [
         f'<div><img width="{shown.width}" height="{shown.height}" alt="{words(f"{shown.alt}: {short}")}" '
         f'src="data:image/jpeg;base64,{b64encode(shown.jpeg).decode()}"><span>{words(shown.label)}</span></div>'
-        for shown in content.pictures
+        for shown in content.images
     ]
     known = ", ".join(f"{key} {value}" for key, value in one.attributes.items())
     iou = f"IoU {percent(one.iou)} %, " if one.present else ""
-    about = [f"{iou}score {one.score:.2f}", f"expression {one.id}", f"picture {one.image}", *([known] if known else [])]
+    about = [f"{iou}score {one.score:.2f}", f"expression {one.id}", f"image {one.image}", *([known] if known else [])]
     return "\n".join(
         [
             f'<figure class="panel" id="{words(name)}">',
-            f'<div class="pictures">{"".join(pictures)}</div>',
+            f'<div class="images">{"".join(images)}</div>',
             f'<figcaption><bdi class="expression">{words(short)}</bdi>'
             f'<div class="small"><bdi>{words("; ".join(about)[: 2 * LONGEST])}</bdi></div>',
             *(f'<div class="small">{words(remark)}</div>' for remark in content.remarks),

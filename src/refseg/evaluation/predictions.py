@@ -2,8 +2,8 @@
 
 A file of predictions has one JSON object a line:
 
-- `sent_id`, the id of the expression in the data set; or `image` (the picture's id or file name) and `text`;
-- `rle`, the mask as COCO's run lengths, of the picture's own size; or `mask`, the name of a picture of it, relative to
+- `sent_id`, the id of the expression in the data set; or `image` (the image's id or file name) and `text`;
+- `rle`, the mask as COCO's run lengths, of the image's own size; or `mask`, the name of an image of it, relative to
   the file, where what is not 0 is found; neither, or null, says that nothing fits;
 - `score`, 0..1, and `empty`, if the model says them.
 
@@ -23,15 +23,15 @@ from jaxtyping import Bool
 from numpy import ndarray
 from tqdm import tqdm
 
-from refseg.data.batches import PictureData
+from refseg.data.batches import ImageData
 from refseg.data.formats.record import safe_name, take
 from refseg.data.formats.regions import check_part, decode, encode
 from refseg.errors import DataError, ImageError
 from refseg.evaluation.evaluate import Known, Objects, expression_id, known_of, outcome_of
 from refseg.evaluation.metrics import Outcome
 from refseg.evaluation.protocols import Protocol
-from refseg.inputs.image import read_mask
-from refseg.types import Prediction, Sample
+from refseg.inputs.read import read_mask
+from refseg.values import Prediction, Sample
 
 __all__ = ["Predictions", "line_of", "score"]
 
@@ -138,7 +138,7 @@ class Predictions:
         except ImageError as error:
             raise DataError(str(error)) from None
         if mask.shape != size:
-            raise DataError(f"{row['mask']}: is {mask.shape[1]} x {mask.shape[0]}, its picture {size[1]} x {size[0]}")
+            raise DataError(f"{row['mask']}: is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}")
         return mask
 
 
@@ -150,7 +150,7 @@ def _coco_names(image_id: str) -> Iterable[str]:
 
 def score(
     predictions: Predictions,
-    data: PictureData,
+    data: ImageData,
     protocol: Protocol,
     *,
     objects: Objects | None = None,
@@ -167,12 +167,12 @@ def score(
 
     Raises:
         DataError: an expression has no prediction, a prediction belongs to no expression, or a mask is broken or of
-            another size than its picture.
+            another size than its image.
     """
     outcomes, used = [], 0
-    for picture in tqdm(range(data.pictures), unit="picture", disable=not progress):
-        masks = None if objects is None else objects(picture)
-        for sample, known, size in _with_masks(data.samples_of(picture), protocol):
+    for image in tqdm(range(data.num_images), unit="image", disable=not progress):
+        masks = None if objects is None else objects(image)
+        for sample, known, size in _with_masks(data.samples_of(image), protocol):
             for i, expression in enumerate(sample.expressions):
                 row = predictions.of(sample, i)
                 id = expression_id(sample, i)
@@ -204,7 +204,7 @@ def score(
 
 
 def _with_masks(samples: tuple[Sample, ...], protocol: Protocol) -> Iterator[tuple[Sample, Known, tuple[int, int]]]:
-    """Yield samples with what is known of them and the size of their picture, read from a mask where that tells it."""
+    """Yield samples with what is known of them and the size of their image, read from a mask where that tells it."""
     size: tuple[int, int] | None = None
     for sample in samples:
         known = known_of(sample, protocol)

@@ -26,7 +26,7 @@ class Protocol:
     threshold: float | None
     """A pixel is found where its probability is greater; None: the threshold that the model has for this answer."""
     side: int | None
-    """Masks are compared after both were resized to a square of this side; None: at the picture's own size."""
+    """Masks are compared after both were resized to a square of this side; None: at the image's own size."""
     strict: bool
     """Whether precision at X counts IoUs above X, or also those of just X."""
     thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -46,7 +46,7 @@ class Protocol:
         """Return the mask that is compared.
 
         Args:
-            probability: at the picture's own size.
+            probability: at the image's own size.
             own: the threshold that the model has for this answer.
         """
         if self.side is not None:
@@ -56,7 +56,7 @@ class Protocol:
         return probability > (own if self.threshold is None else self.threshold)
 
     def place(self, mask: Bool[ndarray, "H W"]) -> Bool[ndarray, "h w"]:
-        """Return a mask of the picture's own size as it is compared: the nearest pixel's value, where it is resized."""
+        """Return a mask of the image's own size as it is compared: the nearest pixel's value, where it is resized."""
         if self.side is None:
             return mask
         grey = Image.fromarray(mask.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""A stored result as a report to read: Markdown, or one HTML file with charts and pictures."""
+"""A stored result as a report to read: Markdown, or one HTML file with charts and images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from refseg.evaluation.tables import Cell, Section, Table, percent, sections
 __all__ = ["LIMIT", "html", "markdown"]
 
 LIMIT = 3_000_000
-"""Bytes of an HTML report; what does not fit of its pictures is left out."""
+"""Bytes of an HTML report; what does not fit of its images is left out."""
 
 
 # ── Markdown ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,14 +88,14 @@ def html(
     other: Predictions | None = None,
     limit: int = LIMIT,
 ) -> str:
-    """Return a report as one HTML file that needs nothing else: tables, charts and pictures.
+    """Return a report as one HTML file that needs nothing else: tables, charts and images.
 
     Args:
         result: what to report.
-        data: what the result is of, for the pictures; None leaves them out.
+        data: what the result is of, for the images; None leaves them out.
         predictions: the masks that were scored, to show them.
         other: a second model's masks of the same expressions, to show beside them.
-        limit: bytes of the whole file, up to which pictures are put in.
+        limit: bytes of the whole file, up to which images are put in.
 
     Raises:
         DataError: the result is broken, the data are not those that it is of, or an expression is missing from them or
@@ -107,7 +107,7 @@ def html(
     body = [part for section in sections(result) for part in _section(section)]
     body += _charts(result.outcomes, of.protocol)
     if data is None:
-        body.append("<h2>Pictures</h2>")
+        body.append("<h2>Images</h2>")
         body.append(paragraph("Left out: to show expressions, a report takes the data and the stored predictions."))
     else:
         gallery = Gallery(data=data, protocol=of.protocol, predictions=predictions, other=other)
@@ -247,7 +247,7 @@ def _name(number: int) -> str:
 
 def _arrange(chosen: Sequence[Group], drawn: dict[str, str]) -> Iterator[str]:
     """Yield the groups with their panels; an expression of several groups is shown once and linked to."""
-    yield "<h2>Pictures</h2>"
+    yield "<h2>Images</h2>"
     yield paragraph(LEGEND)
     names = {id: _name(number) for number, id in enumerate(drawn)}
     done: set[str] = set()

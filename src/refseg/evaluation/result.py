@@ -52,7 +52,7 @@ def make_result(
         data: what they are of.
         protocol: how they were counted.
         made_by: the model or the predictions, as JSON.
-        whole: whether all of the split was scored; then its numbers of pictures and expressions are checked.
+        whole: whether all of the split was scored; then its numbers of images and expressions are checked.
         timing: seconds.
 
     Raises:
@@ -65,7 +65,7 @@ def make_result(
     if not ordered:
         raise DataError(f"{data.name}:{data.split}: nothing was scored")
     counts = {
-        "pictures": len({one.image for one in ordered}),
+        "images": len({one.image for one in ordered}),
         "references": len({one.reference for one in ordered}),
         "expressions": len(ordered),
     }

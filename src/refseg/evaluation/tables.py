@@ -30,8 +30,8 @@ ABSENT_NAMES = {
     "ciou": "cIoU, over all expressions",
 }
 RULES = {
-    "refseg": "masks are compared at each picture's own size, and the threshold is that which the model was saved with",
-    "cris": "CRIS' code: each picture's own size, probability above 0.35, precision counts IoUs above its threshold",
+    "refseg": "masks are compared at each image's own size, and the threshold is that which the model was saved with",
+    "cris": "CRIS' code: each image's own size, probability above 0.35, precision counts IoUs above its threshold",
     "lavt": "LAVT's code: masks are resized to 480 x 480, raw sentences, overlapping polygons are background",
     "gres": "ReLA's code: masks are resized to 480 x 480, fewer than 50 pixels say that nothing fits",
 }
@@ -39,8 +39,8 @@ BREAKDOWN_NAMES = {
     "size": "size of what is meant",
     "words": "length of the expression",
     "location_words": "a word of place",
-    "rivals": "others of the same kind",
-    "temper": "what the expression speaks of",
+    "distractors": "others of the same kind",
+    "style": "what the expression speaks of",
     "form": "form of the expression",
     "held_out": "held out of training",
     "targets": "things meant",
@@ -110,7 +110,7 @@ def _facts(of: About) -> Table:
         ("model or predictions", of.made_by),
         ("data", f"{of.data}, split {of.split}"),
         ("scored", "the whole split" if of.whole else "a part of the split"),
-        ("pictures", f"{of.pictures:,}"),
+        ("images", f"{of.num_images:,}"),
         ("references", f"{of.references:,}"),
         ("expressions", f"{of.expressions:,}"),
         ("cut off, being longer than the model reads", f"{of.truncated:,}"),
@@ -123,12 +123,12 @@ def _facts(of: About) -> Table:
 
 def _remarks(of: About) -> Iterator[str]:
     yield (
-        "Intervals are of 95 % confidence, from a bootstrap over pictures. Mean IoU is the mean over expressions; "
+        "Intervals are of 95 % confidence, from a bootstrap over images. Mean IoU is the mean over expressions; "
         "overall IoU is the sum of intersections over the sum of unions, which favours large objects."
     )
     if of.n_absent:
         yield (
-            f"{of.n_absent:,} expressions fit nothing in their picture. They count in N-acc, gIoU and cIoU, and in "
+            f"{of.n_absent:,} expressions fit nothing in their image. They count in N-acc, gIoU and cIoU, and in "
             "nothing else."
         )
 
@@ -165,7 +165,7 @@ def _cautions(of: About) -> Iterator[str]:
         yield f"No published numbers of {of.data}:{of.split} are known here."
         return
     if not of.whole:
-        yield f"Not comparable: only a part of the split was scored ({of.pictures:,} pictures)."
+        yield f"Not comparable: only a part of the split was scored ({of.num_images:,} images)."
     expected = of.published_references
     if expected not in (None, of.references):
         yield (

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from refseg.data.batches import PictureData
+from refseg.data.batches import ImageData
 from refseg.errors import DataError
 from refseg.evaluation.evaluate import Objects, evaluate, known_of
 from refseg.evaluation.metrics import Outcome, count
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
 from refseg.predictor import Predictor
-from refseg.types import Prediction, Sample
+from refseg.values import Prediction, Sample
 
 __all__ = ["RELATIVE", "THRESHOLDS", "Chosen", "Thresholds", "evaluate_with_own"]
 
@@ -86,20 +86,20 @@ class Thresholds:
 
 def evaluate_with_own(
     predictor: Predictor,
-    data: PictureData,
-    pictures: int,
+    data: ImageData,
+    images: int,
     objects: Objects | None = None,
     *,
     protocol: Protocol = PROTOCOLS["refseg"],
     progress: bool = False,
 ) -> tuple[list[Outcome], list[Outcome]]:
-    """Return the outcomes of the first pictures (see `evaluate`), and those with thresholds of the model's own.
+    """Return the outcomes of the first images (see `evaluate`), and those with thresholds of the model's own.
 
-    The own ones are chosen for each half of the pictures on the other, so that no picture has a say in its own. They
+    The own ones are chosen for each half of the images on the other, so that no image has a say in its own. They
     take the place of the protocol's, too. Where a half has nothing to choose by, there are no second outcomes.
     """
     config = predictor.model.config
-    halves = tuple(range(start, pictures, 2) for start in (0, 1))
+    halves = tuple(range(start, images, 2) for start in (0, 1))
     tried = tuple(Thresholds() for _ in halves)
     outcomes: list[Outcome] = []
     for half, thresholds in zip(halves, tried, strict=True):

@@ -1,1 +1,1 @@
-"""What a user has, a picture and words, becomes what a model reads, pixels and tokens."""
+"""What a user has, an image and words, becomes what a model reads, pixels and tokens."""

@@ -8,28 +8,28 @@ from typing import Any, ClassVar, Protocol
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
-from refseg.clip.vit import ViTConfig
-from refseg.clip.weights import ClipSource
+from refseg.encoders.clip_files import ClipSource
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
+from refseg.encoders.clip_vit import ViTConfig
 from refseg.errors import ConfigError
-from refseg.types import Calibration
+from refseg.values import Calibration
 
 __all__ = ["LARGEST_SIDE", "Grounder", "Segmenter", "SegmenterConfig", "check_inputs"]
 
 LARGEST_SIDE = 4096
-"""Of `image_size`: a config from a stranger must not make a predictor take all memory."""
+"""Of `image_size`: a config from an untrusted source must not make a predictor take all memory."""
 
 
 def check_inputs(config: SegmenterConfig, step: int) -> None:
     """Refuse a config whose inputs its model cannot take.
 
     Args:
-        config: with the two towers' configs.
-        step: what the side of a picture has to be a multiple of.
+        config: with the two encoders' configs.
+        step: what the side of an image has to be a multiple of.
 
     Raises:
-        ConfigError: the towers do not fit each other, or a number is out of range.
+        ConfigError: the encoders do not fit each other, or a number is out of range.
     """
     vision, text = config.vision, config.text
     if text.output_dim != vision.output_dim:
@@ -45,21 +45,21 @@ def check_inputs(config: SegmenterConfig, step: int) -> None:
 
 
 class SegmenterConfig(Protocol):
-    """What the config of any segmenter says about its towers, its inputs and its outputs."""
+    """What the config of any segmenter says about its encoders, its inputs and its outputs."""
 
     @property
     def vision(self) -> ResNetConfig | ViTConfig:
-        """Sizes of the image tower."""
+        """Sizes of the image encoder."""
         ...
 
     @property
     def text(self) -> TextConfig:
-        """Sizes of the text tower."""
+        """Sizes of the text encoder."""
         ...
 
     @property
     def image_size(self) -> int:
-        """S, the side in pixels of the square that pictures are letterboxed into."""
+        """S, the side in pixels of the square that images are letterboxed into."""
         ...
 
     @property
@@ -82,14 +82,14 @@ class SegmenterConfig(Protocol):
 
     @property
     def calibration(self) -> Calibration | None:
-        """What the model's belief in its masks is worth, where that was measured."""
+        """What the model's confidence in its masks is worth, where that was measured."""
         ...
 
 
 class Segmenter(nn.Module, ABC):
     """A referring segmentation model: pixels and tokens in, logits out, in every mode.
 
-    The work splits into what depends on the picture alone and what depends on the words, so that a picture is encoded
+    The work splits into what depends on the image alone and what depends on the words, so that an image is encoded
     once for many expressions: `forward` is `segment(encode_image(pixels), tokens, padding)`.
     """
 
@@ -102,7 +102,7 @@ class Segmenter(nn.Module, ABC):
     borrowed: tuple[str, ...] = ()
     """Parts that are a pretrained CLIP's and stay as they are: they never learn."""
     clip: ClipSource | None = None
-    """Which CLIP the towers were loaded from, where that is known."""
+    """Which CLIP the encoders were loaded from, where that is known."""
     cell: int
     """Pixels to a side of what attends to each other: of a patch, or of a cell of a map."""
     config: Any
@@ -113,13 +113,13 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> tuple[Tensor, ...]:
-        """Compute all that depends on the pictures alone: tensors whose first axis is the picture."""
+        """Compute all that depends on the images alone: tensors whose first axis is the image."""
 
     @abstractmethod
     def segment(
         self, image: tuple[Tensor, ...], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Segment B encoded pictures by B expressions; a first axis of one is shared by all expressions."""
+        """Segment B encoded images by B expressions; a first axis of one is shared by all expressions."""
 
     def forward(
         self, pixels: Float[Tensor, "B 3 S S"], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
@@ -129,11 +129,11 @@ class Segmenter(nn.Module, ABC):
 
     @abstractmethod
     def is_backbone(self, parameter: str) -> bool:
-        """Whether a parameter belongs to the pretrained towers, which train at a lower learning rate."""
+        """Whether a parameter belongs to the pretrained encoders, which train at a lower learning rate."""
 
     @abstractmethod
     def layers_above(self, parameter: str) -> int:
-        """Return how many layers of its tower lie between a parameter of the backbone and the tower's output."""
+        """Return how many layers of its encoder lie between a parameter of the backbone and the encoder's output."""
 
     @abstractmethod
     def blocks(self) -> list[nn.Module]:
@@ -150,7 +150,7 @@ class Grounder(Segmenter):
     def ground(
         self, image: tuple[Tensor, ...], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B g g"]:
-        """Return the cosine of each patch of B encoded pictures (or of one for all) and its sentence, -1..1."""
+        """Return the cosine of each patch of B encoded images (or of one for all) and its sentence, -1..1."""
 
     @abstractmethod
     def map_logits(self, cosines: Float[Tensor, "B g g"]) -> Float[Tensor, "B 1 g g"]:

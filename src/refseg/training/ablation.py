@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from refseg.checkpoint import load_model
 from refseg.config import from_dict, load_json, to_dict
 from refseg.errors import ConfigError, TrainingError
 from refseg.evaluation.metrics import summarise
 from refseg.evaluation.thresholds import evaluate_with_own
 from refseg.files import write_text
 from refseg.models.base import Segmenter
+from refseg.models.folder import load_model
 from refseg.predictor import Predictor
 from refseg.training.loop import Validation, train
 from refseg.training.recipes import ROWS, Recipe
@@ -40,9 +40,9 @@ class Cell:
     precision: tuple[float, float, float, float, float]
     """At IoU 0.5, 0.6, 0.7, 0.8 and 0.9."""
     pointing: float | None
-    """Where the data know all objects of a picture."""
+    """Where the data know all objects of an image."""
     chosen_mean_iou: float | None
-    """With thresholds that were chosen for this run, for each half of the pictures on the other one. A fixed threshold
+    """With thresholds that were chosen for this run, for each half of the images on the other one. A fixed threshold
     finds nothing where a model has not become sure of anything yet. None where a half has nothing to choose by."""
     chosen_pointing: float | None
     expressions: int
@@ -50,7 +50,7 @@ class Cell:
     learnt: int
     """How many of them learn in one of the stages."""
     frames_per_second: float
-    """Pictures a second with one expression each, one at a time."""
+    """Images a second with one expression each, one at a time."""
     seconds: float
     """Of the training."""
 
@@ -70,7 +70,7 @@ def ablate(
     *,
     rows: Sequence[str] = tuple(ROWS),
     seeds: Sequence[int] = (0,),
-    pictures: int | None = None,
+    images: int | None = None,
     device: str = "auto",
     show: bool = True,
 ) -> list[Cell]:
@@ -84,7 +84,7 @@ def ablate(
         folder: holds a folder for each run, `ROW-SEED`, with its `cell.json` once it is done.
         rows: their names.
         seeds: of the runs.
-        pictures: how many pictures of the validation are scored; all if None.
+        images: how many images of the validation are scored; all if None.
         device: where to train.
         show: whether to show progress on stderr.
 
@@ -92,7 +92,7 @@ def ablate(
         TrainingError: the folder holds runs of another budget.
     """
     return [
-        _run(make, open_data, folder / f"{row}-{seed}", row, seed, pictures, device, show=show)
+        _run(make, open_data, folder / f"{row}-{seed}", row, seed, images, device, show=show)
         for seed in seeds
         for row in rows
     ]
@@ -104,7 +104,7 @@ def _run(
     folder: Path,
     row: str,
     seed: int,
-    pictures: int | None,
+    images: int | None,
     device: str,
     *,
     show: bool,
@@ -131,7 +131,7 @@ def _run(
     assert last is not None
     seconds = time.monotonic() - begun
     predictor = Predictor(load_model(last), device)
-    count = validation.data.pictures if pictures is None else min(pictures, validation.data.pictures)
+    count = validation.data.num_images if images is None else min(images, validation.data.num_images)
     protocol = validation.protocol
     outcomes, again = evaluate_with_own(
         predictor, validation.data, count, validation.objects, protocol=protocol, progress=show
@@ -160,7 +160,7 @@ def _run(
 
 @torch.inference_mode()
 def _speed(predictor: Predictor, repeats: int = 15) -> float:
-    """Return how many pictures a second the model alone segments, one at a time, each by one expression: a median."""
+    """Return how many images a second the model alone segments, one at a time, each by one expression: a median."""
     model, device = predictor.model, predictor.device
     side, length = model.config.image_size, model.config.word_length
     pixels = torch.zeros(1, 3, side, side, device=device)

@@ -24,8 +24,8 @@ from refseg.models.clip_map.model import CLIPMap
 from refseg.training.config import TrainingConfig
 from refseg.training.losses import contrastive_loss, focal_dice_loss, image_text_loss
 from refseg.training.optim import build_optimizer, freeze, set_mode
-from refseg.training.team import Team
-from refseg.types import Batch
+from refseg.training.processes import Team
+from refseg.values import Batch
 
 __all__ = ["Engine", "Objective", "recompute_blocks"]
 
@@ -72,7 +72,7 @@ class Objective(nn.Module):
         target: Float[Tensor, "B 1 h w"],
         weight: Float[Tensor, "B"],
     ) -> Float[Tensor, ""]:
-        """Encode each picture once, ask it all of its expressions, and compare."""
+        """Encode each image once, ask it all of its expressions, and compare."""
         config = self._config
         with (
             _attention(self.model, pixels, config.precision),
@@ -114,16 +114,16 @@ class Objective(nn.Module):
         image_index: Int64[Tensor, "B"],
         target: Float[Tensor, "B 1 h w"],
     ) -> Float[Tensor, "B"]:
-        """Return how badly pictures and sentences find each other; what means nothing in its picture does not fit."""
+        """Return how badly images and sentences find each other; what means nothing in its image does not fit."""
         assert isinstance(self.model, CLIPMap)
-        pictures, sentences = self.model.embed(pixels, tokens)
+        images, sentences = self.model.embed(pixels, tokens)
         fits = target.flatten(1).any(dim=1)
-        # Words fit each picture that has the same among its own.
+        # Words fit each image that has the same among its own.
         same = (tokens[:, None] == tokens[None]).all(dim=-1).float()
-        held = F.one_hot(image_index, len(pictures)).to(same) * fits[:, None]
+        held = F.one_hot(image_index, len(images)).to(same) * fits[:, None]
         alike = (same @ held)[:, image_index] > 0
         scale = self.model.text.logit_scale
-        return image_text_loss(pictures[image_index], sentences, scale, alike, fits)
+        return image_text_loss(images[image_index], sentences, scale, alike, fits)
 
 
 class Engine:

@@ -16,40 +16,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from refseg.checkpoint import save_model
 from refseg.config import save_json, to_dict
-from refseg.data.batches import Drawer, DrawOrder, PictureData, Share, batches
+from refseg.data.batches import ImageData, Share, TrainOrder, TrainTransform, batches
 from refseg.errors import ConfigError, TrainingError
 from refseg.evaluation.evaluate import Objects, evaluate
 from refseg.evaluation.metrics import Outcome, summarise
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
 from refseg.files import write_bytes
 from refseg.models.base import Segmenter
+from refseg.models.folder import save_model
 from refseg.predictor import Predictor
 from refseg.training.config import TrainingConfig, in_full
 from refseg.training.engine import Engine
 from refseg.training.optim import set_learning_rates
+from refseg.training.processes import Team, assemble
 from refseg.training.state import Progress, restore, store, whole_weights
-from refseg.training.team import Team, assemble
 from refseg.training.tracker import Tracker
-from refseg.types import Batch, Prediction, Sample
-from refseg.visualize import overlay, panels
+from refseg.values import Batch, Prediction, Sample
+from refseg.writers.overlay import overlay, panels
 
 __all__ = ["Validation", "train"]
 
 LOG_EVERY = 20
 """Steps between two lines of the log; on a GPU, where looking at a loss takes time, also between two looks."""
 SHOWN = 6
-"""Predictions that a validation shows as pictures."""
+"""Predictions that a validation shows as images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """What the best weights are chosen by, once an epoch."""
 
-    data: PictureData
+    data: ImageData
     objects: Objects | None = None
-    """The masks of all objects in a picture, to measure pointing (see `evaluate`)."""
+    """The masks of all objects in an image, to measure pointing (see `evaluate`)."""
     protocol: Protocol = PROTOCOLS["refseg"]
     """How masks are compared."""
 
@@ -57,7 +57,7 @@ class Validation:
 def train(
     model: Segmenter,
     config: TrainingConfig,
-    data: PictureData,
+    data: ImageData,
     validation: Validation,
     folder: Path,
     *,
@@ -99,21 +99,21 @@ def train(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             progress = restore(folder, config, engine.model, engine.optimizer, engine.scaler) or Progress()
-            if team.leads:
+            if team.is_main:
                 save_json({**to_dict(config), **(about or {})}, folder / "training.json")
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from None
         tracker = None
-        if team.leads:
-            tracker = Tracker(folder, config.steps, progress.step, show=show, pictures=config.batch_size, wandb=wandb)
+        if team.is_main:
+            tracker = Tracker(folder, config.steps, progress.step, show=show, images=config.batch_size, wandb=wandb)
         with tracker or nullcontext(), _signals() as asked, _lost_workers(config):
             _Run(engine, config, team, folder, progress, validation, tracker).go(data, asked)
     return folder / "last"
 
 
-def _items(config: TrainingConfig, data: PictureData) -> int:
-    if config.draw == "picture":
-        return data.pictures
+def _items(config: TrainingConfig, data: ImageData) -> int:
+    if config.draw == "image":
+        return data.num_images
     if not isinstance(data, Sequence):
         raise ConfigError("draw=reference needs data that is a sequence of samples")
     return len(data)
@@ -130,9 +130,9 @@ class _Run:
     progress: Progress
     validation: Validation
     tracker: Tracker | None
-    """Of the process that leads."""
+    """Of the process that is_main."""
 
-    def go(self, data: PictureData, asked: list[int]) -> None:
+    def go(self, data: ImageData, asked: list[int]) -> None:
         """Take all steps that are left."""
         config, progress = self.config, self.progress
         look_every = 1 if self.team.device.type == "cpu" else LOG_EVERY
@@ -149,7 +149,7 @@ class _Run:
             if self.tracker is not None and progress.step % LOG_EVERY == 0:
                 mean = float(torch.stack(losses).mean())
                 self.tracker.log(
-                    progress.step, loss=mean, learning_rate=rate, pictures_per_second=self.tracker.speed(progress.step)
+                    progress.step, loss=mean, learning_rate=rate, images_per_second=self.tracker.speed(progress.step)
                 )
             if progress.step % LOG_EVERY == 0:
                 losses.clear()
@@ -162,19 +162,19 @@ class _Run:
                     f"stopped by {signal.Signals(stops).name} after step {progress.step}; the same command goes on"
                 )
 
-    def _drawn(self, data: PictureData) -> Iterator[list[Batch]]:
+    def _drawn(self, data: ImageData) -> Iterator[list[Batch]]:
         """Yield the pieces of each step that is left, of this process."""
         config = self.config
         model_config = self.engine.model.config
         sizes = config.sizes or ((0.0, model_config.image_size),)
-        order = DrawOrder(
+        order = TrainOrder(
             items=_items(config, data),
             batch_size=config.batch_size,
-            expressions=config.expressions_per_picture,
+            expressions=config.expressions_per_image,
             sizes=tuple((round(share * config.steps), size) for share, size in sizes),
             seed=config.seed,
         )
-        drawer = Drawer(
+        drawer = TrainTransform(
             data,
             model_config.word_length,
             config.target,
@@ -210,9 +210,9 @@ class _Run:
         figures = self._validate(model)
         if figures.get("mean_iou", -1.0) > self.progress.best:
             self.progress.best = figures["mean_iou"]
-            if self.team.leads:
+            if self.team.is_main:
                 save_model(model, self.folder / "best", extra=about | {"validation": figures})
-        if self.team.leads:
+        if self.team.is_main:
             save_model(model, self.folder / "last", extra=about)
         self._store()
 
@@ -231,12 +231,12 @@ class _Run:
         return model
 
     def _validate(self, model: Segmenter) -> dict[str, float]:
-        """Return the figures of the validation, which the processes share; empty without pictures."""
+        """Return the figures of the validation, which the processes share; empty without images."""
         validation, progress = self.validation, self.progress
         data = _FirstExpressions(validation.data) if self.config.validation_expressions == "first" else validation.data
-        count = data.pictures if self.config.validation_pictures is None else self.config.validation_pictures
-        pictures = range(min(count, data.pictures))
-        if not pictures:
+        count = data.num_images if self.config.validation_images is None else self.config.validation_images
+        images = range(min(count, data.num_images))
+        if not images:
             return {}
         shown: list[tuple[Sample, Prediction]] = []
 
@@ -248,7 +248,7 @@ class _Run:
         mine: list[Outcome] = evaluate(
             predictor,
             data,
-            pictures[self.team.rank :: self.team.size],
+            images[self.team.rank :: self.team.size],
             validation.objects,
             protocol=validation.protocol,
             each=keep if self.tracker is not None else None,
@@ -259,13 +259,13 @@ class _Run:
         if self.tracker is not None:
             self.tracker.log(progress.step, **figures)
             self.tracker.note(f"step {progress.step}: " + ", ".join(f"{key} {v:.4f}" for key, v in figures.items()))
-            picture = panels(
+            image = panels(
                 [(overlay(sample.load_image(), prediction.mask), prediction.expression) for sample, prediction in shown]
             )
             drawn = io.BytesIO()
-            picture.save(drawn, "JPEG", quality=85)
+            image.save(drawn, "JPEG", quality=85)
             write_bytes(self.folder / "validation.jpg", drawn.getvalue())
-            self.tracker.picture(progress.step, picture)
+            self.tracker.image(progress.step, image)
         return figures
 
 
@@ -273,11 +273,11 @@ class _Run:
 class _FirstExpressions:
     """A data set with the first expression of each reference alone."""
 
-    data: PictureData
+    data: ImageData
 
     @property
-    def pictures(self) -> int:
-        return self.data.pictures
+    def num_images(self) -> int:
+        return self.data.num_images
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
         return tuple(

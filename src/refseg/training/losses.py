@@ -52,26 +52,26 @@ def focal_dice_loss(
 
 
 def image_text_loss(
-    pictures: Float[Tensor, "B E"],
+    images: Float[Tensor, "B E"],
     sentences: Float[Tensor, "B E"],
     log_scale: Float[Tensor, ""],
     alike: Bool[Tensor, "B B"],
     fits: Bool[Tensor, "B"],
 ) -> Float[Tensor, "B"]:
-    """Return CLIP's contrastive loss of each pair of a picture and a sentence, the mean of both directions.
+    """Return CLIP's contrastive loss of each pair of an image and a sentence, the mean of both directions.
 
-    Each sentence is to find its picture among all of the batch, and each picture its sentence (Radford et al., 2021,
-    figure 3). A sentence that nearly fits its picture, and does not, finds nothing: it is only there for pictures not
+    Each sentence is to find its image among all of the batch, and each image its sentence (Radford et al., 2021,
+    figure 3). A sentence that nearly fits its image, and does not, finds nothing: it is only there for images not
     to find it (as the hard negatives of Yuksekgonul et al., ICLR 2023, section 4).
 
     Args:
-        pictures: of length one.
-        sentences: of length one; the i-th was written for the i-th picture.
+        images: of length one.
+        sentences: of length one; the i-th was written for the i-th image.
         log_scale: the logarithm of what cosines are multiplied with, at most 100.
-        alike: pairs of sentence and picture that are known to fit as well, which are neither pulled nor pushed.
-        fits: whether a sentence fits the picture that it was written for; where not, its loss is nothing.
+        alike: pairs of sentence and image that are known to fit as well, which are neither pulled nor pushed.
+        fits: whether a sentence fits the image that it was written for; where not, its loss is nothing.
     """
-    logits = log_scale.exp().clamp(max=100) * sentences @ pictures.mT
+    logits = log_scale.exp().clamp(max=100) * sentences @ images.mT
     own = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
     logits = logits.masked_fill(alike & ~own, float("-inf"))
     wanted = torch.arange(len(logits), device=logits.device)

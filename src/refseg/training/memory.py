@@ -34,16 +34,16 @@ class Estimate:
     """Its two averages, of what learns."""
     gradients: int
     fixed: int
-    """What a step holds however few pictures it has."""
-    picture: int
-    """What it holds for each picture and its expressions."""
-    pictures: int
+    """What a step holds however few images it has."""
+    image: int
+    """What it holds for each image and its expressions."""
+    num_images: int
     """Computed together: the batch over processes and pieces."""
 
     @property
     def step(self) -> int:
         """Bytes of activations and gradients, at the moment when they are most."""
-        return max(self.gradients, self.fixed + self.picture * self.pictures)
+        return max(self.gradients, self.fixed + self.image * self.num_images)
 
     @property
     def total(self) -> int:
@@ -51,9 +51,9 @@ class Estimate:
         return self.weights + self.optimizer + self.step
 
     def fits(self, gib: float) -> int:
-        """Return how many pictures at most a process can compute together on a GPU of so many GiB."""
+        """Return how many images at most a process can compute together on a GPU of so many GiB."""
         left = gib * GIB * SAFE - self.weights - self.optimizer
-        return 0 if left < self.gradients else max(0, int((left - self.fixed) // self.picture))
+        return 0 if left < self.gradients else max(0, int((left - self.fixed) // self.image))
 
     def __str__(self) -> str:
         def room(gib: int) -> str:
@@ -62,7 +62,7 @@ class Estimate:
         return (
             f"a process needs about {self.total / GIB:.2f} GiB: {self.weights / GIB:.2f} of weights, "
             f"{self.optimizer / GIB:.2f} of the optimizer, {self.step / GIB:.2f} of activations and gradients for "
-            f"{self.pictures} pictures at a time ({room(8)}, {room(24)})"
+            f"{self.num_images} images at a time ({room(8)}, {room(24)})"
         )
 
 
@@ -77,40 +77,40 @@ def estimate(model: Segmenter, config: TrainingConfig, *, processes: int = 1, sh
         processes: how many share a step.
         shard: whether they share the weights too.
     """
-    pictures = -(-config.batch_size // (processes * config.accumulate))
+    images = -(-config.batch_size // (processes * config.accumulate))
     with FakeTensorMode():
         twin: Segmenter = type(model)(model.config)
         freeze(twin, config)
         if config.checkpointing:
             recompute_blocks(twin)
-        once, twice = (_most(twin, config, count) for count in (pictures, 2 * pictures))
+        once, twice = (_most(twin, config, count) for count in (images, 2 * images))
         weights = sum(value.nbytes for value in (*twin.parameters(), *twin.buffers()))
         gradients = sum(parameter.nbytes for parameter in twin.parameters() if parameter.requires_grad)
-    picture = (twice - once) // pictures
+    image = (twice - once) // images
     parts = processes if shard else 1
     return Estimate(
         weights=weights // parts,
         optimizer=2 * gradients // parts,
         gradients=gradients // parts,
-        fixed=max(0, once - picture * pictures),
-        picture=picture,
-        pictures=pictures,
+        fixed=max(0, once - image * images),
+        image=image,
+        num_images=images,
     )
 
 
-def _most(model: Segmenter, config: TrainingConfig, pictures: int) -> int:
-    """Return the most bytes that a step of some pictures holds at once beside the weights."""
+def _most(model: Segmenter, config: TrainingConfig, images: int) -> int:
+    """Return the most bytes that a step of some images holds at once beside the weights."""
     set_mode(model, config)
     size = max((side for _, side in config.sizes), default=model.config.image_size)
-    asked, length = pictures * config.expressions_per_picture, model.config.word_length
+    asked, length = images * config.expressions_per_image, model.config.word_length
     objective = Objective(model, config)
     with _Counting() as counting:
         for _ in range(min(config.accumulate, 2)):  # the second piece finds the gradients of the first
             loss = objective(
-                torch.empty(pictures, 3, size, size),
+                torch.empty(images, 3, size, size),
                 torch.zeros(asked, length, dtype=torch.int64),
                 torch.zeros(asked, length, dtype=torch.bool),
-                torch.arange(pictures).repeat_interleave(config.expressions_per_picture, output_size=asked),
+                torch.arange(images).repeat_interleave(config.expressions_per_image, output_size=asked),
                 torch.empty(asked, 1, size // 4, size // 4),
                 torch.empty(asked),
             )

@@ -44,10 +44,10 @@ def set_mode(model: Segmenter, config: TrainingConfig) -> None:
 
 
 def build_optimizer(model: Segmenter, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer, with the published recipe's two groups: the towers, and everything new.
+    """Return the optimizer, with the published recipe's two groups: the encoders, and everything new.
 
-    With `layer_decay` each layer of the towers is a group of its own. A group remembers its full rate as `initial_lr`,
-    and whether it is the towers' as `backbone`.
+    With `layer_decay` each layer of the encoders is a group of its own. A group remembers its full rate as `initial_lr`,
+    and whether it is the encoders' as `backbone`.
     """
     groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():

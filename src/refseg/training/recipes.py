@@ -20,9 +20,6 @@ __all__ = [
     "SYSTEMS",
     "Recipe",
     "Stage",
-    "by_heart",
-    "by_heart_risclip",
-    "by_heart_risclip_mask",
     "cris_r50_refcoco",
     "cris_r50_refcoco_plus",
     "cris_r50_refcocog_google",
@@ -32,6 +29,9 @@ __all__ = [
     "cris_r101_refcocog_google",
     "cris_r101_refcocog_umd",
     "finetune",
+    "overfit",
+    "overfit_risclip",
+    "overfit_risclip_mask",
     "recipe",
     "risclip_b_refcoco",
     "risclip_b_refcoco_mask",
@@ -67,9 +67,9 @@ ROWS: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
 Stage = tuple[str, Mapping[str, Any]]
 """One run of a row that takes several, each of which goes on from the one before: a recipe, and what is changed."""
 
-_EQUAL = {"steps_per_epoch": 250, "batch_size": 8, "expressions_per_picture": 6, "sizes": ((0.0, 96),)} | {
+_EQUAL = {"steps_per_epoch": 250, "batch_size": 8, "expressions_per_image": 6, "sizes": ((0.0, 96),)} | {
     "warmup_steps": 100,
-    "validation_pictures": 0,
+    "validation_images": 0,
 }
 """What the systems have in common when they are compared: 1,500 steps in all, of as many expressions."""
 
@@ -112,7 +112,7 @@ class Recipe:
     validation: str
     """What chooses the best weights."""
     clip: str | None = None
-    """OpenAI's name of the pretrained towers whose weights the run starts from, or the recipe that trains them."""
+    """OpenAI's name of the pretrained encoders whose weights the run starts from, or the recipe that trains them."""
     protocol: str = "refseg"
     """How validation compares masks."""
 
@@ -199,12 +199,12 @@ def _published(clip: str, data: str, word_length: int, *, faithful: bool) -> Rec
     """Return the published run, or what we would do instead with the same numbers where they are not in question.
 
     Faithful are: each reference once an epoch with one of its expressions, targets of every fourth pixel, float16, the
-    first epoch of the towers at the full rate, and a validation on the first expressions, for RefCOCO+ on testB. Ours
-    draws pictures with four expressions, targets that come back in place, bfloat16, and chooses on all of val.
+    first epoch of the encoders at the full rate, and a validation on the first expressions, for RefCOCO+ on testB. Ours
+    draws images with four expressions, targets that come back in place, bfloat16, and chooses on all of val.
     """
     if not faithful:
         training = TrainingConfig(
-            batch_size=32, expressions_per_picture=4, precision="bfloat16", validation_pictures=None, workers=8
+            batch_size=32, expressions_per_image=4, precision="bfloat16", validation_images=None, workers=8
         )
         return Recipe(
             model=cris(clip, word_length=word_length),
@@ -219,7 +219,7 @@ def _published(clip: str, data: str, word_length: int, *, faithful: bool) -> Rec
         precision="float16",
         first_epoch_at_full_rate=True,
         validation_expressions="first",
-        validation_pictures=None,
+        validation_images=None,
         workers=8,
     )
     return Recipe(
@@ -319,7 +319,7 @@ def _grounding(clip: str, data: str, word_length: int, *, faithful: bool) -> Rec
 
     Second-hand, from a re-implementation that gives the paper for them: AdamW at 5e-5 with weight decay 5e-3,
     polynomial decay, 60 epochs, batches of 32, and the weights of the losses. Ours: the power of the decay. Faithful
-    draws each reference once an epoch with one of its expressions; else pictures are drawn, with four.
+    draws each reference once an epoch with one of its expressions; else images are drawn, with four.
     """
     return Recipe(
         model=risclip(clip, word_length=word_length, decoder_blocks=()),
@@ -345,16 +345,16 @@ def _masks(clip: str, data: str, word_length: int, *, faithful: bool) -> Recipe:
 
 def _risclip_training(*, faithful: bool, **changes: Any) -> TrainingConfig:
     usual = TrainingConfig(
-        draw="reference" if faithful else "picture",
+        draw="reference" if faithful else "image",
         batch_size=32 if faithful else 16,
-        expressions_per_picture=1 if faithful else 4,
+        expressions_per_image=1 if faithful else 4,
         optimizer="adamw",
         learning_rate=5e-5,
         backbone_factor=1.0,
         weight_decay=5e-3,
         schedule="polynomial",
         precision="bfloat16",
-        validation_pictures=None,
+        validation_images=None,
         workers=8,
     )
     return replace(usual, **changes)
@@ -376,7 +376,7 @@ def shapes() -> Recipe:
             epochs=75,
             steps_per_epoch=200,
             batch_size=12,
-            expressions_per_picture=8,
+            expressions_per_image=8,
             sizes=((0.0, 128), (0.7, 192)),
             drill=12,
             optimizer="adamw",
@@ -389,7 +389,7 @@ def shapes() -> Recipe:
             precision="bfloat16",
             seed=1,
             workers=1,
-            validation_pictures=24,
+            validation_images=24,
         ),
         data="shapes:train",
         validation="shapes:val",
@@ -397,7 +397,7 @@ def shapes() -> Recipe:
 
 
 def shapes_clip() -> Recipe:
-    """Train a small CLIP on close-ups of generated things: the towers for a compact CRIS to start from.
+    """Train a small CLIP on close-ups of generated things: the encoders for a compact CRIS to start from.
 
     Command: `refseg train shapes-clip`. Hardware: two CPU cores with bfloat16 instructions, ten minutes.
     Expected: names kind and colour of 97 of 100 close-ups, the texture of 74 (`docs/results.md`).
@@ -415,15 +415,15 @@ def shapes_clip_vit() -> Recipe:
     return _shapes_clip("vit")
 
 
-def _shapes_clip(tower: str) -> Recipe:
+def _shapes_clip(encoder: str) -> Recipe:
     return Recipe(
-        model=clip_map_compact(tower),
+        model=clip_map_compact(encoder),
         training=TrainingConfig(
             objective="image-text",
             epochs=4,
             steps_per_epoch=500,
             batch_size=64,
-            expressions_per_picture=7,
+            expressions_per_image=7,
             sizes=((0.0, 64),),
             optimizer="adamw",
             learning_rate=2e-3,
@@ -434,7 +434,7 @@ def _shapes_clip(tower: str) -> Recipe:
             precision="bfloat16",
             seed=1,
             workers=2,
-            validation_pictures=40,
+            validation_images=40,
         ),
         data="shapes-closeups:train",
         validation="shapes:val",
@@ -452,7 +452,7 @@ def shapes_risclip() -> Recipe:
         objective="grounding",
         epochs=10,
         batch_size=8,
-        expressions_per_picture=6,
+        expressions_per_image=6,
         sizes=((0.0, 128), (0.7, 192)),
     )
     return Recipe(
@@ -483,7 +483,7 @@ def shapes_smoke() -> Recipe:
     """
     full = shapes()
     short = replace(
-        full.training, epochs=2, steps_per_epoch=10, batch_size=4, warmup_steps=5, workers=0, validation_pictures=4
+        full.training, epochs=2, steps_per_epoch=10, batch_size=4, warmup_steps=5, workers=0, validation_images=4
     )
     return Recipe(model=full.model, training=short, data=full.data, validation=full.validation)
 
@@ -496,7 +496,7 @@ def shapes_ablation() -> Recipe:
     """
     full = shapes()
     short = replace(
-        full.training, epochs=5, steps_per_epoch=300, sizes=((0.0, 96),), warmup_steps=100, validation_pictures=0
+        full.training, epochs=5, steps_per_epoch=300, sizes=((0.0, 96),), warmup_steps=100, validation_images=0
     )
     return Recipe(model=cris_compact(image_size=96), training=short, data=full.data, validation=full.validation)
 
@@ -507,7 +507,7 @@ def shapes_ablation() -> Recipe:
 def finetune() -> Recipe:
     """Go on with a trained model on data of your own.
 
-    Command: `refseg train finetune --init MODEL data=my-folder`. Hardware: a GPU of 8 GB for CRIS R50 at a few pictures
+    Command: `refseg train finetune --init MODEL data=my-folder`. Hardware: a GPU of 8 GB for CRIS R50 at a few images
     a step (the command tells what fits), two CPU cores for the model that comes with the package. Expected: depends on
     the data.
     """
@@ -516,7 +516,7 @@ def finetune() -> Recipe:
         training=TrainingConfig(
             epochs=10,
             batch_size=8,
-            expressions_per_picture=4,
+            expressions_per_image=4,
             freeze_norm=True,
             optimizer="adamw",
             learning_rate=5e-5,
@@ -528,7 +528,7 @@ def finetune() -> Recipe:
             max_norm=1.0,
             precision="bfloat16",
             mirror=0.5,
-            validation_pictures=None,
+            validation_images=None,
             workers=1,
         ),
         data="",
@@ -536,11 +536,11 @@ def finetune() -> Recipe:
     )
 
 
-def by_heart() -> Recipe:
-    """Train a compact CRIS from nothing until it knows a few pictures by heart: a test of the whole path on any data.
+def overfit() -> Recipe:
+    """Train a compact CRIS from nothing until it knows a few images by heart: a test of the whole path on any data.
 
-    Command: `refseg train by-heart --data ROOT data=refcoco:all`, also `data=refcoco:all,refcocog-google:all`.
-    Hardware: two CPU cores, ten minutes. Expected: mean IoU 0.8 on these same pictures.
+    Command: `refseg train overfit --data ROOT data=refcoco:all`, also `data=refcoco:all,refcocog-google:all`.
+    Hardware: two CPU cores, ten minutes. Expected: mean IoU 0.8 on these same images.
     """
     return Recipe(
         model=cris_compact(image_size=256, word_length=24),
@@ -548,7 +548,7 @@ def by_heart() -> Recipe:
             epochs=6,
             steps_per_epoch=60,
             batch_size=8,
-            expressions_per_picture=4,
+            expressions_per_image=4,
             optimizer="adamw",
             learning_rate=2e-3,
             backbone_factor=1.0,
@@ -557,20 +557,20 @@ def by_heart() -> Recipe:
             max_norm=1.0,
             precision="bfloat16",
             workers=1,
-            validation_pictures=None,
+            validation_images=None,
         ),
         data="",
         validation="",
     )
 
 
-def by_heart_risclip() -> Recipe:
-    """Train a compact RISCLIP until its map knows a few pictures by heart, over a small CLIP that does not know them.
+def overfit_risclip() -> Recipe:
+    """Train a compact RISCLIP until its map knows a few images by heart, over a small CLIP that does not know them.
 
-    Command: `refseg train by-heart-risclip --data ROOT data=refcoco:all --clip runs/shapes-clip-vit/last`, or with
+    Command: `refseg train overfit-risclip --data ROOT data=refcoco:all --clip runs/shapes-clip-vit/last`, or with
     `--clip none`, then its second stage. Hardware: two CPU cores, ten minutes. Expected: mean IoU 0.7 of the map.
     """
-    training = replace(by_heart().training, objective="grounding", learning_rate=1e-3)
+    training = replace(overfit().training, objective="grounding", learning_rate=1e-3)
     return Recipe(
         model=risclip_compact(image_size=128, decoder_blocks=()),
         training=training,
@@ -580,13 +580,13 @@ def by_heart_risclip() -> Recipe:
     )
 
 
-def by_heart_risclip_mask() -> Recipe:
+def overfit_risclip_mask() -> Recipe:
     """Train its decoder: the second stage.
 
-    Command: `refseg train by-heart-risclip-mask --data ROOT data=refcoco:all --init runs/by-heart-risclip/last`.
-    Hardware: two CPU cores, five minutes. Expected: mean IoU 0.86 on these same pictures.
+    Command: `refseg train overfit-risclip-mask --data ROOT data=refcoco:all --init runs/overfit-risclip/last`.
+    Hardware: two CPU cores, five minutes. Expected: mean IoU 0.86 on these same images.
     """
-    training = replace(by_heart_risclip().training, objective="mask", freeze=STAGE_ONE)
+    training = replace(overfit_risclip().training, objective="mask", freeze=STAGE_ONE)
     return Recipe(model=risclip_compact(image_size=128), training=training, data="", validation="")
 
 
@@ -616,9 +616,9 @@ RECIPES: MappingProxyType[str, Callable[..., Recipe]] = MappingProxyType(
         "shapes-smoke": shapes_smoke,
         "shapes-ablation": shapes_ablation,
         "finetune": finetune,
-        "by-heart": by_heart,
-        "by-heart-risclip": by_heart_risclip,
-        "by-heart-risclip-mask": by_heart_risclip_mask,
+        "overfit": overfit,
+        "overfit-risclip": overfit_risclip,
+        "overfit-risclip-mask": overfit_risclip_mask,
     }
 )
 

@@ -20,7 +20,7 @@ from refseg.config import to_dict
 from refseg.errors import TrainingError
 from refseg.models.base import Segmenter
 from refseg.training.config import HOW, TrainingConfig
-from refseg.training.team import Team
+from refseg.training.processes import Team
 
 __all__ = ["Progress", "restore", "store", "whole_weights"]
 
@@ -66,7 +66,7 @@ def store(
         "step": progress.step,
         "best": progress.best,
     }
-    if team.leads:
+    if team.is_main:
         _write(state, folder / FILE)
 
 

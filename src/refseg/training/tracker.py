@@ -29,7 +29,7 @@ class Tracker:
         steps: of the whole run.
         step: where it goes on.
         show: whether to show a progress bar.
-        pictures: in a step, to tell the speed.
+        images: in a step, to tell the speed.
         wandb: the project of Weights & Biases that the run is sent to, if any.
 
     Raises:
@@ -37,13 +37,13 @@ class Tracker:
     """
 
     def __init__(
-        self, folder: Path, steps: int, step: int, *, show: bool, pictures: int = 1, wandb: str | None = None
+        self, folder: Path, steps: int, step: int, *, show: bool, images: int = 1, wandb: str | None = None
     ) -> None:
         self._wandb = _start_wandb(wandb, folder) if wandb is not None else None
         self._file = (folder / "log.jsonl").open("a", encoding="utf-8")
         self._bar = tqdm(total=steps, initial=step, unit="step", disable=not show, file=sys.stderr, dynamic_ncols=True)
         self._started = time.monotonic()
-        self._first, self._pictures = step, pictures
+        self._first, self._images = step, images
         self._shown: dict[str, str] = {}
         self._board: Any = None
         if importlib.util.find_spec("tensorboard") is not None:
@@ -68,13 +68,13 @@ class Tracker:
         """Move the bar to a step, with the loss where it is known."""
         if loss is not None:
             self._shown["loss"] = f"{loss:.4f}"
-        self._shown["pictures/s"] = f"{self.speed(step):.1f}"
+        self._shown["images/s"] = f"{self.speed(step):.1f}"
         self._bar.set_postfix(self._shown, refresh=False)
         self._bar.update(step - self._bar.n)
 
     def speed(self, step: int) -> float:
-        """Return pictures a second since the run went on."""
-        return (step - self._first) * self._pictures / max(time.monotonic() - self._started, 1e-9)
+        """Return images a second since the run went on."""
+        return (step - self._first) * self._images / max(time.monotonic() - self._started, 1e-9)
 
     def log(self, step: int, **values: float) -> None:
         """Write an event: numbers by name, at a step."""
@@ -89,8 +89,8 @@ class Tracker:
         if self._wandb is not None:
             self._wandb.log(values, step=step)
 
-    def picture(self, step: int, image: Image.Image) -> None:
-        """Show what the model answers at a step, where pictures can be shown."""
+    def image(self, step: int, image: Image.Image) -> None:
+        """Show what the model answers at a step, where images can be shown."""
         if self._board is not None:
             self._board.add_image("validation", np.asarray(image), step, dataformats="HWC")
 

@@ -52,7 +52,7 @@ def compressed(mask):
     return {"size": list(mask.shape), "counts": rle["counts"].decode("ascii")}
 
 
-def save_picture(path, height=HEIGHT, width=WIDTH, seed=0):
+def save_image(path, height=HEIGHT, width=WIDTH, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
@@ -172,7 +172,7 @@ def instances(annotations, images=(1, 2), **changes):
 
 
 def write_refer(root, references, annotations, *, name="refcoco", file="refs(unc).p", protocol=2, **changes):
-    """A set in REFER's layout below a root; no pictures."""
+    """A set in REFER's layout below a root; no images."""
     folder = root / name
     write_json(folder / "instances.json", instances(annotations, **changes))
     if file.endswith(".json"):

@@ -9,23 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from refseg.data.batches import Drawer, DrawOrder, batches, shrink, to_device
+from refseg.data.batches import TrainOrder, TrainTransform, batches, shrink, to_device
 from refseg.data.shapes import Shapes
-from refseg.inputs.image import Frame, letterbox
-from refseg.inputs.text import Tokenizer
-from refseg.types import Sample
+from refseg.inputs.clip_bpe import Tokenizer
+from refseg.inputs.read import Frame, letterbox
+from refseg.values import Sample
 
 LENGTH = 12
 
 
 def order(**changes):
     values = {"items": 5, "batch_size": 2, "expressions": 3, "sizes": ((0, 64),), "seed": 3}
-    return DrawOrder(**values | changes)
+    return TrainOrder(**values | changes)
 
 
 @pytest.fixture(scope="module")
 def drawer():
-    return Drawer(Shapes("train"), LENGTH)
+    return TrainTransform(Shapes("train"), LENGTH)
 
 
 def assert_same(one, other):
@@ -39,7 +39,7 @@ def assert_same(one, other):
 
 def test_a_batch_is_as_long_as_its_longest_expression():
     order_ = order(items=3, batch_size=3, expressions=20)
-    (short,) = batches(Drawer(Shapes("train"), 30), order_, range(1))
+    (short,) = batches(TrainTransform(Shapes("train"), 30), order_, range(1))
     lengths = (~short.padding).sum(dim=1)
     assert short.tokens.shape[1] == lengths.max() < 30
     whole = Tokenizer(30)(
@@ -51,19 +51,19 @@ def test_a_batch_is_as_long_as_its_longest_expression():
 
 def test_emphasis_weighs_expressions_by_their_form():
     data = Shapes("train")
-    picture = next(i for i in range(50) if any("ordinal" in s.attributes["forms"] for s in data.samples_of(i)))
-    forms = [form for s in data.samples_of(picture) for form in s.attributes["forms"].split(",")]
-    drawn = Drawer(data, LENGTH, emphasis={"ordinal": 2.5})[
-        order(items=picture + 1, expressions=20).at(0)[0]._replace(item=picture)
+    image = next(i for i in range(50) if any("ordinal" in s.attributes["forms"] for s in data.samples_of(i)))
+    forms = [form for s in data.samples_of(image) for form in s.attributes["forms"].split(",")]
+    drawn = TrainTransform(data, LENGTH, emphasis={"ordinal": 2.5})[
+        order(items=image + 1, expressions=20).at(0)[0]._replace(item=image)
     ]
     assert sorted(drawn.weight.tolist()) == sorted(2.5 if form == "ordinal" else 1.0 for form in forms)
-    assert set(Drawer(data, LENGTH)[order().at(0)[0]].weight.tolist()) == {1.0}
+    assert set(TrainTransform(data, LENGTH)[order().at(0)[0]].weight.tolist()) == {1.0}
 
 
 # ── the order ──
 
 
-def test_all_pictures_are_drawn_once_before_any_is_drawn_again():
+def test_all_images_are_drawn_once_before_any_is_drawn_again():
     drawn = [draw.item for step in range(25) for draw in order().at(step)]
     turns = [drawn[start : start + 5] for start in range(0, 50, 5)]
     assert all(sorted(turn) == list(range(5)) for turn in turns)
@@ -78,7 +78,7 @@ def test_a_step_depends_on_nothing_before_it():
     )
 
 
-def test_a_picture_gives_other_expressions_each_turn():
+def test_a_image_gives_other_expressions_each_turn():
     seeds = Counter(draw.seed for step in range(10) for draw in order().at(step))
     assert max(seeds.values()) == 1
 
@@ -97,7 +97,7 @@ def test_sizes_follow_their_schedule():
 # ── the batches ──
 
 
-def test_a_batch_has_n_pictures_and_their_expressions(drawer):
+def test_a_batch_has_n_images_and_their_expressions(drawer):
     (batch,) = batches(drawer, order(), range(1))
     assert batch.pixels.shape == (2, 3, 64, 64)
     assert batch.image_index.tolist() == [0, 0, 0, 1, 1, 1]
@@ -106,7 +106,7 @@ def test_a_batch_has_n_pictures_and_their_expressions(drawer):
     assert 0 <= batch.target.min() <= batch.target.max() <= 1
 
 
-def test_one_expression_a_picture_is_the_published_batch(drawer):
+def test_one_expression_a_image_is_the_published_batch(drawer):
     (batch,) = batches(drawer, order(expressions=1, batch_size=4), range(1))
     assert batch.image_index.tolist() == [0, 1, 2, 3]
     assert len(batch.pixels) == len(batch.tokens) == len(batch.target) == 4
@@ -139,13 +139,13 @@ def test_no_steps_are_no_batches(drawer):
     assert list(batches(drawer, order(), range(4, 4))) == []
 
 
-# ── one picture ──
+# ── one image ──
 
 
 class Fixed:
-    """One picture with a known mask, and an expression that fits nothing."""
+    """One image with a known mask, and an expression that fits nothing."""
 
-    pictures = 1
+    images = 1
 
     def __init__(self, mask):
         self.mask = mask
@@ -172,7 +172,7 @@ def fixed():
 
 
 def test_published_targets_are_every_fourth_pixel_of_the_letterboxed_mask(fixed):
-    drawn = Drawer(fixed, LENGTH, "strided")[order(items=1).at(0)[0]]
+    drawn = TrainTransform(fixed, LENGTH, "strided")[order(items=1).at(0)[0]]
     words = [Tokenizer(LENGTH)([text]).tokens[0].tolist() for text in ("one", "uno", "nothing")]
     targets = {words.index(row.tolist()): target[0] for row, target in zip(drawn.tokens, drawn.target, strict=True)}
     assert targets.keys() == {0, 1, 2}
@@ -206,13 +206,13 @@ def test_a_published_target_comes_back_shifted_to_the_right_and_down():
     assert (np.mean(shifts, axis=0) > 1).all()
 
 
-def test_pixels_are_the_letterboxed_picture(fixed):
-    drawn = Drawer(fixed, LENGTH)[order(items=1).at(0)[0]]
+def test_pixels_are_the_letterboxed_image(fixed):
+    drawn = TrainTransform(fixed, LENGTH)[order(items=1).at(0)[0]]
     assert torch.equal(drawn.pixels, letterbox(fixed.samples_of(0)[0].load_image(), 64)[0])
 
 
 def test_expressions_are_drawn_evenly_and_without_repetition(fixed):
-    drawer, counts = Drawer(fixed, LENGTH), Counter()
+    drawer, counts = TrainTransform(fixed, LENGTH), Counter()
     for step in range(150):
         drawn = drawer[order(items=1, batch_size=1, expressions=2).at(step)[0]]
         assert len({tuple(row.tolist()) for row in drawn.tokens}) == 2

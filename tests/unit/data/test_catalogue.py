@@ -117,7 +117,7 @@ def test_shapes_needs_no_folder():
 
 def test_choices_reach_the_data(made, write, tmp_path):
     write()
-    made.save_picture(tmp_path / "elsewhere" / made.image_name(1))
+    made.save_image(tmp_path / "elsewhere" / made.image_name(1))
     assert open_data("refcoco:val", tmp_path, text_field="raw").samples_of(0)[0].expressions == ("Left cup!",)
     assert open_data("refcoco:val", tmp_path).samples_of(0)[0].expressions == ("left cup",)
     sample = open_data("refcoco:val", str(tmp_path), images=str(tmp_path / "elsewhere")).samples_of(0)[0]

@@ -15,7 +15,7 @@ from refseg.data.check import KINDS, Finding, check, table
 from refseg.data.formats.folder import folder
 from refseg.data.formats.mdetr import mdetr
 from refseg.errors import ConfigError, DataError, UnknownNameError
-from refseg.inputs.text import WORD_LENGTH
+from refseg.inputs.clip_bpe import WORD_LENGTH
 
 
 def png(path, width=32, height=24, seed=0):
@@ -34,7 +34,7 @@ def mask(path, width=32, height=24, box=(4, 4, 12, 12)):
 
 @pytest.fixture
 def own(tmp_path):
-    """A sound folder of one's own data: two splits, three pictures, four references."""
+    """A sound folder of one's own data: two splits, three images, four references."""
     root = tmp_path / "own"
     for seed, name in enumerate(("a", "b", "c")):
         png(root / "images" / f"{name}.png", seed=seed)
@@ -63,7 +63,7 @@ def only(findings) -> Finding:
 def test_sound_data_have_no_faults(own):
     seen = Counter()
     assert found(own, seen=seen) == []
-    assert seen == {"pictures": 3, "references": 4, "expressions": 4}
+    assert seen == {"images": 3, "references": 4, "expressions": 4}
     assert check(str(own)) == []
     assert found(own, quick=True) == []
 
@@ -76,7 +76,7 @@ def scramble(path):
 FAULTS = {
     "too few cells": (["a.png,1.png,x"], "row", "line 6", "cells"),
     "no words": (["a.png,1.png, ,train"], "row", "line 6", "text"),
-    "missing picture": (["d.png,1.png,a thing,train"], "missing", "line 6", "d.png is not there"),
+    "missing image": (["d.png,1.png,a thing,train"], "missing", "line 6", "d.png is not there"),
     "missing mask": (["b.png,9.png,a bird,train"], "mask", "line 6", "9.png"),
     "odd character": (["b.png,2.png,a bi\x07rd,train"], "odd", "line 6", "U+0007"),
     "lost character": (["b.png,2.png,caf\ufffd,train"], "odd", "line 6", "U+FFFD"),
@@ -85,7 +85,7 @@ FAULTS = {
     "too long": ([f"b.png,2.png,{'very ' * 16}big dog,train"], "limit", "line 6", "20 tokens; all after 17"),
     "same words for two regions": (["b.png,2.png,A  Dog,train"], "ambiguous", "line 6", "b.png in line 4"),
     "same words for a region and for nothing": (["b.png,,a dog,train"], "ambiguous", "line 6", "b.png in line 4"),
-    "picture in two splits": (["a.png,1.png,the cup there,val"], "split", "line 6", "in val and in train (line 2)"),
+    "image in two splits": (["a.png,1.png,the cup there,val"], "split", "line 6", "in val and in train (line 2)"),
 }
 
 
@@ -121,7 +121,7 @@ def test_masks_of_another_size_empty_full_and_lossy_are_found(own):
         "full": "line 8",
         "lossy": "line 9",
     }
-    assert "is 16 x 24, its picture 32 x 24" in findings["mask"].message
+    assert "is 16 x 24, its image 32 x 24" in findings["mask"].message
     assert "100.0%" in findings["full"].message
     assert [f.severity for f in findings.values()].count("error") == 2
 
@@ -137,21 +137,21 @@ def test_sizes_are_checked_quickly_too_but_nothing_is_decoded(own):
     assert [(one.kind, one.row) for one in found(own)] == [("image", "line 4")]
 
 
-def test_a_picture_that_is_broken_is_told_once(own):
+def test_a_image_that_is_broken_is_told_once(own):
     scramble(own / "images" / "a.png")
     finding = only(found(own))
     assert (finding.kind, finding.row) == ("image", "line 2")
     assert "a.png" in finding.message
 
 
-def test_a_picture_of_another_size_than_its_mask_is_found(own):
+def test_a_image_of_another_size_than_its_mask_is_found(own):
     png(own / "images" / "b.png", width=5, height=4)
     finding = only(found(own))
     assert (finding.kind, finding.row) == ("mask", "line 4")
-    assert "is 32 x 24, its picture 5 x 4" in finding.message
+    assert "is 32 x 24, its image 5 x 4" in finding.message
 
 
-def test_a_copy_of_a_picture_in_another_split_is_found_by_its_bytes(own):
+def test_a_copy_of_a_image_in_another_split_is_found_by_its_bytes(own):
     copy = own / "images" / "copy.png"
     copy.write_bytes((own / "images" / "a.png").read_bytes())
     add(own, "copy.png,1.png,the left cup,val")
@@ -180,7 +180,7 @@ def test_all_bad_rows_are_told_and_not_only_the_first(own):
     assert [(one.kind, one.row) for one in found(own)] == [("row", "line 6"), ("row", "line 7"), ("odd", "line 8")]
 
 
-def test_pictures_that_lie_elsewhere_are_found_there(own, tmp_path):
+def test_images_that_lie_elsewhere_are_found_there(own, tmp_path):
     (own / "images").rename(tmp_path / "elsewhere")
     assert {one.kind for one in found(own)} == {"missing"}
     assert found(own, images=tmp_path / "elsewhere") == []
@@ -225,7 +225,7 @@ def square(left, top, side):
 
 @pytest.fixture
 def refer_set(tmp_path):
-    """Writes RefCOCO of two pictures: `refer_set(references=..., annotations=..., images=...)` adds to it."""
+    """Writes RefCOCO of two images: `refer_set(references=..., annotations=..., images=...)` adds to it."""
     root = tmp_path / "sets"
     images = [{"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "height": 24, "width": 32} for i in (1, 2)]
     for image in images:
@@ -237,14 +237,14 @@ def refer_set(tmp_path):
     ]
     splits = ("train", "train", "val", "testA")
 
-    def write(references=(), more=(), pictures=()):
+    def write(references=(), more=(), images=()):
         rows = [
             reference(ref_id=n, ann_id=one["id"], image_id=one["image_id"], split=split, words=f"thing {n}")
             for n, (one, split) in enumerate(zip(annotations, splits, strict=True))
         ]
         (root / "refcoco").mkdir(parents=True, exist_ok=True)
         (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([*rows, *references], protocol=2))
-        values = {"images": [*images, *pictures], "annotations": [*annotations, *more], "categories": []}
+        values = {"images": [*images, *images], "annotations": [*annotations, *more], "categories": []}
         (root / "refcoco" / "instances.json").write_text(json.dumps(values), encoding="utf-8")
         return root
 
@@ -274,7 +274,7 @@ def test_a_public_set_is_compared_with_what_was_published(refer_set):
         ("count", split, "warning") for split in ("train", "val", "testA", "testB")
     ]
     assert "has 2 references, 42,404 were published" in next(one for one in findings if one.row == "train").message
-    # Picture 2 is in val and in testA.
+    # Image 2 is in val and in testA.
     assert kinds(findings) == [("split", "reference 4")]
     assert kinds(check("refcoco", root, split="train")) == []
 
@@ -285,11 +285,11 @@ def test_bad_references_are_found(refer_set):
     root = refer_set(
         references=[
             reference(ref_id=4, ann_id=99, image_id=1, split="train", words="no such annotation"),
-            reference(ref_id=5, ann_id=10, image_id=2, split="val", words="of another picture"),
+            reference(ref_id=5, ann_id=10, image_id=2, split="val", words="of another image"),
             reference(ref_id=0, ann_id=10, image_id=1, split="train", words="the id of the first"),
             reference(ref_id=6, ann_id=11, image_id=1, split="train", words="the id of a sentence", sent_id=0),
             reference(ref_id=7, ann_id=30, image_id=1, split="train", words="run lengths of another size"),
-            reference(ref_id=8, ann_id=31, image_id=7, split="train", words="a picture of another size"),
+            reference(ref_id=8, ann_id=31, image_id=7, split="train", words="an image of another size"),
             reference(ref_id=9, ann_id=32, image_id=1, split="train", words="a polygon without an inside"),
         ],
         more=[
@@ -297,7 +297,7 @@ def test_bad_references_are_found(refer_set):
             {"id": 31, "image_id": 7, "category_id": 1, "segmentation": square(2, 2, 9)},
             {"id": 32, "image_id": 1, "category_id": 1, "segmentation": [[5, 5, 5, 5, 5, 5]]},
         ],
-        pictures=[image],
+        images=[image],
     )
     png(root / "images" / "train2014" / image["file_name"])
     findings = check("refcoco", root, split="train")
@@ -311,11 +311,11 @@ def test_bad_references_are_found(refer_set):
         ("image", "reference 10"),
     ]
     messages = {one.row: one.message for one in findings}
-    assert "the mask is 16 x 12, its picture 32 x 24" in messages["reference 9"]
+    assert "the mask is 16 x 12, its image 32 x 24" in messages["reference 9"]
     assert "is 32 x 24, but the data say 40 x 30" in messages["reference 10"]
 
 
-def test_a_picture_of_an_impossible_size_is_told_and_not_drawn(refer_set):
+def test_a_image_of_an_impossible_size_is_told_and_not_drawn(refer_set):
     image = {"id": 7, "file_name": "x.jpg", "height": 10**9, "width": 10**9}
     more = [{"id": 30, "image_id": 7, "category_id": 1, "segmentation": square(1, 1, 5)}]
     root = refer_set([reference(ref_id=9, ann_id=30, image_id=7, split="train", words="huge")], more, [image])
@@ -341,7 +341,7 @@ def test_the_file_that_a_row_is_in_is_named(tmp_path):
     assert [(one.kind, one.file) for one in findings] == [("missing", str(files["val"])), ("split", str(files["val"]))]
 
 
-def test_pictures_inside_tables_are_looked_at(tmp_path):
+def test_images_inside_tables_are_looked_at(tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     png(tmp_path / "a.png")
     whole = (tmp_path / "a.png").read_bytes()

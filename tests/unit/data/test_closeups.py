@@ -52,7 +52,7 @@ def test_what_does_not_fit_differs_in_the_texture_alone(closeups):
         assert named[0] == closeups.thing(index).texture
 
 
-def test_the_thing_is_in_the_picture_and_whole(closeups):
+def test_the_thing_is_in_the_image_and_whole(closeups):
     for index in range(COUNT):
         sample, _ = closeups.samples_of(index)
         image, mask = sample.load_image(), sample.load_mask()
@@ -85,4 +85,4 @@ def test_what_is_not_there_is_refused(closeups):
     with pytest.raises(UnknownNameError, match="split"):
         CloseUps("test")
     with pytest.raises(IndexError):
-        closeups.samples_of(closeups.pictures)
+        closeups.samples_of(closeups.num_images)

@@ -1,4 +1,4 @@
-"""The picture that comes with the package is what the generator draws."""
+"""The image that comes with the package is what the generator draws."""
 
 import numpy as np
 from PIL import Image

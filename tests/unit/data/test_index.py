@@ -29,7 +29,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def own(made, tmp_path):
-    """A folder of three references on two pictures, and how often it has been read."""
+    """A folder of three references on two images, and how often it has been read."""
 
     def written(text="image,mask,text,id\na.jpg,1.png,left cup,x\nb.jpg,,unicorn,y\na.jpg,2.png,dog,z\n"):
         made.write(tmp_path / "own" / "data.csv", text.encode())
@@ -68,7 +68,7 @@ def ids(index):
 
 def test_what_is_in_it(own):
     index = open_index(own()[0])
-    assert index.ask("SELECT * FROM picture ORDER BY number") == [
+    assert index.ask("SELECT * FROM image ORDER BY number") == [
         (0, "a.jpg", "a.jpg", None, None),
         (1, "b.jpg", "b.jpg", None, None),
     ]
@@ -271,7 +271,7 @@ def test_the_file_of_the_second_row_is_named(tmp_path):
         open_index(source_of(tmp_path, records))
 
 
-def test_a_picture_of_two_sizes_is_refused(tmp_path):
+def test_a_image_of_two_sizes_is_refused(tmp_path):
     records = records_of({"size": (3, 4)}, {"size": (3, 4)}, {"size": (4, 3)})
     with pytest.raises(DataError, match="table: row 3: says that a is of another size than an earlier row says"):
         open_index(source_of(tmp_path, records))
@@ -318,7 +318,7 @@ def test_wrong_rows_may_be_left_out(tmp_path):
     ]
     index = Index(tmp_path / "index.sqlite")
     assert ids(index) == ["1", "5"]
-    assert index.ask("SELECT file, height, width FROM picture") == [("a", None, None), ("b", 1, 2)]
+    assert index.ask("SELECT file, height, width FROM image") == [("a", None, None), ("b", 1, 2)]
 
 
 # ── handed around ──

@@ -1,4 +1,4 @@
-"""Pictures that are in two places under other names, and pictures that only seem so."""
+"""Images that are in two places under other names, and images that only seem so."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from refseg.data.catalogue import open_data
-from refseg.data.leak import Pictures, coco_part, find_leaks, pictures_of, read_list
+from refseg.data.leak import Images, coco_part, find_leaks, images_of, read_list
 from refseg.errors import DataError
 
 COCO = "COCO_train2014_000000000123.jpg"
@@ -39,8 +39,8 @@ COCO = "COCO_train2014_000000000123.jpg"
         ("", "x", "a.jpg", False),
     ],
 )
-def test_pictures_are_told_apart_by_their_names(listed, id, file, same):
-    assert Pictures("list", [listed]).has(id, file) is same
+def test_images_are_told_apart_by_their_names(listed, id, file, same):
+    assert Images("list", [listed]).has(id, file) is same
 
 
 @pytest.mark.parametrize(
@@ -57,17 +57,17 @@ def test_pictures_are_told_apart_by_their_names(listed, id, file, same):
 )
 def test_lists_are_read_in_the_forms_that_people_have(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="utf-8")
-    pictures = read_list(tmp_path / name)
-    assert (pictures.name, len(pictures)) == (name, 2)
-    assert all(pictures.has("?", f"COCO_train2014_{number:012d}.jpg") for number in (12, 34))
-    assert not pictures.has("9", "9.jpg")
-    assert not pictures.has("5", "5.jpg")
+    images = read_list(tmp_path / name)
+    assert (images.name, len(images)) == (name, 2)
+    assert all(images.has("?", f"COCO_train2014_{number:012d}.jpg") for number in (12, 34))
+    assert not images.has("9", "9.jpg")
+    assert not images.has("5", "5.jpg")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.txt", b"", "names no pictures"),
+        ("a.txt", b"", "names no images"),
         ("a.txt", b"\xff\xfe1\x00", "UTF-8"),
         ("a.json", b"[1, ", "not valid JSON"),
         ("a.json", b"7", "expected a list"),
@@ -90,7 +90,7 @@ def test_lists_that_are_none_are_refused_in_one_line(tmp_path, name, content, sa
 
 @pytest.fixture
 def sets(tmp_path):
-    """RefCOCO val of pictures 1 to 4, of which RefCOCOg's training has 2 and 4; two expressions a reference."""
+    """RefCOCO val of images 1 to 4, of which RefCOCOg's training has 2 and 4; two expressions a reference."""
     write(tmp_path, "refcoco", "refs(unc).p", "val", [1, 2, 2, 3, 4])
     write(tmp_path, "refcocog", "refs(umd).p", "train", [4, 2, 7])
     return tmp_path
@@ -123,17 +123,17 @@ def write(root, name, references, split, numbers, part="train2014"):
 
 def test_what_two_data_sets_share_is_counted(sets):
     data = open_data("refcoco:val", sets)
-    training = pictures_of(open_data("refcocog-umd:train", sets))
+    training = images_of(open_data("refcocog-umd:train", sets))
     assert (training.name, len(training)) == ("refcocog-umd:train", 3)
-    one, two, any_ = find_leaks(data, [training, Pictures("mine", [3])])
-    assert (one.against, one.listed, one.pictures) == ("refcocog-umd:train", 3, {"2", "4"})
+    one, two, any_ = find_leaks(data, [training, Images("mine", [3])])
+    assert (one.against, one.listed, one.images) == ("refcocog-umd:train", 3, {"2", "4"})
     assert (one.references, one.expressions) == (3, 6)
-    assert (two.pictures, two.references, two.expressions) == ({"3"}, 1, 2)
+    assert (two.images, two.references, two.expressions) == ({"3"}, 1, 2)
     assert (any_.against, any_.listed) == ("any of them", None)
-    assert (any_.pictures, any_.references, any_.expressions) == ({"2", "3", "4"}, 4, 8)
+    assert (any_.images, any_.references, any_.expressions) == ({"2", "3", "4"}, 4, 8)
 
 
-def test_pictures_inside_tables_are_known_by_their_numbers(sets, tmp_path):
+def test_images_inside_tables_are_known_by_their_numbers(sets, tmp_path):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     rows = [
         {"image": {"bytes": b""}, "answer": ["x"], "segmentation": [1, 1, 5, 1, 5, 5], "file_name": name}
@@ -142,22 +142,22 @@ def test_pictures_inside_tables_are_known_by_their_numbers(sets, tmp_path):
     (tmp_path / "hub").mkdir()
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "hub" / "val-00000-of-00001.parquet")
     data = open_data(f"{tmp_path / 'hub'}:val")
-    (leak,) = find_leaks(data, [pictures_of(open_data("refcoco:val", sets))])
-    assert leak.pictures == {"2"}
-    (leak,) = find_leaks(open_data("refcoco:val", sets), [pictures_of(data)])
-    assert leak.pictures == {"2"}
+    (leak,) = find_leaks(data, [images_of(open_data("refcoco:val", sets))])
+    assert leak.images == {"2"}
+    (leak,) = find_leaks(open_data("refcoco:val", sets), [images_of(data)])
+    assert leak.images == {"2"}
 
 
 def test_nothing_is_shared_with_strangers(sets):
-    (leak,) = find_leaks(open_data("refcoco:val", sets), [Pictures("others", ["a.jpg", 99])])
-    assert (leak.pictures, leak.references, leak.expressions) == (set(), 0, 0)
+    (leak,) = find_leaks(open_data("refcoco:val", sets), [Images("others", ["a.jpg", 99])])
+    assert (leak.images, leak.references, leak.expressions) == (set(), 0, 0)
 
 
 @pytest.mark.parametrize(("part", "all_of_it"), [("train2014", True), ("val2014", False), ("train2017", True)])
-def test_names_tell_which_part_of_coco_pictures_are_of(sets, part, all_of_it):
+def test_names_tell_which_part_of_coco_images_are_of(sets, part, all_of_it):
     data = open_data("refcoco:val", sets)
     (leak,) = find_leaks(data, [coco_part(f"coco-{part}", data)])
-    assert (leak.against, leak.listed, len(leak.pictures)) == (f"coco-{part}", None, 4 * all_of_it)
+    assert (leak.against, leak.listed, len(leak.images)) == (f"coco-{part}", None, 4 * all_of_it)
 
 
 def test_what_names_do_not_tell_is_not_guessed(sets):
@@ -171,8 +171,8 @@ def test_what_names_do_not_tell_is_not_guessed(sets):
         coco_part("coco-train2014", open_data("shapes:val"))
 
 
-def test_generated_scenes_are_pictures_too(monkeypatch):
+def test_generated_scenes_are_images_too(monkeypatch):
     monkeypatch.setattr("refseg.data.shapes.dataset.SPLITS", {"train": 9, "val": 3, "test": 4})
     data = open_data("shapes:val")
-    same, other, _ = find_leaks(data, [pictures_of(data), pictures_of(open_data("shapes:test"))])
-    assert (len(same.pictures), len(other.pictures)) == (3, 0)
+    same, other, _ = find_leaks(data, [images_of(data), images_of(open_data("shapes:test"))])
+    assert (len(same.images), len(other.images)) == (3, 0)

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from refseg.data.batches import Drawer, DrawOrder, batches
+from refseg.data.batches import TrainOrder, TrainTransform, batches
 from refseg.data.formats.cris import cris
 from refseg.data.formats.folder import folder
 from refseg.data.formats.reasonseg import reasonseg
 from refseg.data.formats.refer import refer
 from refseg.data.references import References
 from refseg.errors import DataError
-from refseg.types import Sample
+from refseg.values import Sample
 
 
 @pytest.fixture
 def root(made, tmp_path):
-    """A set in REFER's layout on three pictures, the rows of which are not in the order of their pictures."""
+    """A set in REFER's layout on three images, the rows of which are not in the order of their images."""
     rows = [
         made.reference(1, 11, 1, "testA", ["left cup", "cup"]),
         made.reference(2, 21, 2, "testAB", ["dog"]),
@@ -40,7 +40,7 @@ def root(made, tmp_path):
     ]
     made.write_refer(tmp_path, rows, annotations, images=(1, 2, 3))
     for id in (1, 2, 3):
-        made.save_picture(tmp_path / "images" / "train2014" / made.image_name(id), seed=id)
+        made.save_image(tmp_path / "images" / "train2014" / made.image_name(id), seed=id)
     return tmp_path
 
 
@@ -68,11 +68,11 @@ def told(action, *args):
         ("all", ["1", "3", "5", "2", "6", "4"]),
     ],
 )
-def test_the_samples_of_a_split_in_the_order_of_their_pictures(root, split, ids):
+def test_the_samples_of_a_split_in_the_order_of_their_images(root, split, ids):
     data = opened(root, split)
     assert [sample.id for sample in data] == ids
     assert len(data) == len(ids)
-    assert [sample.id for i in range(data.pictures) for sample in data.samples_of(i)] == ids
+    assert [sample.id for i in range(data.num_images) for sample in data.samples_of(i)] == ids
 
 
 def test_a_split_that_is_not_there_is_told_with_those_that_are(root):
@@ -90,13 +90,13 @@ def test_samples_are_found_by_any_index(root):
         with pytest.raises(IndexError, match=f"sample {index} of 6"):
             _ = data[index]
     for index in (3, -1):
-        with pytest.raises(IndexError, match=f"picture {index} of 3"):
+        with pytest.raises(IndexError, match=f"image {index} of 3"):
             data.samples_of(index)
 
 
 def test_what_is_counted(root):
-    assert opened(root, "all").totals() == {"pictures": 3, "references": 6, "expressions": 9}
-    assert opened(root, "testB").totals() == {"pictures": 2, "references": 3, "expressions": 5}
+    assert opened(root, "all").totals() == {"images": 3, "references": 6, "expressions": 9}
+    assert opened(root, "testB").totals() == {"images": 2, "references": 3, "expressions": 5}
 
 
 def test_a_sample_is_what_the_record_says(made, root):
@@ -104,12 +104,12 @@ def test_a_sample_is_what_the_record_says(made, root):
     assert isinstance(sample, Sample)
     assert (sample.id, sample.image_id, sample.split, sample.source) == ("1", "1", "testA", "refcoco")
     assert (sample.expressions, sample.expression_ids) == (("left cup", "cup"), ("10", "11"))
-    assert sample.attributes == {"targets": 1, "category": "cup", "rivals": 2}
+    assert sample.attributes == {"targets": 1, "category": "cup", "distractors": 2}
     assert np.array_equal(sample.load_mask(), made.square_mask(2, 2, 10))
     assert sample.load_ignored is None
 
 
-# ── pictures ──
+# ── images ──
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_sample_is_what_the_record_says(made, root):
 )
 def test_both_layouts_and_what_people_make_of_them(made, root, place):
     (root / "images" / "train2014" / made.image_name(3)).unlink()
-    pixels = made.save_picture(root / place / made.image_name(3).replace(".jpg", ".png"), seed=9)
+    pixels = made.save_image(root / place / made.image_name(3).replace(".jpg", ".png"), seed=9)
     (root / place / made.image_name(3).replace(".jpg", ".png")).rename(root / place / made.image_name(3))
     data = opened(root, "all")
     assert np.array_equal(np.asarray(data[5].load_image()), pixels)
@@ -125,25 +125,25 @@ def test_both_layouts_and_what_people_make_of_them(made, root, place):
 
 
 @pytest.mark.parametrize("place", ["", "train2014"])
-def test_pictures_may_lie_anywhere(made, root, tmp_path_factory, place):
+def test_images_may_lie_anywhere(made, root, tmp_path_factory, place):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    pixels = made.save_picture(elsewhere / place / "a.png", seed=9)
+    pixels = made.save_image(elsewhere / place / "a.png", seed=9)
     (elsewhere / place / "a.png").rename(elsewhere / place / made.image_name(3))
     sample = opened(root, "all", images=elsewhere)[5]
     assert np.array_equal(np.asarray(sample.load_image()), pixels)
     assert "looked in" in told(opened(root, "all", images=elsewhere)[0].load_image)
 
 
-def test_a_picture_that_is_missing_is_named_with_where_it_was_looked_for(made, root):
+def test_a_image_that_is_missing_is_named_with_where_it_was_looked_for(made, root):
     (root / "images" / "train2014" / made.image_name(3)).unlink()
     message = told(opened(root, "all")[5].load_image)
-    assert message.startswith(f"picture {made.image_name(3)} of refcoco is not there; looked in {root / 'images'}")
+    assert message.startswith(f"image {made.image_name(3)} of refcoco is not there; looked in {root / 'images'}")
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(b"", "is empty"), (b"<html>", "is not a picture"), (b"\xff\xd8\xff\xe0", "")]
+    ("content", "says"), [(b"", "is empty"), (b"<html>", "is not an image"), (b"\xff\xd8\xff\xe0", "")]
 )
-def test_a_picture_that_cannot_be_read_is_named(made, root, content, says):
+def test_a_image_that_cannot_be_read_is_named(made, root, content, says):
     path = root / "images" / "train2014" / made.image_name(3)
     made.write(path, content)
     message = told(opened(root, "all")[5].load_image)
@@ -151,9 +151,9 @@ def test_a_picture_that_cannot_be_read_is_named(made, root, content, says):
     assert says in message
 
 
-def test_a_picture_of_another_size_than_the_data_say_is_refused(made, root):
+def test_a_image_of_another_size_than_the_data_say_is_refused(made, root):
     path = root / "images" / "train2014" / made.image_name(3)
-    made.save_picture(path, 64, 48)
+    made.save_image(path, 64, 48)
     assert told(opened(root, "all")[5].load_image) == f"{path}: is 48 x 64, but the data say 64 x 48"
 
 
@@ -172,9 +172,9 @@ def test_what_fits_nothing_has_no_mask(root):
     assert sample.load_mask is None
 
 
-def test_masks_in_files_have_the_size_of_their_picture(made, tmp_path):
+def test_masks_in_files_have_the_size_of_their_image(made, tmp_path):
     mask = made.square_mask(2, 2, 9)
-    made.save_picture(tmp_path / "images" / "a.jpg")
+    made.save_image(tmp_path / "images" / "a.jpg")
     made.save_mask(tmp_path / "masks" / "good.png", mask)
     made.save_mask(tmp_path / "masks" / "other.png", made.square_mask(2, 2, 9, 64, 48))
     made.write(tmp_path / "masks" / "broken.png", b"x")
@@ -184,7 +184,7 @@ def test_masks_in_files_have_the_size_of_their_picture(made, tmp_path):
     assert np.array_equal(data[0].load_mask(), mask)
     place = tmp_path / "masks"
     assert told(data[1].load_mask) == (
-        f"own: reference other: {place / 'other.png'}: the mask is 48 x 64, its picture 64 x 48"
+        f"own: reference other: {place / 'other.png'}: the mask is 48 x 64, its image 64 x 48"
     )
     assert "own: reference broken: " in told(data[2].load_mask)
     assert "broken.png" in told(data[2].load_mask)
@@ -193,7 +193,7 @@ def test_masks_in_files_have_the_size_of_their_picture(made, tmp_path):
 
 def test_the_masks_of_the_reference_cris(made, tmp_path):
     mask = made.square_mask(2, 2, 9)
-    made.save_picture(tmp_path / "images" / "train2014" / "a.jpg")
+    made.save_image(tmp_path / "images" / "train2014" / "a.jpg")
     made.save_mask(tmp_path / "masks" / "refcoco" / "7.png", mask)
     sentences = [{"idx": 0, "sent_id": 3, "sent": "cup"}]
     rows = [{"segment_id": 7, "img_name": "a.jpg", "sentences": sentences, "bbox": [0, 0, 1, 1], "cat": 1}]
@@ -204,7 +204,7 @@ def test_the_masks_of_the_reference_cris(made, tmp_path):
 
 
 def test_what_is_ignored_is_loaded_beside_the_mask(made, tmp_path):
-    made.save_picture(tmp_path / "val" / "a.jpg")
+    made.save_image(tmp_path / "val" / "a.jpg")
     points = [[0, 0], [30, 0], [30, 30], [0, 30]]
     inner = [[5, 5], [15, 5], [15, 15], [5, 15]]
     shapes = [{"label": "ignore", "points": inner}, {"label": "target", "points": points}]
@@ -214,9 +214,9 @@ def test_what_is_ignored_is_loaded_beside_the_mask(made, tmp_path):
     assert np.array_equal(sample.load_mask(), made.square_mask(0, 0, 30) & ~made.square_mask(5, 5, 10))
 
 
-def test_a_mask_without_its_picture_is_told(made, tmp_path):
+def test_a_mask_without_its_image_is_told(made, tmp_path):
     made.write(tmp_path / "data.csv", b"image,mask,text\na.jpg,1.png,cup\n")
-    assert "picture a.jpg of own is not there" in told(References(folder(tmp_path), "own", "all")[0].load_mask)
+    assert "image a.jpg of own is not there" in told(References(folder(tmp_path), "own", "all")[0].load_mask)
 
 
 # ── the digest ──
@@ -287,8 +287,8 @@ def test_workers_read_the_samples(root, start):
 
 
 def test_batches_are_the_same_with_workers(root):
-    drawer = Drawer(opened(root, "all"), 12)
-    order = DrawOrder(items=3, batch_size=2, expressions=2, sizes=((0, 64),), seed=1)
+    drawer = TrainTransform(opened(root, "all"), 12)
+    order = TrainOrder(items=3, batch_size=2, expressions=2, sizes=((0, 64),), seed=1)
     for one, other in zip(batches(drawer, order, range(3)), batches(drawer, order, range(3), workers=2), strict=True):
         assert torch.equal(one.target, other.target)
         assert torch.equal(one.pixels, other.pixels)

@@ -157,26 +157,26 @@ def test_expressions_are_short_and_plain():
         words = reference.expression.split()
         assert 1 <= len(words) <= 14
         assert reference.expression == " ".join(words) == reference.expression.lower()
-        if reference.temper == "location":
+        if reference.style == "location":
             assert len(words) <= 9
 
 
 def test_appearance_says_nothing_of_place():
     places = {"left", "right", "top", "bottom", "middle", "center", "above", "below", "leftmost", "rightmost", "next"}
     for _, reference in meant(Shapes("val"), MANY):
-        if reference.temper == "appearance":
+        if reference.style == "appearance":
             assert not places & set(reference.expression.split())
 
 
 def test_tempers_and_forms_are_balanced():
     found = meant(Shapes("train"), MANY)
-    tempers = Counter(reference.temper for _, reference in found)
-    assert all(0.27 < count / len(found) < 0.4 for count in tempers.values()), tempers
-    located = [(scene, reference) for scene, reference in found if reference.temper == "location"]
+    styles = Counter(reference.style for _, reference in found)
+    assert all(0.27 < count / len(found) < 0.4 for count in styles.values()), styles
+    located = [(scene, reference) for scene, reference in found if reference.style == "location"]
     forms = Counter(reference.form for _, reference in located)
     assert 0.18 < forms["ordinal"] / len(located) < 0.32, forms
     assert forms.keys() == {"ordinal", "superlative", "side", "corner", "middle", "size"}
-    related = [(scene, reference) for scene, reference in found if reference.temper == "relation"]
+    related = [(scene, reference) for scene, reference in found if reference.style == "relation"]
     needed = sum(len(naive(Query(filter=reference.query.filter), scene)) > 1 for scene, reference in related)
     assert needed / len(related) > 0.6
     assert {reference.form for _, reference in related} == {"relation", "nearest"}
@@ -257,7 +257,7 @@ RED_CUBE = Query(filter=Filter(kind="cube", colour="red"))
         # about as near
         ([("red", "cube", "small", 0.5, 0.5), ("blue", "ball", "small", 0.8, 0.5), ("red", "ball", "small", 0.2, 0.5)],
          Query(filter=BALL, place=Nearest(anchor=RED_CUBE)), set(), {1, 2}),
-        # the middle one of a row that is not in the middle of the picture
+        # the middle one of a row that is not in the middle of the image
         ([("red", "ball", "small", 0.1, 0.1), ("blue", "ball", "small", 0.3, 0.1), ("red", "ball", "small", 0.6, 0.1)],
          Query(filter=BALL, place=Centre()), {1}, {1}),
     ],
@@ -335,7 +335,7 @@ def test_sizes_are_clearly_apart():
     assert all(after[0] / before[1] >= 1.2 for before, after in pairwise(ranges))
 
 
-# --- pictures ------------------------------------------------------------------------------------------------------
+# --- images ------------------------------------------------------------------------------------------------------
 
 
 def test_labels_lie_on_the_colours():
@@ -343,11 +343,11 @@ def test_labels_lie_on_the_colours():
     for i in range(40):
         dataset = Shapes("train")
         scene = dataset.scene(i)
-        picture = np.asarray(dataset.samples_of(i)[0].load_image()).astype(float)
+        image = np.asarray(dataset.samples_of(i)[0].load_image()).astype(float)
         for thing, mask in zip(scene.things, dataset.masks(i), strict=True):
             if thing.texture != "plain":
                 continue
-            seen = np.median(picture[mask], axis=0)
+            seen = np.median(image[mask], axis=0)
             assert np.abs(seen - np.array(TONES[thing.colour][0])).max() < 75, (i, thing)
 
 
@@ -370,8 +370,8 @@ def test_labels_are_the_same_at_any_scale(scale):
     for seed in range(15):
         scene = generate_scene(np.random.default_rng(seed), held_out=False)
         _, labels = render(scene)
-        picture, scaled = render(scene, scale)
-        assert picture.shape == (*scaled.shape, 3)
+        image, scaled = render(scene, scale)
+        assert image.shape == (*scaled.shape, 3)
         assert scaled.shape == (round(scene.height * scale), round(scene.width * scale))
         back = np.asarray(Image.fromarray(scaled).resize(labels.shape[::-1], Image.Resampling.NEAREST))
         assert (back == labels).mean() > (0.97 if scale < 1 else 0.99)
@@ -428,15 +428,15 @@ def test_samples_are_made_of_three_things_and_nothing():
         targets = [sample.attributes["target"] for sample in things]
         assert len(set(targets)) == 3
         for sample in things:
-            tempers = sample.attributes["tempers"].split(",")
-            assert len(sample.expressions) == len(tempers) == len(sample.attributes["forms"].split(","))
-            assert len(set(tempers)) == len(tempers)
+            styles = sample.attributes["styles"].split(",")
+            assert len(sample.expressions) == len(styles) == len(sample.attributes["forms"].split(","))
+            assert len(set(styles)) == len(styles)
             kinds = [thing.kind for thing in dataset.scene(i).things]
-            assert sample.attributes["rivals"] == kinds.count(kinds[sample.attributes["target"]]) - 1
+            assert sample.attributes["distractors"] == kinds.count(kinds[sample.attributes["target"]]) - 1
             assert (sample.split, sample.source) == ("test", "shapes")
         assert nothing.load_mask is None
         assert len(nothing.expressions) == 1
-        assert (nothing.attributes["target"], nothing.attributes["rivals"]) == (-1, 0)
+        assert (nothing.attributes["target"], nothing.attributes["distractors"]) == (-1, 0)
 
 
 def test_splits_share_no_scene():
@@ -458,10 +458,10 @@ for i in (7, 3):
 def test_another_process_and_order_give_the_same_bytes():
     out = subprocess.run([sys.executable, "-c", FINGERPRINT], capture_output=True, text=True, check=True).stdout
     for line in reversed(out.splitlines()):
-        i, words, picture, mask = map(int, line.split())
+        i, words, image, mask = map(int, line.split())
         samples = Shapes("test", scale=0.5).samples_of(i)
         assert zlib.crc32(repr([(s.expressions, dict(s.attributes)) for s in samples]).encode()) == words
-        assert zlib.crc32(samples[0].load_image().tobytes()) == picture
+        assert zlib.crc32(samples[0].load_image().tobytes()) == image
         assert zlib.crc32(samples[1].load_mask()) == mask
 
 
@@ -478,9 +478,9 @@ def test_samples_and_data_sets_can_be_pickled():
 
 def test_what_is_handed_out_cannot_spoil_the_cache():
     sample = Shapes("val")[0]
-    picture, mask = sample.load_image(), sample.load_mask()
-    before = picture.tobytes()
-    picture.putpixel((0, 0), (1, 2, 3))
+    image, mask = sample.load_image(), sample.load_mask()
+    before = image.tobytes()
+    image.putpixel((0, 0), (1, 2, 3))
     mask[:] = False
     assert sample.load_image().tobytes() == before
     assert sample.load_mask().any()
@@ -515,11 +515,11 @@ def test_a_drill_measures_counts_sees_textures_relates_and_fits_nothing_and_tell
         made = Shapes("train").scene(scene)
         for reference in drill(np.random.default_rng(scene), made, 12):
             if reference.target is None:
-                absent[reference.temper] += 1
+                absent[reference.style] += 1
                 assert naive(reference.query, made) == [], reference.expression
             else:
                 # Words that fit one thing alone could be understood without what they are related to.
-                lonely += reference.temper == "relation" and len(naive(Query(filter=reference.query.filter), made)) < 2
+                lonely += reference.style == "relation" and len(naive(Query(filter=reference.query.filter), made)) < 2
                 forms[reference.form] += 1
                 assert naive(reference.query, made) == [reference.target], reference.expression
     assert set(forms) == {"ordinal", "nearest", "attributes", "relation"}

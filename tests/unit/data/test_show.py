@@ -13,12 +13,12 @@ from PIL import Image
 
 from refseg.data.show import beyond_font, check_kind, choose, named, page, save, sheet
 from refseg.errors import ConfigError, DataError, OutputError
-from refseg.types import Sample
-from refseg.visualize import COLOUR
+from refseg.values import Sample
+from refseg.writers.overlay import COLOUR
 
 
 def sample(id="1", words=("a cup",), size=(60, 90), box=(10, 10, 40, 40), image=None, mask=None, split="val"):
-    """A grey picture of (height, width) with a mask; box None means nothing."""
+    """A grey image of (height, width) with a mask; box None means nothing."""
 
     def load_image():
         return Image.new("RGB", size[::-1], (100, 100, 100))
@@ -31,7 +31,7 @@ def sample(id="1", words=("a cup",), size=(60, 90), box=(10, 10, 40, 40), image=
 
     return Sample(
         id=id,
-        image_id=f"picture {id}",
+        image_id=f"image {id}",
         expressions=tuple(words),
         load_image=image or load_image,
         load_mask=None if box is None else mask or load_mask,
@@ -41,7 +41,7 @@ def sample(id="1", words=("a cup",), size=(60, 90), box=(10, 10, 40, 40), image=
 
 
 class Made:
-    """A data set of some pictures, each with so many samples."""
+    """A data set of some images, each with so many samples."""
 
     name, split = "made", "val"
 
@@ -49,7 +49,7 @@ class Made:
         self.counts = counts
 
     @property
-    def pictures(self):
+    def num_images(self):
         return len(self.counts)
 
     def samples_of(self, index):
@@ -63,14 +63,14 @@ class Made:
 
 
 def broken():
-    raise DataError("picture x.jpg is not there")
+    raise DataError("image x.jpg is not there")
 
 
 def ids(samples):
     return [one.id for one in samples]
 
 
-def test_random_samples_are_of_different_pictures_and_the_same_each_time():
+def test_random_samples_are_of_different_images_and_the_same_each_time():
     data = Made([3] * 20)
     chosen = ids(choose(data, 12, seed=5))
     assert len({id.partition(".")[0] for id in chosen}) == 12
@@ -79,7 +79,7 @@ def test_random_samples_are_of_different_pictures_and_the_same_each_time():
     assert ids(choose(data, 12, seed=6)) != chosen
 
 
-def test_a_picture_is_drawn_again_only_if_there_are_no_others():
+def test_a_image_is_drawn_again_only_if_there_are_no_others():
     assert len(set(ids(choose(Made([2, 1, 4]), 5)))) == 5
     assert len(ids(choose(Made([2, 1, 4]), 100))) == 7
 
@@ -96,8 +96,8 @@ def test_named_samples_come_in_the_order_of_their_names():
         named(Made([2, 2]), ["1.1", "7.7"])
 
 
-def has_mask(picture):
-    return bool((np.abs(np.asarray(picture, dtype=int) - COLOUR).max(axis=2) < 60).any())
+def has_mask(image):
+    return bool((np.abs(np.asarray(image, dtype=int) - COLOUR).max(axis=2) < 60).any())
 
 
 def test_a_sheet_shows_the_mask_and_one_without_a_target_shows_none():
@@ -116,7 +116,7 @@ def test_a_sheet_has_as_many_columns_as_asked_for_and_no_more_than_samples():
             sheet([sample()], columns=columns)
 
 
-def test_pictures_of_all_shapes_fit():
+def test_images_of_all_shapes_fit():
     shapes = [(1, 1), (1, 3000), (3000, 1), (400, 20), (33, 44)]
     assert sheet([sample(id=str(n), size=size) for n, size in enumerate(shapes)]).width < 2000
 
@@ -155,11 +155,11 @@ def test_what_fits_nothing_is_said_to():
     assert "fits nothing" not in page([sample()], "x")
 
 
-def test_a_picture_that_cannot_be_drawn_leaves_a_gap_with_the_reason():
+def test_a_image_that_cannot_be_drawn_leaves_a_gap_with_the_reason():
     samples = [sample(), sample(id="2", image=broken), sample(id="3", mask=lambda: np.zeros((5, 4), dtype=bool))]
     text = page(samples, "x")
-    assert "picture x.jpg is not there" in text
-    assert "the mask of 3 is 4 x 5, its picture 90 x 60" in text
+    assert "image x.jpg is not there" in text
+    assert "the mask of 3 is 4 x 5, its image 90 x 60" in text
     assert sheet(samples).width > 900
     with pytest.raises(DataError, match=r"x\.jpg is not there"):
         sheet([sample(image=broken), sample(image=broken)])

@@ -16,7 +16,7 @@ from refseg.errors import ConfigError
 
 @pytest.fixture
 def own(tmp_path):
-    """Three pictures of 10 x 10; masks of 1, 4 and 25 pixels."""
+    """Three images of 10 x 10; masks of 1, 4 and 25 pixels."""
     root = tmp_path / "own"
     (root / "images").mkdir(parents=True)
     (root / "masks").mkdir()
@@ -27,10 +27,10 @@ def own(tmp_path):
         mask[:side, :side] = 255
         Image.fromarray(mask).save(root / "masks" / f"{side}.png")
     rows = [
-        {"image": "a.png", "mask": "1.png", "text": ["dog", "the dog, left"], "split": "val", "rivals": 2},
-        {"image": "a.png", "mask": "2.png", "text": "big brown dog", "split": "val", "rivals": 0},
+        {"image": "a.png", "mask": "1.png", "text": ["dog", "the dog, left"], "split": "val", "distractors": 2},
+        {"image": "a.png", "mask": "2.png", "text": "big brown dog", "split": "val", "distractors": 0},
         {"image": "b.png", "mask": "5.png", "text": "cup " * 20, "split": "val"},
-        {"image": "b.png", "text": "bottom plate", "split": "val", "rivals": 9},
+        {"image": "b.png", "text": "bottom plate", "split": "val", "distractors": 9},
         {"image": "c.png", "mask": "1.png", "text": "cat", "split": "train"},
     ]
     (root / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
@@ -44,7 +44,7 @@ def test_everything_is_counted(own):
     val = figures["splits"]["val"]
     histograms = val.pop("histograms")
     assert val == {
-        "pictures": 2,
+        "images": 2,
         "references": 4,
         "expressions": 5,
         "expressions_per_reference": 1.25,
@@ -52,7 +52,7 @@ def test_everything_is_counted(own):
         "location_words": pytest.approx(0.4),
         "over_limit": pytest.approx(0.2),
         "no_target": 0.25,
-        "rivals": {"known": 2, "mean": 1.0, "any": 0.5},
+        "distractors": {"known": 2, "mean": 1.0, "any": 0.5},
         "mask_area": {"masks": 3, "quartiles": pytest.approx([0.025, 0.04, 0.145])},
     }
     assert histograms["words"] == [1, 1, 2, *([0] * 12), 1]
@@ -64,7 +64,7 @@ def test_splits_come_in_their_usual_order_and_are_summed(own):
     figures = statistics(open_data(f"{own}:all"), word_length=40)
     assert list(figures["splits"]) == ["train", "val", "total"]
     total = figures["splits"]["total"]
-    assert (total["pictures"], total["references"], total["expressions"]) == (3, 5, 6)
+    assert (total["images"], total["references"], total["expressions"]) == (3, 5, 6)
     assert total["over_limit"] == 0
     assert total["mask_area"] is None
     with pytest.raises(ConfigError, match="word_length"):
@@ -74,8 +74,8 @@ def test_splits_come_in_their_usual_order_and_are_summed(own):
 def test_generated_scenes_are_counted_too(monkeypatch):
     monkeypatch.setattr("refseg.data.shapes.dataset.SPLITS", {"train": 9, "val": 3, "test": 4})
     val = statistics(open_data("shapes:val"), masks=True)["splits"]["val"]
-    assert (val["pictures"], val["references"], val["no_target"]) == (3, 12, 0.25)
-    assert val["rivals"]["known"] == 9
+    assert (val["images"], val["references"], val["no_target"]) == (3, 12, 0.25)
+    assert val["distractors"]["known"] == 9
     assert val["mask_area"]["masks"] == 9
 
 

@@ -1,4 +1,4 @@
-"""What words say of place and size, and in a mirrored picture."""
+"""What words say of place and size, and in a mirrored image."""
 
 from __future__ import annotations
 

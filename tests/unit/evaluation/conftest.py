@@ -13,18 +13,18 @@ from refseg.evaluation.evaluate import attributes_of, expression_id
 from refseg.evaluation.metrics import Outcome, count
 from refseg.evaluation.protocols import PROTOCOLS
 from refseg.evaluation.result import make_result
-from refseg.types import Sample
+from refseg.values import Sample
 
 HEIGHT, WIDTH = 40, 60
 
 
 class Scenes:
-    """Pictures of a left thing, a right thing, and words that fit nothing."""
+    """Images of a left thing, a right thing, and words that fit nothing."""
 
     name, split = "scenes", "val"
 
-    def __init__(self, pictures=2, words="the left cup"):
-        self.pictures, self.words = pictures, words
+    def __init__(self, images=2, words="the left cup"):
+        self.num_images, self.words = images, words
 
     def samples_of(self, index):
         def sample(number, expressions, mask, **attributes):
@@ -36,7 +36,7 @@ class Scenes:
                 load_mask=None if mask is None else lambda: mask,
                 split=self.split,
                 source=self.name,
-                attributes={"rivals": 1, **attributes},
+                attributes={"distractors": 1, **attributes},
             )
 
         left, right = np.zeros((2, HEIGHT, WIDTH), dtype=bool)
@@ -48,7 +48,7 @@ class Scenes:
         )
 
     def totals(self):
-        return {"pictures": self.pictures, "references": 3 * self.pictures, "expressions": 4 * self.pictures}
+        return {"images": self.num_images, "references": 3 * self.num_images, "expressions": 4 * self.num_images}
 
     def digest(self):
         return "digest of scenes"
@@ -56,7 +56,7 @@ class Scenes:
 
 @pytest.fixture
 def scenes():
-    """Returns a data set of scenes: `scenes(pictures=2, words="the left cup")`."""
+    """Returns a data set of scenes: `scenes(images=2, words="the left cup")`."""
     return Scenes
 
 
@@ -66,8 +66,8 @@ def answer():
 
     def answer(data, mask_of, *, protocol="refseg", whole=True, made_by="a model"):
         outcomes, lines = [], []
-        for picture in range(data.pictures):
-            for sample in data.samples_of(picture):
+        for image in range(data.num_images):
+            for sample in data.samples_of(image):
                 truth = None if sample.load_mask is None else sample.load_mask()
                 for index, expression in enumerate(sample.expressions):
                     mask = mask_of(sample, index)
@@ -94,13 +94,13 @@ def answer():
 
 @pytest.fixture
 def result_of(scenes):
-    """Makes a result of rows (picture, IoU in hundredths), or of outcomes; `changes` are those of its data."""
+    """Makes a result of rows (image, IoU in hundredths), or of outcomes; `changes` are those of its data."""
 
-    def outcome(number, picture, hundredths):
+    def outcome(number, image, hundredths):
         return Outcome(
             id=f"{number:04}",
             reference=f"{number:04}",
-            image=str(picture),
+            image=str(image),
             expression="the left cup" if number % 2 else "cup",
             present=hundredths is not None,
             intersection=hundredths or 0,

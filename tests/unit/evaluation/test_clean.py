@@ -33,7 +33,7 @@ def outcome(number, image, intersection):
 class Data:
     """A split that only says which it is."""
 
-    name, split, pictures = "refcoco", "val", 3
+    name, split, images = "refcoco", "val", 3
 
     def digest(self):
         return "abc"
@@ -58,7 +58,7 @@ def result(**changes):
 
 def test_the_parts_are_scored_by_the_rules_of_the_result():
     parts = score_parts(result(), {"a", "elsewhere"})
-    assert {name: (part["pictures"], part["n"]) for name, part in parts.items()} == {
+    assert {name: (part["images"], part["n"]) for name, part in parts.items()} == {
         "all": (3, 4),
         "clean": (2, 2),
         "leaked": (1, 2),
@@ -70,9 +70,9 @@ def test_the_parts_are_scored_by_the_rules_of_the_result():
     assert set(parts["clean"]["intervals"]) >= {"mean_iou"}
 
 
-def test_a_part_without_pictures_has_no_score():
+def test_a_part_without_images_has_no_score():
     parts = score_parts(result(), set())
-    assert (parts["leaked"]["pictures"], parts["leaked"]["mean_iou"], parts["leaked"]["intervals"]) == (0, None, {})
+    assert (parts["leaked"]["images"], parts["leaked"]["mean_iou"], parts["leaked"]["intervals"]) == (0, None, {})
     assert parts["clean"]["mean_iou"] == parts["all"]["mean_iou"]
 
 

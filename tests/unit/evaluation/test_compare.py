@@ -23,12 +23,12 @@ def test_the_difference_by_hand(result_of):
     mean = found.metrics["mean_iou"]
     assert (mean.first, mean.second, mean.n) == (pytest.approx(0.55), pytest.approx(0.6), 4)
     assert mean.difference == pytest.approx(0.05)
-    # Both pictures gain 0.05 in the mean, so that every draw does.
+    # Both images gain 0.05 in the mean, so that every draw does.
     assert (mean.low, mean.high) == (pytest.approx(0.05), pytest.approx(0.05))
     assert found.metrics["precision@0.6"].difference == pytest.approx(0.25)
     assert (found.wins, found.ties, found.losses) == (2, 1, 1)
-    assert found.p_value == 0.5  # of four ways to flip two pictures, two are as far from 0
-    assert (found.first, found.second, found.pictures, found.n) == ("old", "new", 2, 4)
+    assert found.p_value == 0.5  # of four ways to flip two images, two are as far from 0
+    assert (found.first, found.second, found.num_images, found.n) == ("old", "new", 2, 4)
     assert [(one.id, one.first, one.second) for one in found.improved] == [("0002", 0.2, 0.5), ("0000", 0.5, 0.6)]
     assert [one.id for one in found.worsened] == ["0003"]
 
@@ -121,7 +121,7 @@ def test_p_values_by_hand(changes, expected):
     assert sign_flip(np.array(changes), np.arange(len(changes))) == expected
 
 
-def test_expressions_of_one_picture_are_flipped_together():
+def test_expressions_of_one_image_are_flipped_together():
     changes = np.full(40, 0.1)
     assert sign_flip(changes, np.arange(40)) < 0.001
     assert sign_flip(changes, np.zeros(40, dtype=np.int64)) == 1.0
@@ -131,7 +131,7 @@ def test_chance_gives_every_p_value_as_often():
     rng = np.random.default_rng(5)
     found = []
     for trial in range(150):
-        # What a picture's expressions share is no evidence: 30 pictures, 5 expressions each.
+        # What an image's expressions share is no evidence: 30 images, 5 expressions each.
         changes = np.repeat(rng.normal(0, 0.2, 30), 5) + rng.normal(0, 0.05, 150)
         found.append(sign_flip(changes, np.repeat(np.arange(30), 5), seed=trial))
     ordered = np.sort(found)
@@ -150,7 +150,7 @@ def test_what_cannot_be_compared_is_refused(result_of):
         compare(a, result_of(FIRST, protocol="cris"))
     with pytest.raises(DataError, match="2 expressions are only in the first result, 0 only in the second"):
         compare(a, result_of(FIRST[:2]))
-    with pytest.raises(DataError, match="expression 0000 has another picture or meaning"):
+    with pytest.raises(DataError, match="expression 0000 has another image or meaning"):
         compare(a, result_of([(7, 50), *FIRST[1:]]))
 
 
@@ -173,5 +173,5 @@ def test_the_verdict_says_whether_it_is_real(result_of):
     assert "The first result is better by" in verdict(compare(better, a))
     assert "may well be chance" in verdict(compare(a, noise))
     one = verdict(compare(result_of([(0, 10), (0, 20)]), result_of([(0, 30), (0, 40)])))
-    assert one.startswith("Too few pictures to tell whether the difference of 20.00 points")
+    assert one.startswith("Too few images to tell whether the difference of 20.00 points")
     assert verdict(compare(a, better)).count(". ") == 0, "one sentence"

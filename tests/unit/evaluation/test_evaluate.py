@@ -1,4 +1,4 @@
-"""Evaluation: every expression once, each picture encoded once, at its own size, by every protocol."""
+"""Evaluation: every expression once, each image encoded once, at its own size, by every protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from refseg.data.shapes import Shapes
 from refseg.evaluation.evaluate import Timing, evaluate
 from refseg.evaluation.metrics import breakdown, summarise
 from refseg.evaluation.protocols import PROTOCOLS
-from refseg.types import Prediction, Sample
+from refseg.values import Prediction, Sample
 
 LEFT, RIGHT = np.zeros((2, 8, 10), dtype=bool)
 LEFT[:, :5], RIGHT[:, 5:] = True, True
@@ -22,9 +22,9 @@ OBJECTS = np.stack([LEFT, RIGHT])
 
 
 class Data:
-    """Two pictures, each with a left thing of two expressions, a right thing, and nothing."""
+    """Two images, each with a left thing of two expressions, a right thing, and nothing."""
 
-    pictures = 2
+    images = 2
 
     def samples_of(self, index):
         def sample(number, expressions, mask, **attributes):
@@ -40,9 +40,9 @@ class Data:
             )
 
         return (
-            sample(0, ("left", "the left"), LEFT, tempers="terse,plain", forms="side,side", target=0, held_out=False),
-            sample(1, ("right",), RIGHT, tempers="plain", forms="side", target=1, held_out=True),
-            sample(2, ("nothing",), None, tempers="plain", forms="absent", target=-1, held_out=False),
+            sample(0, ("left", "the left"), LEFT, styles="terse,plain", forms="side,side", target=0, held_out=False),
+            sample(1, ("right",), RIGHT, styles="plain", forms="side", target=1, held_out=True),
+            sample(2, ("nothing",), None, styles="plain", forms="absent", target=-1, held_out=False),
         )
 
 
@@ -67,8 +67,8 @@ def oracle(monkeypatch):
 pytestmark = pytest.mark.usefixtures("unchecked")  # the oracle is no Predictor
 
 
-def test_every_expression_once_and_every_picture_encoded_once(oracle):
-    outcomes = evaluate(oracle, Data(), objects=lambda picture: OBJECTS)
+def test_every_expression_once_and_every_image_encoded_once(oracle):
+    outcomes = evaluate(oracle, Data(), objects=lambda image: OBJECTS)
     assert oracle.encoded == [(10, 8)] * 2
     assert oracle.asked == ["left", "the left", "right", "nothing"] * 2
     assert [one.expression for one in outcomes] == oracle.asked
@@ -78,25 +78,25 @@ def test_every_expression_once_and_every_picture_encoded_once(oracle):
 
 
 def test_how_each_came_out(oracle):
-    outcomes = evaluate(oracle, Data(), range(1), lambda picture: OBJECTS)
+    outcomes = evaluate(oracle, Data(), range(1), lambda image: OBJECTS)
     assert [one.iou for one in outcomes] == [1.0, 0.0, 0.5, 0.0]
     assert [one.present for one in outcomes] == [True, True, True, False]
     assert [one.pointed for one in outcomes] == [True, False, False, None]  # as much of the other is not pointing
-    assert [one.attributes["temper"] for one in outcomes] == ["terse", "plain", "plain", "plain"]
+    assert [one.attributes["style"] for one in outcomes] == ["terse", "plain", "plain", "plain"]
     assert [one.attributes["form"] for one in outcomes] == ["side", "side", "side", "absent"]
     assert [one.empty for one in outcomes] == [False, False, False, True]
     assert [one.id for one in outcomes] == ["0/0/0", "0/0/1", "0/1/0", "0/2/0"]
 
 
 def test_the_summary_adds_up(oracle):
-    outcomes = evaluate(oracle, Data(), objects=lambda picture: OBJECTS)
+    outcomes = evaluate(oracle, Data(), objects=lambda image: OBJECTS)
     summary = summarise(outcomes)
     assert (summary["mean_iou"], summary["pointing"], summary["n"]) == (0.5, pytest.approx(1 / 3), 6)
     assert summary["overall_iou"] == pytest.approx((40 + 0 + 40) / (40 + 80 + 80))
     assert (summary["n_acc"], summary["t_acc"]) == (1.0, 1.0)
     by = breakdown(outcomes)
-    assert by["temper"]["terse"] == {"n": 2, "mean_iou": 1.0, "overall_iou": 1.0, "pointing": 1.0}
-    assert by["temper"]["plain"]["mean_iou"] == 0.25
+    assert by["style"]["terse"] == {"n": 2, "mean_iou": 1.0, "overall_iou": 1.0, "pointing": 1.0}
+    assert by["style"]["plain"]["mean_iou"] == 0.25
     assert by["held_out"].keys() == {"false", "true"}
     assert "absent" not in by["form"]
 
@@ -205,7 +205,7 @@ def test_each_protocol_says_what_a_plain_loop_says(oracle, name):
         cases = [(p, None if number in (3, 4) else t) for number, (p, t) in enumerate(cases)]
 
     class Cases(Data):
-        pictures = 12
+        images = 12
 
         def samples_of(self, index):
             truth = cases[index][1]

@@ -71,10 +71,10 @@ def test_of_thin_things_every_error_is_near_the_border():
 
 def test_few_words_are_ambiguous_only_beside_others_of_the_kind():
     truth, found = square(10, 10, 10), square(15, 15, 10)
-    assert "ambiguous words" in kinds(found, truth, attributes={"rivals": 1})
-    assert "ambiguous words" not in kinds(found, truth, attributes={"rivals": 0})
+    assert "ambiguous words" in kinds(found, truth, attributes={"distractors": 1})
+    assert "ambiguous words" not in kinds(found, truth, attributes={"distractors": 0})
     assert "ambiguous words" not in kinds(found, truth)  # the data do not know
-    assert "ambiguous words" not in kinds(found, truth, attributes={"rivals": 1}, expression="the cup on the left")
+    assert "ambiguous words" not in kinds(found, truth, attributes={"distractors": 1}, expression="the cup on the left")
 
 
 def test_a_mask_in_parts_hints_at_occlusion():
@@ -131,4 +131,4 @@ def test_near_the_border_is_what_a_window_finds(reach):
     for y, x in np.ndindex(mask.shape):
         window = mask[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
         assert near[y, x] == (window.any() and not window.all())
-    assert not near_border(np.ones((9, 9), dtype=bool), reach).any()  # the picture's edge is none
+    assert not near_border(np.ones((9, 9), dtype=bool), reach).any()  # the image's edge is none

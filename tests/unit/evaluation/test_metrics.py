@@ -209,7 +209,7 @@ def flat(figures):
 
 
 def test_an_interval_covers_what_chance_does_to_a_share():
-    # 400 pictures, half of them right: the standard error of the share is 0.025.
+    # 400 images, half of them right: the standard error of the share is 0.025.
     outcomes = [outcome(square(0, 0, 4) if number % 2 else NOTHING, square(0, 0, 4)) for number in range(400)]
     low, high = intervals(outcomes)["mean_iou"]
     assert low == pytest.approx(0.5 - 1.96 * 0.025, abs=0.006)
@@ -218,7 +218,7 @@ def test_an_interval_covers_what_chance_does_to_a_share():
     assert intervals(outcomes, seed=1) != intervals(outcomes)
 
 
-def test_expressions_of_one_picture_are_drawn_together():
+def test_expressions_of_one_image_are_drawn_together():
     alone = [outcome(square(0, 0, 4) if n % 2 else NOTHING, square(0, 0, 4)) for n in range(100)]
     together = [
         outcome(square(0, 0, 4) if (n // 10) % 2 else NOTHING, square(0, 0, 4), image=str(n // 10)) for n in range(100)
@@ -231,16 +231,18 @@ def test_expressions_of_one_picture_are_drawn_together():
 def test_what_an_outcome_is_broken_down_by():
     groups = breakdown(
         [
-            outcome(square(0, 0, 1), square(0, 0, 1), expression="cup", attributes={"rivals": 0}),
-            outcome(NOTHING, square(0, 0, 4), expression="the cup, left.", attributes={"rivals": 5, "held_out": True}),
+            outcome(square(0, 0, 1), square(0, 0, 1), expression="cup", attributes={"distractors": 0}),
+            outcome(
+                NOTHING, square(0, 0, 4), expression="the cup, left.", attributes={"distractors": 5, "held_out": True}
+            ),
         ]
     )
     assert {name: sorted(group) for name, group in groups.items()} == {
         "size": ["1 to 5 %", "5 to 20 %"],
         "words": ["1-2 words", "3-5 words"],
         "location_words": ["no", "yes"],
-        "rivals": ["0", "3 or more"],
+        "distractors": ["0", "3 or more"],
         "held_out": ["true"],
     }
     assert groups["location_words"]["yes"]["mean_iou"] == 0
-    assert groups["rivals"]["0"] == {"n": 1, "mean_iou": 1.0, "overall_iou": 1.0, "pointing": None}
+    assert groups["distractors"]["0"] == {"n": 1, "mean_iou": 1.0, "overall_iou": 1.0, "pointing": None}

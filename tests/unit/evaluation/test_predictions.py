@@ -13,16 +13,16 @@ from refseg.errors import DataError
 from refseg.evaluation.evaluate import evaluate
 from refseg.evaluation.predictions import Predictions, line_of, score
 from refseg.evaluation.protocols import PROTOCOLS
-from refseg.types import Sample
+from refseg.values import Sample
 
 MASK = np.zeros((6, 8), dtype=bool)
 MASK[1:4, 2:5] = True
 
 
 class Data:
-    """One picture with a thing, of two expressions, and a reference that fits nothing."""
+    """One image with a thing, of two expressions, and a reference that fits nothing."""
 
-    pictures = 1
+    images = 1
 
     def samples_of(self, index):
         image = {"load_image": lambda: Image.new("RGB", (8, 6)), "split": "x", "source": "x", "image_id": "25"}
@@ -58,13 +58,13 @@ def test_masks_are_found_by_the_expressions_id(tmp_path):
 
 
 @pytest.mark.parametrize("image", [25, "25", "COCO_train2014_000000000025.jpg", "COCO_val2014_000000000025"])
-def test_masks_are_found_by_picture_and_words(tmp_path, image):
+def test_masks_are_found_by_image_and_words(tmp_path, image):
     named = {"image": image, "text": "pot", "rle": encode(MASK)}
     outcomes = score(Predictions(write(tmp_path / "p.jsonl", *rows(**{"80": named}))), Data(), PROTOCOLS["refseg"])
     assert (outcomes[2].found, outcomes[2].empty) == (9, False)
 
 
-def test_masks_may_be_pictures(tmp_path):
+def test_masks_may_be_images(tmp_path):
     for id, mask in (("70", MASK), ("71", ~MASK), ("80", MASK & ~MASK)):
         Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / f"{id}.png")
     outcomes = score(Predictions(tmp_path), Data(), PROTOCOLS["refseg"])
@@ -91,7 +91,7 @@ def test_what_was_stored_scores_as_what_was_measured(predictor, tmp_path, name):
     (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
 
     class First:
-        pictures = 2
+        images = 2
         samples_of = data.samples_of
 
     scored = score(Predictions(tmp_path / "p.jsonl"), First(), PROTOCOLS[name])
@@ -106,7 +106,7 @@ def test_what_was_stored_scores_as_what_was_measured(predictor, tmp_path, name):
     [
         ({"71": None}, "has no prediction for expression 71 ('the cup')"),
         ({"x": {"sent_id": 99, "rle": encode(MASK)}}, "1 predictions belong to no expression"),
-        ({"70": {"sent_id": 70, "rle": encode(MASK[:5])}}, "expression 70: the mask is 8 x 5, its picture 8 x 6"),
+        ({"70": {"sent_id": 70, "rle": encode(MASK[:5])}}, "expression 70: the mask is 8 x 5, its image 8 x 6"),
         ({"x": {"sent_id": 70, "rle": encode(MASK)}}, "line 4: there is a line of 70 already"),
         (
             {"70": {"sent_id": 70, "rle": {"size": [6, 8], "counts": "0"}}},

@@ -140,7 +140,7 @@ def test_published_numbers_stand_beside_their_own_kind(result_of):
 
 def test_what_is_not_comparable_says_so(result_of):
     part = result_of([(0, 80), (1, 60)], name="refcoco", split="val", references=3810)
-    assert "Not comparable: only a part of the split was scored (2 pictures)." in markdown(part)
+    assert "Not comparable: only a part of the split was scored (2 images)." in markdown(part)
     assert "refcoco:val as published has 3,811 references, here were 3,810." in markdown(part)
     assert "| 70.47 | - | cris |" in markdown(part)
     whole = result_of([(0, 80), (1, 60)], name="refcoco", split="val", references=3811)
@@ -257,7 +257,7 @@ def test_hostile_words_stay_words(scenes, answer, tmp_path):
     markdown(result).encode()
 
 
-def test_panels_show_picture_truth_and_predictions(scenes, answer, stored):
+def test_panels_show_image_truth_and_predictions(scenes, answer, stored):
     result, lines = answer(scenes(), shifted)
     _, others = answer(scenes(), truth)
     page = Page(html(result, data=scenes(), predictions=stored(lines), other=stored(others, "other.jsonl")))
@@ -280,7 +280,7 @@ def test_masks_that_were_not_counted_are_told(scenes, answer, stored):
     assert "The mask as stored has IoU 100.00 %: another threshold or size was used for counting." in page.words
 
 
-def test_large_pictures_are_shown_small(scenes, answer, stored, monkeypatch):
+def test_large_images_are_shown_small(scenes, answer, stored, monkeypatch):
     data = scenes()
     result, lines = answer(data, truth)
     large = [
@@ -290,24 +290,24 @@ def test_large_pictures_are_shown_small(scenes, answer, stored, monkeypatch):
                 load_image=lambda: Image.new("RGB", (1200, 800)),
                 load_mask=None if sample.load_mask is None else lambda: np.ones((800, 1200), dtype=bool),
             )
-            for sample in data.samples_of(picture)
+            for sample in data.samples_of(image)
         )
-        for picture in range(2)
+        for image in range(2)
     ]
-    monkeypatch.setattr(data, "samples_of", lambda picture: large[picture], raising=False)
+    monkeypatch.setattr(data, "samples_of", lambda image: large[image], raising=False)
     page = Page(html(result, data=data))
     assert set(page.all("img", "width")) == {"320"}
-    with pytest.raises(DataError, match=r"the mask is 60 x 40, its picture 1200 x 800"):
+    with pytest.raises(DataError, match=r"the mask is 60 x 40, its image 1200 x 800"):
         html(result, data=data, predictions=stored(lines))
 
 
 def test_the_file_stays_small(scenes, answer, stored):
-    result, lines = answer(scenes(pictures=6), shifted)
+    result, lines = answer(scenes(images=6), shifted)
     predictions = stored(lines)
-    whole = html(result, data=scenes(pictures=6), predictions=predictions)
+    whole = html(result, data=scenes(images=6), predictions=predictions)
     bare = len(html(result))
     limit = (bare + len(whole)) // 2
-    smaller = html(result, data=scenes(pictures=6), predictions=predictions, limit=limit)
+    smaller = html(result, data=scenes(images=6), predictions=predictions, limit=limit)
     assert len(smaller.encode()) <= limit
     assert "left out, to keep this file small" in smaller
     assert 0 < smaller.count('<figure class="panel"') < whole.count('<figure class="panel"')
@@ -321,7 +321,7 @@ def test_other_data_and_missing_masks_are_refused(scenes, answer, stored, monkey
     with pytest.raises(DataError, match=r"masks\.jsonl: has no prediction for expression"):
         html(result, data=data, predictions=stored(lines.splitlines()[0]))
     with pytest.raises(DataError, match="scenes:val has no expression"):
-        html(result, data=scenes(pictures=1))
+        html(result, data=scenes(images=1))
     monkeypatch.setattr(data, "digest", lambda: "another", raising=False)
     with pytest.raises(DataError, match="scenes:val is not what was scored"):
         html(result, data=data)

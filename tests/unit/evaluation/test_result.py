@@ -18,7 +18,7 @@ class Few(Shapes):
     """The test split, were it of three scenes; counting all of it takes generating it."""
 
     def totals(self):
-        return {"pictures": 3, "references": 12, "expressions": 22}
+        return {"images": 3, "references": 12, "expressions": 22}
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from refseg.evaluation.protocols import PROTOCOLS
 from refseg.evaluation.thresholds import Thresholds, evaluate_with_own
 from refseg.models.cris.model import cris_compact
 from refseg.predictor import Predictor
-from refseg.types import Prediction, Sample
+from refseg.values import Prediction, Sample
 
 SURE, RIM, DOUBT = 0.95, 0.43, 0.5
 """Probabilities inside a thing, at a rim that is not its own, and inside another that the model is in doubt of."""
@@ -75,13 +75,13 @@ def test_what_fits_nothing_and_what_is_ignored_have_no_say():
 
 
 class Timid(Predictor):
-    """Knows what is meant in each picture of `Squares`, and gives it the probability 0.2, its rim 0.07."""
+    """Knows what is meant in each image of `Squares`, and gives it the probability 0.2, its rim 0.07."""
 
     def __init__(self, config):
         self.model = SimpleNamespace(config=config)
 
     def encode(self, image):
-        return int(image.getpixel((0, 0))[0])  # the picture says which it is
+        return int(image.getpixel((0, 0))[0])  # the image says which it is
 
     def segment(self, encoded, expressions):
         probability = np.where(Squares.mask(encoded), 0.2, 0.0).astype(np.float32)
@@ -90,9 +90,9 @@ class Timid(Predictor):
 
 
 class Squares:
-    """Five pictures, each with a square of its own."""
+    """Five images, each with a square of its own."""
 
-    pictures = 5
+    images = 5
 
     @staticmethod
     def mask(index):
@@ -117,12 +117,12 @@ def test_what_a_fixed_threshold_hides_is_found_with_one_of_the_models_own():
     config = cris_compact()
     timid = Timid(config)
 
-    def figures(pictures, name):
-        return [summarise(some) for some in evaluate_with_own(timid, Squares(), pictures, protocol=PROTOCOLS[name])]
+    def figures(images, name):
+        return [summarise(some) for some in evaluate_with_own(timid, Squares(), images, protocol=PROTOCOLS[name])]
 
     for name in ("refseg", "cris"):
         fixed, own = figures(5, name)
         assert (fixed["n"], fixed["mean_iou"]) == (5, 0.0)
         assert (own["n"], own["mean_iou"]) == (5, 1.0)
         assert timid.model.config == config, "the thresholds of the model are as before"
-    assert evaluate_with_own(timid, Squares(), 1)[1] == [], "a half without pictures chooses nothing"
+    assert evaluate_with_own(timid, Squares(), 1)[1] == [], "a half without images chooses nothing"

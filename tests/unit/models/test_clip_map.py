@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from refseg.checkpoint import convert, load_model
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
-from refseg.clip.vit import ViTConfig
-from refseg.clip.weights import tower_weights
+from refseg.encoders.clip_files import encoder_weights
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
+from refseg.encoders.clip_vit import ViTConfig
 from refseg.errors import ConfigError, InputError
 from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig, clip_map, clip_map_compact
+from refseg.models.folder import convert, load_model
 from refseg.models.grid import to_quarter
 from refseg.predictor import Predictor
 
@@ -25,12 +25,12 @@ def make(vision):
 
 
 @of_both_kinds
-def test_pictures_and_sentences_are_of_length_one(vision):
+def test_images_and_sentences_are_of_length_one(vision):
     model = make(vision)
     tokens = torch.tensor([[49406, 5, 49407]])
     with torch.no_grad():
-        picture, sentence = model.embed(torch.randn(2, 3, 64, 64), tokens)
-    torch.testing.assert_close(picture.norm(dim=-1), torch.ones(2))
+        image, sentence = model.embed(torch.randn(2, 3, 64, 64), tokens)
+    torch.testing.assert_close(image.norm(dim=-1), torch.ones(2))
     torch.testing.assert_close(sentence.norm(dim=-1), torch.ones(1))
 
 
@@ -64,7 +64,7 @@ def test_a_mask_stands_out_of_its_map(vision):
 
 @of_both_kinds
 def test_a_file_of_clip_becomes_a_model_that_answers(vision, tmp_path, photo):
-    state = {key: value for key, value in tower_weights(make(vision)).items() if "connect" not in key}
+    state = {key: value for key, value in encoder_weights(make(vision)).items() if "connect" not in key}
     torch.save(state, tmp_path / "clip.pt")
     folder = convert(tmp_path / "clip.pt", tmp_path / "model")
     loaded = load_model(folder)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from refseg.clip.layers import BatchNorm1d, BatchNorm2d, ResidualAttentionBlock
+from refseg.encoders.layers import BatchNorm1d, BatchNorm2d, ResidualAttentionBlock
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.cris.decoder import sine_1d, sine_2d
 from refseg.models.cris.model import CRIS, cris, cris_compact

@@ -5,18 +5,18 @@ import json
 import pytest
 import torch
 
-from refseg.checkpoint import adopt_clip, load_model, merge, push_to_hub, read_folder, read_towers, save_model
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
-from refseg.clip.vit import ViTConfig
-from refseg.clip.weights import fingerprint
+from refseg.encoders.clip_files import fingerprint
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
+from refseg.encoders.clip_vit import ViTConfig
 from refseg.errors import ConfigError, WeightsError
 from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig
+from refseg.models.families import create_model
+from refseg.models.folder import adopt_clip, load_model, merge, push_to_hub, read_encoders, read_folder, save_model
 from refseg.models.risclip.cfe import CrossModalFeatureExtraction
 from refseg.models.risclip.grounding import cosine_map
 from refseg.models.risclip.model import RISCLIP, RISCLIPConfig, risclip, risclip_compact
 from refseg.models.risclip.ske import SharedSpaceKnowledgeExploitation
-from refseg.models.zoo import create_model
 
 VISION = ViTConfig(patch=8, width=16, layers=3, heads=2, output_dim=12, pretrained_size=32)
 TEXT = TextConfig(width=16, heads=2, layers=2, output_dim=12)
@@ -161,7 +161,7 @@ def test_a_folder_holds_what_was_trained_and_names_the_clip(clip, tmp_path):
     described = read_folder(folder)
     assert described.clip is not None
     assert described.clip.name == str(clip)
-    assert described.clip.sha256 == fingerprint(read_towers(clip))
+    assert described.clip.sha256 == fingerprint(read_encoders(clip))
     whole = save_model(model, tmp_path / "whole", merged=True)
     size, all_of_it = ((place / "model.safetensors").stat().st_size for place in (folder, whole))
     assert size < all_of_it / 10  # the words' embedding is most of it
@@ -195,8 +195,8 @@ def test_a_folder_without_its_clip_says_which_one_it_needs(clip, tmp_path, monke
     other = save_model(CLIPMap(CLIPMapConfig(vision=VISION, text=TEXT, image_size=64)), tmp_path / "other")
     with pytest.raises(WeightsError, match="another CLIP"):
         load_model(folder, clip=other)
-    with pytest.raises(WeightsError, match="borrows its towers"):
-        read_towers(folder)
+    with pytest.raises(WeightsError, match="borrows its encoders"):
+        read_encoders(folder)
 
 
 @pytest.mark.parametrize("broken", ["here", [1], {"name": "x"}, {"name": "x", "sha256": "y", "more": 1}])

@@ -43,51 +43,49 @@ def test_nothing_meant_and_nothing_found_costs_nothing():
 
 def test_each_finds_its_own_among_all():
     torch.manual_seed(0)
-    pictures, sentences = (functional.normalize(torch.randn(4, 8), dim=-1) for _ in range(2))
+    images, sentences = (functional.normalize(torch.randn(4, 8), dim=-1) for _ in range(2))
     scale = torch.tensor(3.0)
-    found = image_text_loss(pictures, sentences, scale.log(), torch.eye(4, dtype=torch.bool), ALL[:4])
+    found = image_text_loss(images, sentences, scale.log(), torch.eye(4, dtype=torch.bool), ALL[:4])
     for i in range(4):
-        by_words = [math.exp(3 * float(sentences[i] @ pictures[j])) for j in range(4)]
-        by_picture = [math.exp(3 * float(sentences[j] @ pictures[i])) for j in range(4)]
-        expected = -math.log(by_words[i] / sum(by_words)) / 2 - math.log(by_picture[i] / sum(by_picture)) / 2
+        by_words = [math.exp(3 * float(sentences[i] @ images[j])) for j in range(4)]
+        by_image = [math.exp(3 * float(sentences[j] @ images[i])) for j in range(4)]
+        expected = -math.log(by_words[i] / sum(by_words)) / 2 - math.log(by_image[i] / sum(by_image)) / 2
         assert found[i].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_same_words_are_not_pushed_away():
     torch.manual_seed(0)
-    pictures = functional.normalize(torch.randn(3, 8), dim=-1).requires_grad_()
+    images = functional.normalize(torch.randn(3, 8), dim=-1).requires_grad_()
     sentences = functional.normalize(torch.randn(3, 8), dim=-1)
     sentences[1] = sentences[0]
     alike = torch.eye(3, dtype=torch.bool)
     alike[0, 1] = alike[1, 0] = True
-    image_text_loss(pictures, sentences, torch.tensor(0.0), alike, ALL[:3])[0].backward()
-    assert not pictures.grad[1].any()
-    assert pictures.grad[2].any()
+    image_text_loss(images, sentences, torch.tensor(0.0), alike, ALL[:3])[0].backward()
+    assert not images.grad[1].any()
+    assert images.grad[2].any()
 
 
 def test_the_scale_is_at_most_a_hundred():
-    pictures = torch.eye(2)
-    some = image_text_loss(
-        pictures, pictures.flip(0), torch.tensor(100.0).log(), torch.eye(2, dtype=torch.bool), ALL[:2]
-    )
-    more = image_text_loss(pictures, pictures.flip(0), torch.tensor(1e4).log(), torch.eye(2, dtype=torch.bool), ALL[:2])
+    images = torch.eye(2)
+    some = image_text_loss(images, images.flip(0), torch.tensor(100.0).log(), torch.eye(2, dtype=torch.bool), ALL[:2])
+    more = image_text_loss(images, images.flip(0), torch.tensor(1e4).log(), torch.eye(2, dtype=torch.bool), ALL[:2])
     assert torch.equal(some, more)
     assert some.tolist() == pytest.approx([100, 100])
 
 
 def test_what_does_not_fit_is_only_there_not_to_be_found():
     torch.manual_seed(0)
-    pictures, sentences = (functional.normalize(torch.randn(3, 8), dim=-1) for _ in range(2))
-    pictures[1] = pictures[0]  # the second sentence was written for the first picture too
+    images, sentences = (functional.normalize(torch.randn(3, 8), dim=-1) for _ in range(2))
+    images[1] = images[0]  # the second sentence was written for the first image too
     fits = torch.tensor([True, False, True])
     alike = torch.eye(3, dtype=torch.bool)
     alike[0, 1] = True
-    found = image_text_loss(pictures, sentences, torch.tensor(0.0), alike, fits)
+    found = image_text_loss(images, sentences, torch.tensor(0.0), alike, fits)
     assert found[1] == 0
 
-    def likely(sentence, picture):
-        return math.exp(float(sentences[sentence] @ pictures[picture]))
+    def likely(sentence, image):
+        return math.exp(float(sentences[sentence] @ images[image]))
 
     by_words = likely(0, 0) / (likely(0, 0) + likely(0, 2))
-    by_picture = likely(0, 0) / sum(likely(sentence, 0) for sentence in range(3))
-    assert found[0].item() == pytest.approx(-math.log(by_words) / 2 - math.log(by_picture) / 2, rel=1e-5)
+    by_image = likely(0, 0) / sum(likely(sentence, 0) for sentence in range(3))
+    assert found[0].item() == pytest.approx(-math.log(by_words) / 2 - math.log(by_image) / 2, rel=1e-5)

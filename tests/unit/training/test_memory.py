@@ -10,28 +10,28 @@ from refseg.models.cris.model import CRIS, cris, cris_compact
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
 from refseg.training.memory import GIB, Estimate, estimate
-from refseg.training.team import Team
-from refseg.types import Batch
+from refseg.training.processes import Team
+from refseg.values import Batch
 
 SIZE, LENGTH = 96, 17
 
 
 def settings(**changes):
-    values = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "expressions_per_picture": 3, "optimizer": "adamw"}
+    values = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 4, "expressions_per_image": 3, "optimizer": "adamw"}
     return TrainingConfig(**values | changes)
 
 
 def batch(config):
-    pictures, asked = config.batch_size // config.accumulate, config.expressions_per_picture
-    tokens = torch.randint(1, 1000, (pictures * asked, LENGTH))
+    images, asked = config.batch_size // config.accumulate, config.expressions_per_image
+    tokens = torch.randint(1, 1000, (images * asked, LENGTH))
     tokens[:, -1] = 49_407
     return Batch(
-        pixels=torch.randn(pictures, 3, SIZE, SIZE),
+        pixels=torch.randn(images, 3, SIZE, SIZE),
         tokens=tokens,
         padding=torch.zeros_like(tokens, dtype=torch.bool),
-        image_index=torch.arange(pictures).repeat_interleave(asked),
-        target=torch.rand(pictures * asked, 1, SIZE // 4, SIZE // 4),
-        weight=torch.ones(pictures * asked),
+        image_index=torch.arange(images).repeat_interleave(asked),
+        target=torch.rand(images * asked, 1, SIZE // 4, SIZE // 4),
+        weight=torch.ones(images * asked),
     )
 
 
@@ -63,7 +63,7 @@ def really(config):
         {"precision": "bfloat16"},
         {"freeze": ("visual", "text")},
         {"accumulate": 2},
-        {"batch_size": 2, "expressions_per_picture": 8},
+        {"batch_size": 2, "expressions_per_image": 8},
     ],
     ids=["plain", "recomputed", "bfloat16", "frozen", "accumulated", "many expressions"],
 )
@@ -79,10 +79,10 @@ def test_what_is_told_is_what_is_allocated(changes):
 def test_recomputing_saves_memory_and_shards_share_it():
     model = CRIS(cris_compact(image_size=SIZE, word_length=LENGTH))
     plain, less = estimate(model, settings()), estimate(model, settings(checkpointing=True))
-    assert less.picture < 0.8 * plain.picture
+    assert less.image < 0.8 * plain.image
     whole, part = (estimate(model, settings(), processes=2, shard=shard) for shard in (False, True))
     assert (part.weights, part.optimizer) == (whole.weights // 2, whole.optimizer // 2)
-    assert whole.pictures == 2
+    assert whole.num_images == 2
 
 
 def test_a_model_is_left_as_it_is():
@@ -94,12 +94,12 @@ def test_a_model_is_left_as_it_is():
 
 
 def test_what_fits_by_hand():
-    told = Estimate(weights=GIB, optimizer=2 * GIB, gradients=GIB, fixed=GIB // 2, picture=GIB // 4, pictures=12)
+    told = Estimate(weights=GIB, optimizer=2 * GIB, gradients=GIB, fixed=GIB // 2, image=GIB // 4, images=12)
     assert told.step == GIB // 2 + 3 * GIB
     assert told.total == 3 * GIB + told.step
     assert told.fits(8) == int((8 * 0.9 - 3.5) * 4)
     assert told.fits(4) == 0
-    assert "12 pictures at a time (14 fit into 8 GB, " in str(told)
+    assert "12 images at a time (14 fit into 8 GB, " in str(told)
 
 
 @pytest.mark.slow

@@ -103,10 +103,10 @@ def test_weights_and_biases_missing_is_said(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("no_tensorboard")
 def test_the_bar_tells_loss_score_speed_and_the_time_left(tmp_path, capsys):
-    with Tracker(tmp_path, 10, 0, show=True, pictures=12) as tracker:
+    with Tracker(tmp_path, 10, 0, show=True, images=12) as tracker:
         tracker.log(1, mean_iou=0.512)
         tracker.advance(5, 0.25)
         tracker._bar.refresh()
     shown = capsys.readouterr().err
-    for part in ("loss=0.2500", "IoU=0.512", "pictures/s=", "5/10", "<"):
+    for part in ("loss=0.2500", "IoU=0.512", "images/s=", "5/10", "<"):
         assert part in shown

@@ -1,16 +1,16 @@
-"""Your own data: a folder with pictures, masks, and one table that says which words mean which mask.
+"""Your own data: a folder with images, masks, and one table that says which words mean which mask.
 
 ```
 my-data/
   data.csv         image,mask,text,split      (or data.jsonl, a JSON object a line)
-  images/          a.jpg ...                  any names, any kind of picture
-  masks/           a-cup.png ...              as large as the picture; what is not 0 is meant
+  images/          a.jpg ...                  any names, any kind of image
+  masks/           a-cup.png ...              as large as the image; what is not 0 is meant
 ```
 
 A row of the table has
 
 - `image` and `mask`: file names, relative to the folder or to `images` and `masks`. A row whose cell for the mask is
-  empty says that the words fit nothing in the picture. In JSON lines `rle` (COCO's) or `polygons`
+  empty says that the words fit nothing in the image. In JSON lines `rle` (COCO's) or `polygons`
   (`[[x, y, x, y, ...], ...]`) may be given in place of `mask`, or none of them;
 - `text`: the words; in JSON lines also a list of several that mean the same;
 - `split`, if there are several, and `id`, if you want your own.
@@ -141,7 +141,7 @@ def _parts(row: Any, root: Path) -> tuple[Part, ...]:
     (kind,) = given
     if kind == "mask":
         name = safe_name(take(row, "mask", str))
-        # In `masks` first: a mask may be called as its picture is, and the picture may lie beside the table.
+        # In `masks` first: a mask may be called as its image is, and the image may lie beside the table.
         places = (f"masks/{name}", name)
         likely = places[name.startswith("masks/")]
         return ({"file": next((place for place in places if os.path.isfile(root / place)), likely)},)

@@ -1,4 +1,4 @@
-"""PhraseCut: phrases on pictures of Visual Genome, each of which may mean several things."""
+"""PhraseCut: phrases on images of Visual Genome, each of which may mean several things."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGE_DATA = "image_data_split3000.json"
 
 
 def phrasecut(root: Path) -> Source:
-    """Find PhraseCut: `refer_<split>.json` and the sizes of pictures, which lie in `images`, named by their id.
+    """Find PhraseCut: `refer_<split>.json` and the sizes of images, which lie in `images`, named by their id.
 
     Raises:
         DataError: it is not there.
@@ -40,11 +40,11 @@ def phrasecut(root: Path) -> Source:
 
 def _read(sizes: Path, files: dict[str, Path], report: Report) -> Iterator[Record]:
     known: dict[int, tuple[int, int]] = {}
-    for number, one in enumerate(read_list(sizes, "pictures"), 1):
+    for number, one in enumerate(read_list(sizes, "images"), 1):
         try:
             known[take(one, "image_id", int)] = take_size(one)
         except DataError as error:
-            report(Problem(file=str(sizes), row=f"picture {number}", kind="row", message=str(error)))
+            report(Problem(file=str(sizes), row=f"image {number}", kind="row", message=str(error)))
     for split, file in files.items():
         rows = read_list(file, "phrases")
         yield from each(file, rows, partial(_record, split=split, sizes=known), report, "phrase")
@@ -54,7 +54,7 @@ def _record(numbered: tuple[str, Any], *, split: str, sizes: dict[int, tuple[int
     place, row = numbered
     image_id = take(row, "image_id", int)
     if image_id not in sizes:
-        raise DataError(f"is of picture {image_id}, which {IMAGE_DATA} does not have")
+        raise DataError(f"is of image {image_id}, which {IMAGE_DATA} does not have")
     instances = take(row, "Polygons", list)
     parts = []
     for instance in instances:

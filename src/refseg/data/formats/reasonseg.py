@@ -1,4 +1,4 @@
-"""ReasonSeg: beside each picture a JSON file in LabelMe's manner, with questions, and shapes that answer them."""
+"""ReasonSeg: beside each image a JSON file in LabelMe's manner, with questions, and shapes that answer them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from refseg.errors import DataError
 __all__ = ["reasonseg"]
 
 SPLITS = ("train", "val", "test")
-PICTURES = (".jpg", ".jpeg", ".png")
+IMAGES = (".jpg", ".jpeg", ".png")
 
 
 def reasonseg(root: Path) -> Source:
-    """Find ReasonSeg: folders `train`, `val` and `test` of pictures, each with a JSON file of its name.
+    """Find ReasonSeg: folders `train`, `val` and `test` of images, each with a JSON file of its name.
 
     Raises:
         DataError: it is not there.
     """
     files = tuple(path for split in SPLITS for path in sorted((root / split).glob("*.json")))
     if not files:
-        raise DataError(f"{root}: no folders train, val or test with pictures and JSON files there")
+        raise DataError(f"{root}: no folders train, val or test with images and JSON files there")
     return Source(format="reasonseg", folder=root, files=files, read=partial(_read, root, files))
 
 
@@ -49,15 +49,13 @@ def _record(root: Path, file: Path) -> Record:
         row = json.loads(_decoded(written))
     except (ValueError, RecursionError) as error:
         raise DataError(f"not valid JSON, perhaps cut off: {error}") from None
-    picture = next(
-        (file.with_suffix(end) for end in PICTURES if file.with_suffix(end).exists()), file.with_suffix(".jpg")
-    )
+    image = next((file.with_suffix(end) for end in IMAGES if file.with_suffix(end).exists()), file.with_suffix(".jpg"))
     id = f"{file.parent.name}/{file.stem}"
     expressions = texts(take(row, "text", (str, list)), "text")
     return Record(
         id=id,
         image_id=id,
-        file=str(picture.relative_to(root)),
+        file=str(image.relative_to(root)),
         split=file.parent.name,
         expressions=expressions,
         expression_ids=tuple(f"{id}/{number}" for number in range(len(expressions))),

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from refseg.errors import DataError
-from refseg.inputs.image import MAX_PIXELS, BinaryFile
+from refseg.inputs.read import MAX_PIXELS, BinaryFile
 
 __all__ = [
     "LARGEST",
@@ -35,13 +35,13 @@ LARGEST = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One reference as a format tells it: whose picture, which words, which region. Nothing of it is loaded yet."""
+    """One reference as a format tells it: whose image, which words, which region. Nothing of it is loaded yet."""
 
     id: str
     """Unique within the set."""
     image_id: str
     file: str
-    """Of the picture, relative to one of the folders of pictures; or a name that `Source.picture` knows."""
+    """Of the image, relative to one of the folders of images; or a name that `Source.image` knows."""
     size: tuple[int, int] | None = None
     """Height and width in pixels, where the format tells them."""
     split: str
@@ -96,11 +96,11 @@ class Source:
     read: Callable[[Report], Iterator[Record]]
     """Yields the records of all splits."""
     image_folders: tuple[str, ...] = ("",)
-    """Where pictures may lie under the folder, the likeliest first."""
+    """Where images may lie under the folder, the likeliest first."""
     in_split: Callable[[str, str], bool] = str.__eq__
     """Whether a record's split (first) belongs to the split that is asked for (second)."""
-    picture: Callable[[str], BinaryFile] | None = None
-    """Opens the picture that a record's `file` names, where pictures lie inside the data's own files."""
+    image: Callable[[str], BinaryFile] | None = None
+    """Opens the image that a record's `file` names, where images lie inside the data's own files."""
 
 
 def each(
@@ -156,14 +156,14 @@ def take(row: Any, name: str, kind: type[Any] | tuple[type[Any], ...], default: 
 
 
 def take_size(row: Any) -> tuple[int, int]:
-    """Return the `height` and `width` of a picture.
+    """Return the `height` and `width` of an image.
 
     Raises:
-        DataError: they are missing, or no picture can be of that size.
+        DataError: they are missing, or no image can be of that size.
     """
     height, width = take(row, "height", int), take(row, "width", int)
     if min(height, width) < 1 or height * width > MAX_PIXELS:
-        raise DataError(f"no picture can be of {width} x {height} pixels")
+        raise DataError(f"no image can be of {width} x {height} pixels")
     return height, width
 
 

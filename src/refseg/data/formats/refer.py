@@ -2,7 +2,7 @@
 
 A folder holds `instances.json` (COCO's images, annotations and categories) and a file of references, `refs(unc).p`:
 a list of objects `ref_id, ann_id, image_id, category_id, split, sentences`. Of a reference's own `file_name` the
-authors say that it is not to be trusted; the picture is the one that `instances.json` names.
+authors say that it is not to be trusted; the image is the one that `instances.json` names.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def refer(folder: Path, references: str, *, root: Path | None = None, text_field
     Args:
         folder: holds `instances.json` and the references.
         references: name of their file, a pickle or JSON.
-        root: what folders of pictures are relative to; the folder above, if None.
+        root: what folders of images are relative to; the folder above, if None.
         text_field: `sent`, the cleaned sentences (CRIS), or `raw` ones (LAVT, ReLA).
 
     Raises:
@@ -185,7 +185,7 @@ def _record(numbered: tuple[str, Any], *, catalogue: _Instances, text_field: str
         if category in catalogue.categories:
             attributes["category"] = catalogue.categories[category]
     if len(ids) == 1:
-        attributes["rivals"] = catalogue.same[image_id, catalogue.annotations[ids[0]].category_id] - 1
+        attributes["distractors"] = catalogue.same[image_id, catalogue.annotations[ids[0]].category_id] - 1
     return Record(
         id=str(ref_id),
         image_id=str(image_id),

@@ -22,7 +22,7 @@ from pycocotools import mask as coco
 
 from refseg.data.formats.record import LARGEST, shown
 from refseg.errors import DataError
-from refseg.inputs.image import MAX_PIXELS, read_mask
+from refseg.inputs.read import MAX_PIXELS, read_mask
 
 __all__ = ["Overlap", "Painted", "Part", "check_part", "coco_parts", "decode", "encode", "flat_polygons", "paint"]
 
@@ -31,7 +31,7 @@ Overlap: TypeAlias = Literal["union", "lavt"]
 Part: TypeAlias = Mapping[str, Any]
 """One part of a region, as above."""
 FURTHEST = 10
-"""Sides of the picture that a polygon may reach beyond it; the rasteriser's memory grows with the distance."""
+"""Sides of the image that a polygon may reach beyond it; the rasteriser's memory grows with the distance."""
 
 
 def coco_parts(segmentation: Any, size: tuple[int, int] | None = None) -> tuple[Part, ...]:
@@ -40,7 +40,7 @@ def coco_parts(segmentation: Any, size: tuple[int, int] | None = None) -> tuple[
     Polygons of fewer than three points are dropped, as COCO does.
 
     Raises:
-        DataError: it is of no kind that COCO or REFER knows, or does not fit a picture of the size, (height, width).
+        DataError: it is of no kind that COCO or REFER knows, or does not fit an image of the size, (height, width).
     """
     if isinstance(segmentation, dict):
         segmentation = [segmentation]
@@ -57,10 +57,10 @@ def check_part(part: Part, size: tuple[int, int] | None = None) -> Part:
 
     Args:
         part: as above.
-        size: height and width of its picture, if they are known.
+        size: height and width of its image, if they are known.
 
     Raises:
-        DataError: it is not well-formed, or of another size than its picture. Files are not looked at.
+        DataError: it is not well-formed, or of another size than its image. Files are not looked at.
     """
     ignored = {"ignored": True} if part.get("ignored") else {}
     if "polygons" in part:
@@ -80,7 +80,7 @@ def check_part(part: Part, size: tuple[int, int] | None = None) -> Part:
         if not (min(height, width) > 0 and height * width <= MAX_PIXELS):
             raise DataError(f"run lengths of an impossible size, {shown(height)} x {shown(width)}")
         if size is not None and size != (height, width):
-            raise DataError(f"the mask is {width} x {height}, its picture {size[1]} x {size[0]}")
+            raise DataError(f"the mask is {width} x {height}, its image {size[1]} x {size[0]}")
         counts = rle.get("counts")
         _runs(counts, height, width)
         return {"rle": {"size": [height, width], "counts": counts}, **ignored}
@@ -97,7 +97,7 @@ def _check_polygon(polygon: Any, reach: int) -> None:
     if not all(-reach <= value <= reach for value in polygon):
         if not all(-LARGEST <= value <= LARGEST for value in polygon):
             raise DataError("a polygon has a coordinate that is not finite, or beyond all bounds")
-        raise DataError(f"a polygon reaches more than {reach} pixels beyond its picture")
+        raise DataError(f"a polygon reaches more than {reach} pixels beyond its image")
 
 
 class Painted(NamedTuple):
@@ -119,13 +119,13 @@ def paint(
 
     Args:
         parts: the region.
-        height: of its picture, pixels.
-        width: of its picture, pixels.
+        height: of its image, pixels.
+        width: of its image, pixels.
         folder: what files are relative to.
         overlap: what pixels are that several polygons of a part cover.
 
     Raises:
-        DataError: a part is not well-formed, of another size than the picture, or its file cannot be read.
+        DataError: a part is not well-formed, of another size than the image, or its file cannot be read.
     """
     painted = Painted(np.zeros((height, width), dtype=bool), np.zeros((height, width), dtype=bool))
     for given in parts:
@@ -145,7 +145,7 @@ def paint(
 def _read(file: Path, height: int, width: int) -> Bool[ndarray, "H W"]:
     mask = read_mask(file)
     if mask.shape != (height, width):
-        raise DataError(f"{file}: the mask is {mask.shape[1]} x {mask.shape[0]}, its picture {width} x {height}")
+        raise DataError(f"{file}: the mask is {mask.shape[1]} x {mask.shape[0]}, its image {width} x {height}")
     return mask
 
 
@@ -177,7 +177,7 @@ def decode(rle: Mapping[str, Any], height: int, width: int) -> Bool[ndarray, "{h
         DataError: they are broken, or of another size.
     """
     if tuple(rle["size"]) != (height, width):
-        raise DataError(f"the mask is {rle['size'][1]} x {rle['size'][0]}, its picture {width} x {height}")
+        raise DataError(f"the mask is {rle['size'][1]} x {rle['size'][0]}, its image {width} x {height}")
     runs = _runs(rle["counts"], height, width)
     values = np.arange(len(runs)) % 2 == 1
     return np.repeat(values, runs).reshape(width, height).T

@@ -1,16 +1,16 @@
 """Tables of the Hugging Face hub: `*.parquet` in a folder or in its `data`, of one of three kinds, told by the columns.
 
 - `ref_id, raw_anns, image_path` (jxu124/refcoco, refcocoplus, refcocog): REFER's references, a row each, with their
-  annotations as JSON. The pictures are COCO's and lie elsewhere. The files are called `validation` where REFER says
+  annotations as JSON. The images are COCO's and lie elsewhere. The files are called `validation` where REFER says
   `val` and, for RefCOCO and RefCOCO+, `test` where it says `testA`; here REFER's names are used.
-- `image, image_info, ref_list` (jxu124/refcoco-benchmark): pictures, a row each, with all of their references. Splits
+- `image, image_info, ref_list` (jxu124/refcoco-benchmark): images, a row each, with all of their references. Splits
   are called `refcocog_umd_test` and the like.
-- `image, answer, segmentation` (lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg): references, a row each, with their pictures.
+- `image, answer, segmentation` (lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg): references, a row each, with their images.
   These are lossy: the polygons of a thing are joined into one list of numbers, so that the mask of a thing in several
   parts is wrong; and `val` of its RefCOCO has 8,811 rows, which can only be the 3,811 of the UNC split and the 5,000 of
   Google's together. They do to look at, not to publish numbers on.
 
-A picture in a table is called `data/val-00000-of-00001.parquet#17`: the file, and the row from 0.
+An image in a table is called `data/val-00000-of-00001.parquet#17`: the file, and the row from 0.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = ["holds_tables", "in_split", "tables"]
 NAME = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
 """How the hub calls a file: the split, which of its files it is, of how many, and perhaps a hash."""
 COCO_NAME = re.compile(r"COCO_[a-z]+\d{4}_(\d{12})")
-"""How COCO, and REFER after it, begin the names of pictures; the number is the picture's id."""
+"""How COCO, and REFER after it, begin the names of images; the number is the image's id."""
 REFER_NAMES = {"validation": "val"}
 ROWS = 64
 """Read at a time."""
 KEPT = 128 * 2**20
-"""Bytes of pictures that are kept for the next that is asked for; a larger group of rows is read again each time."""
+"""Bytes of images that are kept for the next that is asked for; a larger group of rows is read again each time."""
 
 
 class _File(NamedTuple):
@@ -60,8 +60,8 @@ class _Row(NamedTuple):
     reference: Any
     """One of `ref_list`, where the table has that."""
     split: str
-    picture: str
-    """What the picture in the row is called."""
+    image: str
+    """What the image in the row is called."""
     number: int
     """Of the row in its split, over all of the split's files, from 0."""
     text_field: str
@@ -97,7 +97,7 @@ def tables(root: Path, *, text_field: str = "sent") -> Source:
         read=partial(_read, files, kind, text_field),
         image_folders=("coco/train2014", *IMAGE_FOLDERS),
         in_split=in_split,
-        picture=partial(_picture, root) if pixels else None,
+        image=partial(_image, root) if pixels else None,
     )
 
 
@@ -132,7 +132,7 @@ def _files(root: Path) -> list[_File]:
 
 
 def _kind(path: Path) -> tuple[str, bool]:
-    """Return which kind of table it is, and whether it holds pictures."""
+    """Return which kind of table it is, and whether it holds images."""
     with _open(path) as table:
         columns = set(table.schema_arrow.names)
     for kind, (needed, _) in KINDS.items():
@@ -154,8 +154,8 @@ def _read(files: list[_File], kind: str, text_field: str, report: Report) -> Ite
             references = values.get("ref_list") or [None]
             for place, reference in enumerate(references, 1):
                 row = f"row {number + 1}" + (f", reference {place}" if "ref_list" in values else "")
-                picture = f"{file.name}#{number}"
-                given = _Row(values, reference, file.split, picture, counts[file.split], text_field)
+                image = f"{file.name}#{number}"
+                given = _Row(values, reference, file.split, image, counts[file.split], text_field)
                 try:
                     record = replace(build(given), row=row, table=str(file.path))
                 except DataError as error:
@@ -180,14 +180,14 @@ def _from_refer(row: _Row) -> Record:
     )
 
 
-def _from_picture(row: _Row) -> Record:
+def _from_image(row: _Row) -> Record:
     return _reference(
         take(row.reference, "ref_info", dict),
         take(row.reference, "ann_info", dict),
         row.text_field,
         take_size(take(row.values, "image_info", dict)),
         split=row.split,
-        file=row.picture,
+        file=row.image,
         # One folder has several sets, whose ids are not told apart but by the names of their splits.
         prefix=f"{row.split}/",
     )
@@ -196,7 +196,7 @@ def _from_picture(row: _Row) -> Record:
 def _from_answer(row: _Row) -> Record:
     id = f"{row.split}/{row.number}"
     expressions = texts(take(row.values, "answer", (str, list)), "answer")
-    name = take(row.values, "file_name", (str, type(None)), None) or row.picture
+    name = take(row.values, "file_name", (str, type(None)), None) or row.image
     coco = COCO_NAME.match(name)
     attributes: dict[str, str | int | bool] = {"targets": 1}
     if (question := take(row.values, "question_id", (str, int, type(None)), None)) is not None:
@@ -204,7 +204,7 @@ def _from_answer(row: _Row) -> Record:
     return Record(
         id=id,
         image_id=str(int(coco[1])) if coco else name,
-        file=row.picture,
+        file=row.image,
         split=row.split,
         expressions=expressions,
         expression_ids=tuple(f"{id}/{index}" for index in range(len(expressions))),
@@ -216,7 +216,7 @@ def _from_answer(row: _Row) -> Record:
 
 KINDS: dict[str, tuple[set[str], Callable[[_Row], Record]]] = {
     "refer": ({"ref_id", "raw_anns", "image_path"}, _from_refer),
-    "pictures": ({"image", "image_info", "ref_list"}, _from_picture),
+    "images": ({"image", "image_info", "ref_list"}, _from_image),
     "answers": ({"image", "answer", "segmentation"}, _from_answer),
 }
 """The columns that a kind needs, and how a reference of it is read."""
@@ -295,7 +295,7 @@ def _broken(path: Path, error: Exception) -> DataError:
 
 
 def _rows(path: Path) -> Iterator[Any]:
-    """Yield the rows of a table, without their pictures."""
+    """Yield the rows of a table, without their images."""
     with _open(path) as table:
         columns = [name for name in table.schema_arrow.names if name != "image"]
         yield from (row for batch in _batches(path, table, columns=columns) for row in batch.to_pylist())
@@ -315,8 +315,8 @@ def _batches(path: Path, table: Any, **chosen: Any) -> Iterator[Any]:
         yield batch
 
 
-def _picture(root: Path, file: str) -> io.BytesIO:
-    """Open the picture that lies in a row of a table."""
+def _image(root: Path, file: str) -> io.BytesIO:
+    """Open the image that lies in a row of a table."""
     name, _, row = file.rpartition("#")
     path = root / name
     try:
@@ -333,27 +333,27 @@ def _picture(root: Path, file: str) -> io.BytesIO:
     value = _group(path, changed, group)[place].as_py() if near else _far(path, group, place)
     value = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(value, bytes):
-        raise DataError(f"{path}: row {number + 1}: has no picture in it, got {shown(value)}")
+        raise DataError(f"{path}: row {number + 1}: has no image in it, got {shown(value)}")
     return io.BytesIO(value)
 
 
 @lru_cache(maxsize=256)
 def _groups(path: Path, changed: int) -> tuple[Any, tuple[int, ...]]:
-    """Return the rows with which a table's groups of rows begin, and one past the last; and their pictures' bytes."""
+    """Return the rows with which a table's groups of rows begin, and one past the last; and their images' bytes."""
     with _open(path) as table:
         about = table.metadata
         groups = [about.row_group(index) for index in range(about.num_row_groups)]
     sizes = []
     for group in groups:
         columns = [group.column(index) for index in range(group.num_columns)]
-        pictures = (one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] == "image")
-        sizes.append(sum(pictures))
+        images = (one.total_uncompressed_size for one in columns if one.path_in_schema.split(".")[0] == "image")
+        sizes.append(sum(images))
     return np.cumsum([0, *(group.num_rows for group in groups)]), tuple(sizes)
 
 
 @lru_cache(maxsize=1)
 def _group(path: Path, changed: int, group: int) -> Any:
-    """Return the pictures of a group of rows; the last one is kept, as neighbours are often asked for in turn."""
+    """Return the images of a group of rows; the last one is kept, as neighbours are often asked for in turn."""
     import pyarrow
 
     with _open(path) as table:
@@ -362,7 +362,7 @@ def _group(path: Path, changed: int, group: int) -> Any:
 
 
 def _far(path: Path, group: int, place: int) -> Any:
-    """Return one picture of a group of rows that is too large to be kept."""
+    """Return one image of a group of rows that is too large to be kept."""
     with _open(path) as table:
         for batch in _batches(path, table, row_groups=[group], columns=["image"]):
             if place < batch.num_rows:

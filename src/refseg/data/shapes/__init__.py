@@ -28,4 +28,4 @@ __all__ = [
 ]
 
 EXAMPLE = Path(__file__).with_name("scene.png")
-"""A picture to try the command line on: scene 150 of `test`, drawn at twice the usual size, 640 x 480."""
+"""An image to try the command line on: scene 150 of `test`, drawn at twice the usual size, 640 x 480."""

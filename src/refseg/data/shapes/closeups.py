@@ -20,7 +20,7 @@ from refseg.data.shapes.render import render
 from refseg.data.shapes.scene import Scene, Thing, generate_scene, pick
 from refseg.data.shapes.vocabulary import TEXTURES
 from refseg.errors import UnknownNameError
-from refseg.types import Sample
+from refseg.values import Sample
 
 __all__ = ["CloseUps"]
 
@@ -32,10 +32,10 @@ ROOM = (1.1, 2.6)
 
 
 class CloseUps:
-    """Square pictures each of which shows one thing, with what happens to lie around it, and names its looks.
+    """Square images each of which shows one thing, with what happens to lie around it, and names its looks.
 
-    A picture has two samples. The expressions of the first fit: one each for the thing's kind, colour and texture,
-    always in the same words, so that a batch tells which pictures they fit as well, and one for several of them, in any
+    An image has two samples. The expressions of the first fit: one each for the thing's kind, colour and texture,
+    always in the same words, so that a batch tells which images they fit as well, and one for several of them, in any
     words. Those of the second fit nothing: they differ from that last one in the texture alone, which is the hardest to
     see; were it not asked for, colour and kind would tell nearly every pair of a batch apart.
 
@@ -54,19 +54,19 @@ class CloseUps:
         self.name, self.split = "shapes-closeups", split
 
     @property
-    def pictures(self) -> int:
-        """How many pictures there are."""
+    def num_images(self) -> int:
+        """How many images there are."""
         return COUNTS[self.split]
 
     def thing(self, index: int) -> Thing:
-        """Return the thing that picture `index` is of."""
+        """Return the thing that image `index` is of."""
         made = _made(self.split, index)
         return made.scene.things[made.target]
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return both samples of picture `index`: what fits it, and what does not."""
-        if not 0 <= index < self.pictures:
-            raise IndexError(f"close-up {index} of {self.pictures}")
+        """Return both samples of image `index`: what fits it, and what does not."""
+        if not 0 <= index < self.num_images:
+            raise IndexError(f"close-up {index} of {self.num_images}")
         name, made = f"{self.name}/{self.split}/{index}", _made(self.split, index)
         mask = partial(_load_mask, self.split, index)
         return (self._sample(index, f"{name}/0", made.fit, mask), self._sample(index, f"{name}/1", made.fit_not, None))

@@ -17,7 +17,7 @@ from refseg.data.shapes.expressions import Reference, drill, refer, refer_to_not
 from refseg.data.shapes.render import render, thing_masks
 from refseg.data.shapes.scene import Scene, generate_scene
 from refseg.errors import UnknownNameError
-from refseg.types import Sample
+from refseg.values import Sample
 
 __all__ = ["SAMPLES_PER_SCENE", "SPLITS", "TAG", "Shapes"]
 
@@ -36,9 +36,9 @@ class Shapes(Sequence[Sample]):
     and then one expression that fits nothing. `train` and `val` never show the pairs of colour and kind in `HELD_OUT`;
     every scene of `test` shows one. The attributes of a sample:
 
-    - `tempers`, `forms`: of its expressions, in their order, joined by commas;
+    - `styles`, `forms`: of its expressions, in their order, joined by commas;
     - `target`: the index of the meant thing in the scene, -1 for nothing;
-    - `rivals`: how many other things of its kind there are;
+    - `distractors`: how many other things of its kind there are;
     - `held_out`: whether it is of a held-out pair.
 
     For training, `drill` adds samples to what `samples_of` returns, with expressions of the forms that are hardest to
@@ -48,11 +48,11 @@ class Shapes(Sequence[Sample]):
     """
 
     def __init__(self, split: str, scale: float = 1.0, *, drill: int = 0) -> None:
-        """Choose a split (`train`, `val` or `test`) and the size of pictures over the usual 320 x 240.
+        """Choose a split (`train`, `val` or `test`) and the size of images over the usual 320 x 240.
 
         Args:
             split: one of `SPLITS`.
-            scale: of the pictures' sides.
+            scale: of the images' sides.
             drill: how many expressions are added to each scene for training, at most.
 
         Raises:
@@ -74,8 +74,8 @@ class Shapes(Sequence[Sample]):
         return SPLITS[self.split]
 
     @property
-    def pictures(self) -> int:
-        """How many pictures there are: one of each scene."""
+    def num_images(self) -> int:
+        """How many images there are: one of each scene."""
         return self.scenes
 
     def __len__(self) -> int:
@@ -103,7 +103,7 @@ class Shapes(Sequence[Sample]):
         return self._made(index).references
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return the four samples of scene `index`, and those of `drill`; they share its picture, drawn once."""
+        """Return the four samples of scene `index`, and those of `drill`; they share its image, drawn once."""
         made = self._made(index)
         samples = tuple(
             self._sample(index, member, made.references[member], made) for member in range(SAMPLES_PER_SCENE)
@@ -118,9 +118,9 @@ class Shapes(Sequence[Sample]):
         return (*samples, *(self._sample(index, member, references, made) for member, references in more))
 
     def totals(self) -> dict[str, int]:
-        """Return how many pictures, references and expressions there are; the last takes generating all of them."""
+        """Return how many images, references and expressions there are; the last takes generating all of them."""
         expressions = sum(len(sample) for i in range(self.scenes) for sample in self.references(i))
-        return {"pictures": self.pictures, "references": len(self), "expressions": expressions}
+        return {"images": self.num_images, "references": len(self), "expressions": expressions}
 
     def digest(self) -> str:
         """Return a hash of what the samples are made from: the generator's tag, the split and the scale."""
@@ -147,9 +147,9 @@ class Shapes(Sequence[Sample]):
             split=self.split,
             source="shapes",
             attributes={
-                "tempers": ",".join(reference.temper for reference in references),
+                "styles": ",".join(reference.style for reference in references),
                 "forms": ",".join(reference.form for reference in references),
-                "rivals": 0 if thing is None else sum(t.kind == thing.kind for t in made.scene.things) - 1,
+                "distractors": 0 if thing is None else sum(t.kind == thing.kind for t in made.scene.things) - 1,
                 "held_out": thing is not None and thing.held_out,
                 "target": -1 if target is None else target,
             },

@@ -1,6 +1,6 @@
 """Words for the things of a scene, written only where their meaning is clear.
 
-Three tempers: `location` (short, like RefCOCO), `appearance` (no word of place, like RefCOCO+) and `relation` (longer
+Three styles: `location` (short, like RefCOCO), `appearance` (no word of place, like RefCOCO+) and `relation` (longer
 sentences, like RefCOCOg).
 """
 
@@ -34,17 +34,17 @@ from refseg.data.shapes.queries import (
 from refseg.data.shapes.scene import Scene, Thing, pick
 from refseg.data.shapes.vocabulary import COLOURS, HELD_OUT, KINDS, TEXTURES, VARIANTS
 
-__all__ = ["TEMPERS", "Reference", "drill", "noun", "refer", "refer_to_nothing"]
+__all__ = ["STYLES", "Reference", "drill", "noun", "refer", "refer_to_nothing"]
 
 T = TypeVar("T")
 Several = Sequence[tuple[Filter, frozenset[int]]]
 
-TEMPERS = ("location", "appearance", "relation")
+STYLES = ("location", "appearance", "relation")
 MOST_WORDS = 14
 OTHER_WORD = 0.15
 """How often a word that has variants is replaced by one of them."""
 KEEP = {"location": 0.76, "appearance": 0.87, "relation": 0.82}
-"""How often an expression is kept, so that the tempers become equally frequent."""
+"""How often an expression is kept, so that the styles become equally frequent."""
 SIDES = ("left", "right", "top", "bottom")
 SIDE_WEIGHTS = (0.35, 0.35, 0.15, 0.15)
 LOCATION_FORMS = ("ordinal", "superlative", "side", "corner", "middle", "size")
@@ -62,7 +62,7 @@ class Reference:
     expression: str
     query: Query
     """What the words ask for."""
-    temper: str
+    style: str
     """`location`, `appearance` or `relation`."""
     form: str
     """`attributes`, `superlative`, `ordinal`, `side`, `corner`, `middle`, `size`, `relation` or `nearest`."""
@@ -71,7 +71,7 @@ class Reference:
 
 
 def refer(rng: np.random.Generator, scene: Scene, target: int) -> tuple[Reference, ...]:
-    """Return up to three references to a thing, at most one of each temper, each of them clear.
+    """Return up to three references to a thing, at most one of each style, each of them clear.
 
     Empty only where no clear expression was found.
     """
@@ -84,7 +84,7 @@ def refer(rng: np.random.Generator, scene: Scene, target: int) -> tuple[Referenc
         )
         if reference is not None
     ]
-    kept = [reference for reference in found if rng.random() < KEEP[reference.temper]]
+    kept = [reference for reference in found if rng.random() < KEEP[reference.style]]
     return tuple(kept) if kept or not found else (pick(rng, found),)
 
 
@@ -203,12 +203,12 @@ def _drilled(rng: np.random.Generator, query: Query, scene: Scene, target: int) 
         (anchor,) = denote(place.anchor, scene).certain
         near = gap(scene.things[target], scene.things[anchor]) < LONGEST_NEXT_TO
         form = "nearest" if isinstance(place, Nearest) else "relation"
-        words, temper = _relate(rng, query.filter, place, next_to=near), "relation"
+        words, style = _relate(rng, query.filter, place, next_to=near), "relation"
     elif place is None:
-        words, temper, form = noun(rng, query.filter), "appearance", "attributes"
+        words, style, form = noun(rng, query.filter), "appearance", "attributes"
     else:
-        words, temper, form = _locate(rng, "ordinal", place, query.filter, on_its_side=False), "location", "ordinal"
-    return Reference(expression=words, query=query, temper=temper, form=form, target=target)
+        words, style, form = _locate(rng, "ordinal", place, query.filter, on_its_side=False), "location", "ordinal"
+    return Reference(expression=words, query=query, style=style, form=form, target=target)
 
 
 # --- a thing by its place -------------------------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def _by_location(rng: np.random.Generator, scene: Scene, target: int) -> Referen
                 query = Query(filter=wanted, place=place)
                 if denote(query, scene).is_only(target):
                     words = _locate(rng, form, place, wanted, on_its_side=_on_its_side(place, scene, target))
-                    return Reference(expression=words, query=query, temper="location", form=form, target=target)
+                    return Reference(expression=words, query=query, style="location", form=form, target=target)
     return None
 
 
@@ -328,7 +328,7 @@ def _by_appearance(rng: np.random.Generator, scene: Scene, target: int) -> Refer
             query = Query(filter=wanted, place=place)
             if len(denote(Query(filter=wanted), scene).certain) > 1 and denote(query, scene).is_only(target):
                 words = _locate(rng, "size", place, wanted, on_its_side=False)
-                return Reference(expression=words, query=query, temper="appearance", form="size", target=target)
+                return Reference(expression=words, query=query, style="appearance", form="size", target=target)
     if not clear:
         return None
     fewest = min(_length(f) for f in clear)
@@ -336,7 +336,7 @@ def _by_appearance(rng: np.random.Generator, scene: Scene, target: int) -> Refer
     return Reference(
         expression=article + noun(rng, wanted),
         query=Query(filter=wanted),
-        temper="appearance",
+        style="appearance",
         form="attributes",
         target=target,
     )
@@ -398,13 +398,13 @@ def _by_relation(rng: np.random.Generator, scene: Scene, target: int) -> Referen
     anchors = [(a, q) for a in range(len(scene.things)) if a != target and (q := _anchor(rng, scene, a)) is not None]
     anchors = list(_shuffled(rng, anchors, [1.0] * len(anchors)))
     for wanted in filters:
-        rivals = denote(Query(filter=wanted), scene)
-        if not rivals.clear or (len(rivals.certain) == 1 and rng.random() < 0.65):
+        distractors = denote(Query(filter=wanted), scene)
+        if not distractors.clear or (len(distractors.certain) == 1 and rng.random() < 0.65):
             continue
         for index, anchor in anchors:
             other = scene.things[index]
             places: list[Place] = [Relation(direction=d, anchor=anchor) for d in _directions(thing, other)]
-            if len(rivals.certain - {index}) > 1 and rng.random() < 0.6:
+            if len(distractors.certain - {index}) > 1 and rng.random() < 0.6:
                 places.insert(pick(rng, (0, len(places))), Nearest(anchor=anchor))
             for place in places:
                 query = Query(filter=wanted, place=place)
@@ -413,7 +413,7 @@ def _by_relation(rng: np.random.Generator, scene: Scene, target: int) -> Referen
                 words = _relate(rng, wanted, place, next_to=gap(thing, other) < LONGEST_NEXT_TO)
                 if len(words.split()) <= MOST_WORDS:
                     form = "nearest" if isinstance(place, Nearest) else "relation"
-                    return Reference(expression=words, query=query, temper="relation", form=form, target=target)
+                    return Reference(expression=words, query=query, style="relation", form=form, target=target)
     return None
 
 
@@ -550,8 +550,8 @@ def _wrong_relation(rng: np.random.Generator, scene: Scene) -> Reference | None:
     return _to_nothing(words, Query(filter=wanted, place=place), "relation", form)
 
 
-def _to_nothing(words: str, query: Query, temper: str, form: str) -> Reference:
-    return Reference(expression=words, query=query, temper=temper, form=form, target=None)
+def _to_nothing(words: str, query: Query, style: str, form: str) -> Reference:
+    return Reference(expression=words, query=query, style=style, form=form, target=None)
 
 
 def _changed(rng: np.random.Generator, wanted: Filter) -> Filter | None:

@@ -106,11 +106,11 @@ def draw_silhouette(
 def visible_shares(
     things: Sequence[tuple[str, float, float, float, float]], extent: tuple[float, float]
 ) -> list[float]:
-    """Return which share of each thing's pixels within the picture is not covered, 0..1, at low resolution.
+    """Return which share of each thing's pixels within the image is not covered, 0..1, at low resolution.
 
     Args:
         things: kind, x, y, diameter and rotation of each, from the back to the front.
-        extent: width and height of the picture; all lengths in units of its short side.
+        extent: width and height of the image; all lengths in units of its short side.
     """
     size = (round(extent[0] * LOW_RESOLUTION), round(extent[1] * LOW_RESOLUTION))
     labels = Image.new("L", size)

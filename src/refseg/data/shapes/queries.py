@@ -40,7 +40,7 @@ SIDE = (0.45, 0.55)
 CORNER = (0.38, 0.56)
 """Of both axes, likewise."""
 CENTRE = (0.13, 0.25)
-"""Of each axis, the distance from the middle of the picture, likewise."""
+"""Of each axis, the distance from the middle of the image, likewise."""
 CONE = (math.radians(40), math.radians(62))
 """The angle off the direction of a relation, likewise."""
 NEARER = 1.3
@@ -73,7 +73,7 @@ class Ordinal:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """Those in a half of the picture."""
+    """Those in a half of the image."""
 
     side: str
     """`left`, `right`, `top` or `bottom`."""
@@ -81,7 +81,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Corner:
-    """Those in a quarter of the picture."""
+    """Those in a quarter of the image."""
 
     vertical: str
     """`top` or `bottom`."""
@@ -91,7 +91,7 @@ class Corner:
 
 @dataclass(frozen=True, kw_only=True)
 class Centre:
-    """The one in the middle: of the picture and, where there are three in a row, of the row."""
+    """The one in the middle: of the image and, where there are three in a row, of the row."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +187,7 @@ def denote(query: Query, scene: Scene) -> Denotation:
 
 
 def position(side: str, index: int, scene: Scene) -> float:
-    """Return how far a thing's centre is from a side of the picture, 0..1 of the axis."""
+    """Return how far a thing's centre is from a side of the image, 0..1 of the axis."""
     thing = scene.things[index]
     width, height = scene.extent
     along = thing.x / width if side in ("left", "right") else thing.y / height

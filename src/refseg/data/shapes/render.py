@@ -1,4 +1,4 @@
-"""Scenes to pixels: the picture, and for each pixel which thing is seen there."""
+"""Scenes to pixels: the image, and for each pixel which thing is seen there."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def render(scene: Scene, scale: float = 1.0) -> tuple[UInt8[ndarray, "H W 3"], U
         scale: size of the result over the scene's own; any positive number.
 
     Returns:
-        The picture as RGB, and its labels: 0 is background, i + 1 is where thing i is seen (covers most of the pixel).
+        The image as RGB, and its labels: 0 is background, i + 1 is where thing i is seen (covers most of the pixel).
     """
     width, height = max(1, round(scene.width * scale)), max(1, round(scene.height * scale))
     unit = min(width, height)
-    picture = _draw_background(scene.background, width, height)
+    image = _draw_background(scene.background, width, height)
     labels = Image.new("L", (width, height))
     for label, thing in enumerate(scene.things, start=1):
         colour, cover, corner = _draw_thing(thing, unit, width, height)
-        picture.paste(colour, corner, cover)
+        image.paste(colour, corner, cover)
         labels.paste(label, corner, cover.point(_MAJORITY))
-    return np.asarray(picture), np.asarray(labels)
+    return np.asarray(image), np.asarray(labels)
 
 
 def thing_masks(scene: Scene, scale: float = 1.0) -> Bool[ndarray, "N H W"]:
@@ -50,7 +50,7 @@ _MAJORITY = [0] * 128 + [255] * 128
 
 
 def _draw_thing(thing: Thing, unit: int, width: int, height: int) -> tuple[Image.Image, Image.Image, tuple[int, int]]:
-    """Return colours (RGB) and coverage (L) of the box around a thing, and the box's top left corner in the picture."""
+    """Return colours (RGB) and coverage (L) of the box around a thing, and the box's top left corner in the image."""
     radius = thing.diameter * unit / 2
     x, y = thing.x * unit, thing.y * unit
     reach = radius * REACH[thing.kind] + 1
@@ -159,7 +159,7 @@ def _draw_rim(
 
 
 def _draw_background(background: Background, width: int, height: int) -> Image.Image:
-    """Return a picture of the background alone, (width, height) pixels."""
+    """Return an image of the background alone, (width, height) pixels."""
     rng = np.random.default_rng(background.seed)
     columns, rows = 20, max(4, round(20 * height / width))
     across, down = np.linspace(-0.5, 0.5, columns)[None, :], np.linspace(-0.5, 0.5, rows)[:, None]
@@ -167,8 +167,8 @@ def _draw_background(background: Background, width: int, height: int) -> Image.I
     coarse = np.array(background.start) * (1 - ramp) + np.array(background.end) * ramp
     coarse += background.blotches * (rng.random((rows, columns, 1)) - 0.5) * 2
     small = Image.fromarray(np.clip(coarse, 0, 255).astype(np.uint8))
-    picture = small.resize((width, height), Image.Resampling.BICUBIC)
-    draw = ImageDraw.Draw(picture)
+    image = small.resize((width, height), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(image)
     base = (np.array(background.start) + np.array(background.end)) / 2
     unit = min(width, height)
     for kind, x, y, a, b, tone, extra in rng.random((background.clutter, 7)).tolist():
@@ -187,4 +187,4 @@ def _draw_background(background: Background, width: int, height: int) -> Image.I
             ]
             draw.polygon(corners, fill=(red, green, blue))
     grain = rng.integers(-background.grain, background.grain + 1, (height, width, 1), dtype=np.int16)
-    return Image.fromarray(np.clip(np.asarray(picture) + grain, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))

@@ -22,14 +22,14 @@ FRAME_WEIGHTS = (0.7, 0.15, 0.15)
 TURNS = {"ball": math.pi, "ring": math.pi, "cube": 0.2, "star": 0.35, "triangle": 0.3, "cross": 0.3, "heart": 0.3}
 MOST_TURN_OTHERWISE = 0.5
 EDGE = 0.45
-"""A centre keeps this many diameters from every side of the picture, so at most a sliver is cut off."""
+"""A centre keeps this many diameters from every side of the image, so at most a sliver is cut off."""
 LEAST_VISIBLE = 0.66
 """Checked at low resolution; higher than the promised 0.6 to absorb its coarseness."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One thing of a scene; lengths are in units of the short side of the picture."""
+    """One thing of a scene; lengths are in units of the short side of the image."""
 
     kind: str
     colour: str
@@ -75,7 +75,7 @@ class Background:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture before it is drawn. Later things lie over earlier ones."""
+    """An image before it is drawn. Later things lie over earlier ones."""
 
     width: int
     """Pixels at scale 1."""
@@ -106,7 +106,7 @@ def pick(rng: np.random.Generator, options: Sequence[T], weights: Sequence[float
 def generate_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
     """Return a scene of 3 to 8 things, most often with several that share a kind, a colour or both.
 
-    Every thing keeps at least 60 % of its pixels visible and about 90 % of it lies within the picture.
+    Every thing keeps at least 60 % of its pixels visible and about 90 % of it lies within the image.
 
     Args:
         rng: the only source of chance; the same state gives the same scene.

@@ -19,7 +19,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 
 SIZES = MappingProxyType({"small": (0.19, 0.23), "medium": (0.29, 0.35), "large": (0.43, 0.51)})
-"""Diameters of each size, in units of the short side of the picture. Only small and large are ever said."""
+"""Diameters of each size, in units of the short side of the image. Only small and large are ever said."""
 
 HELD_OUT = frozenset(
     {

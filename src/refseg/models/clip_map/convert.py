@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.vit import ViTConfig
-from refseg.clip.weights import infer_resnet, infer_text, infer_vit
+from refseg.encoders.clip_files import infer_resnet, infer_text, infer_vit
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_vit import ViTConfig
 from refseg.models.clip_map.model import CLIPMapConfig
 
 __all__ = ["infer_config"]

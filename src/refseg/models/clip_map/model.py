@@ -1,4 +1,4 @@
-"""Plain CLIP as a segmenter: how similar each patch of a picture is to the words, with no training at all.
+"""Plain CLIP as a segmenter: how similar each patch of an image is to the words, with no training at all.
 
 RISCLIP (NAACL 2024, figure 1) starts from this map and shows what it lacks. For CLIP's ResNets a position is taken
 through the attention pool alone, its value and output projections (Zhou et al., "Extract Free Dense Labels from CLIP",
@@ -16,15 +16,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg.clip.layers import ResidualAttentionBlock
-from refseg.clip.resnet import Bottleneck, ModifiedResNet, ResNetConfig
-from refseg.clip.text import TextConfig, TextTransformer
-from refseg.clip.towers import tower_sizes
-from refseg.clip.vit import VisionTransformer, ViTConfig
+from refseg.encoders.clip_resnet import Bottleneck, ModifiedResNet, ResNetConfig
+from refseg.encoders.clip_sizes import clip_sizes
+from refseg.encoders.clip_text import TextConfig, TextTransformer
+from refseg.encoders.clip_vit import VisionTransformer, ViTConfig
+from refseg.encoders.layers import ResidualAttentionBlock
 from refseg.errors import ConfigError
 from refseg.models.base import Grounder, check_inputs
 from refseg.models.grid import STRIDE, to_quarter
-from refseg.types import Calibration
+from refseg.values import Calibration
 
 __all__ = ["CLIPMap", "CLIPMapConfig", "clip_map", "clip_map_compact"]
 
@@ -53,7 +53,7 @@ class CLIPMapConfig:
 
 
 class CLIPMap(Grounder):
-    """CLIP's two towers and nothing else."""
+    """CLIP's two encoders and nothing else."""
 
     family = "clip-map"
     objectives = ("image-text",)
@@ -103,11 +103,11 @@ class CLIPMap(Grounder):
     def embed(
         self, pixels: Float[Tensor, "N 3 S S"], tokens: Int64[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "N E"], Float[Tensor, "B E"]]:
-        """Return what CLIP compares: pictures and sentences in the joint space, of length one."""
-        picture = (
+        """Return what CLIP compares: images and sentences in the joint space, of length one."""
+        image = (
             self.visual.pool(pixels) if isinstance(self.visual, ModifiedResNet) else self.visual(pixels).tokens[:, 0]
         )
-        return F.normalize(picture.float(), dim=-1), F.normalize(self.text(tokens).sentence.float(), dim=-1)
+        return F.normalize(image.float(), dim=-1), F.normalize(self.text(tokens).sentence.float(), dim=-1)
 
     def is_backbone(self, parameter: str) -> bool:
         """All of CLIP trains alike."""
@@ -124,31 +124,31 @@ class CLIPMap(Grounder):
 
 def clip_map(clip: str, **changes: Any) -> CLIPMapConfig:
     """Return a published CLIP by OpenAI's name such as `ViT-B/16`, at twice the side that it was trained at."""
-    sizes = tower_sizes(clip)
+    sizes = clip_sizes(clip)
     values: dict[str, Any] = {"image_size": 2 * sizes.vision.pretrained_size} | changes
     return CLIPMapConfig(vision=sizes.vision, text=sizes.text, **values)
 
 
-def clip_map_compact(tower: str, **changes: Any) -> CLIPMapConfig:
-    """Return a small CLIP of generated scenes, with the towers of a compact model.
+def clip_map_compact(encoder: str, **changes: Any) -> CLIPMapConfig:
+    """Return a small CLIP of generated scenes, with the encoders of a compact model.
 
     Args:
-        tower: `resnet`, that of the compact CRIS, or `vit`, that of the compact RISCLIP.
+        encoder: `resnet`, that of the compact CRIS, or `vit`, that of the compact RISCLIP.
         **changes: fields of the config.
 
     Raises:
-        ConfigError: there is no such tower.
+        ConfigError: there is no such encoder.
     """
     joint = 96
-    towers: dict[str, ResNetConfig | ViTConfig] = {
+    encoders: dict[str, ResNetConfig | ViTConfig] = {
         "resnet": ResNetConfig(layers=(1, 2, 2, 1), width=16, heads=8, output_dim=joint, pretrained_size=192),
         "vit": ViTConfig(patch=8, width=128, layers=6, heads=4, output_dim=joint, pretrained_size=192),
     }
-    if tower not in towers:
-        raise ConfigError(f"tower must be one of {', '.join(towers)}, got {tower!r}")
+    if encoder not in encoders:
+        raise ConfigError(f"encoder must be one of {', '.join(encoders)}, got {encoder!r}")
     values: dict[str, Any] = {
         "text": TextConfig(width=96, heads=4, layers=3, output_dim=joint),
         "image_size": 192,
         "word_length": 24,
     } | changes
-    return CLIPMapConfig(vision=towers[tower], **values)
+    return CLIPMapConfig(vision=encoders[encoder], **values)

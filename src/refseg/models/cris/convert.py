@@ -1,7 +1,7 @@
 """The names of the reference's checkpoints and ours: one table, read in both directions.
 
 The reference is DerrickWang005/CRIS.pytorch. Its files hold a dict with `state_dict` among training state, and every
-key carries the prefix that data-parallel training gives it. `refseg.checkpoint.convert` makes model folders of them.
+key carries the prefix that data-parallel training gives it. `refseg.models.folder.convert` makes model folders of them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
-from refseg.clip.weights import count_layers, infer_resnet, infer_text
 from refseg.config import from_dict, to_dict
+from refseg.encoders.clip_files import count_layers, infer_resnet, infer_text
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
 from refseg.errors import ConfigError, WeightsError
 from refseg.models.cris.model import CRISConfig
 
@@ -140,7 +140,7 @@ def to_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def config_from_reference(state: Mapping[str, Tensor]) -> CRISConfig:
     """Find the sizes of a CRIS from the shapes of the reference's weights.
 
-    What no shape tells is what all published runs share: 8 decoder heads, dropout 0.1, pictures of 416 pixels, 17
+    What no shape tells is what all published runs share: 8 decoder heads, dropout 0.1, images of 416 pixels, 17
     tokens, threshold 0.35.
 
     Raises:

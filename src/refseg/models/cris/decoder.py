@@ -14,7 +14,7 @@ __all__ = ["DecoderLayer", "VisionLanguageDecoder", "sine_1d", "sine_2d"]
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention over the picture, cross-attention to the words, and a feed-forward network."""
+    """Self-attention over the image, cross-attention to the words, and a feed-forward network."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class DecoderLayer(nn.Module):
         word_position: Float[Tensor, "L D"],
         padding: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B T D"]:
-        """Transform the picture's T positions; positions are added to queries and keys, never to values."""
+        """Transform the image's T positions; positions are added to queries and keys, never to values."""
         a = self.norm1(vision)
         q = a + vision_position
         a = self.self_attention(q, q, a, need_weights=False)[0]

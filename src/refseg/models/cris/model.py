@@ -8,16 +8,16 @@ from typing import Any
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from refseg.clip.layers import ResidualAttentionBlock, blocks_above
-from refseg.clip.resnet import Bottleneck, ModifiedResNet, ResNetConfig
-from refseg.clip.text import TextConfig, TextTransformer
-from refseg.clip.towers import tower_sizes
+from refseg.encoders.clip_resnet import Bottleneck, ModifiedResNet, ResNetConfig
+from refseg.encoders.clip_sizes import clip_sizes
+from refseg.encoders.clip_text import TextConfig, TextTransformer
+from refseg.encoders.layers import ResidualAttentionBlock, blocks_above
 from refseg.errors import ConfigError
 from refseg.models.base import Segmenter, check_inputs
 from refseg.models.cris.decoder import DecoderLayer, VisionLanguageDecoder
 from refseg.models.cris.neck import CrossModalNeck, ProjectedPyramid
 from refseg.models.cris.projector import Projector
-from refseg.types import Calibration
+from refseg.values import Calibration
 
 __all__ = ["CRIS", "CRISConfig", "cris", "cris_compact"]
 
@@ -57,7 +57,7 @@ class CRISConfig:
 
 
 class CRIS(Segmenter):
-    """Five stages: two towers, a neck, a decoder and a projector. The paper's figure 3, in its order."""
+    """Five stages: two encoders, a neck, a decoder and a projector. The paper's figure 3, in its order."""
 
     family = "cris"
     unused = frozenset({"text.logit_scale"})
@@ -78,13 +78,13 @@ class CRIS(Segmenter):
         self.projector = Projector(width, sentence, contrastive=config.contrastive)
 
     def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> ProjectedPyramid:
-        """Compute all that depends on the pictures alone, nearly half of the work."""
+        """Compute all that depends on the images alone, nearly half of the work."""
         return self.neck.project(self.visual(pixels))
 
     def segment(
         self, image: tuple[Tensor, ...], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Return logits, S/4 on a side, of B encoded pictures (or of one for all) and B expressions."""
+        """Return logits, S/4 on a side, of B encoded images (or of one for all) and B expressions."""
         words, sentence = self.text(tokens)
         vision = self.neck(ProjectedPyramid(*image), sentence)
         if self.decoder is not None:
@@ -94,20 +94,20 @@ class CRIS(Segmenter):
     def is_backbone(self, parameter: str) -> bool:
         """Whether a parameter is CLIP's, as the published recipe groups them.
 
-        Both towers, without their positional embeddings: those train at the rate of the new layers.
+        Both encoders, without their positional embeddings: those train at the rate of the new layers.
         """
         return parameter.startswith(("visual.", "text.")) and "positional_embedding" not in parameter
 
     def layers_above(self, parameter: str) -> int:
-        """Return how many layers of its tower lie above a parameter: stages of the picture's, blocks of the words'."""
-        tower, _, rest = parameter.partition(".")
-        if tower == "visual":
+        """Return how many layers of its encoder lie above a parameter: stages of the image's, blocks of the words'."""
+        encoder, _, rest = parameter.partition(".")
+        if encoder == "visual":
             stages = ("attnpool", "layer4", "layer3", "layer2", "layer1")
             return next((above for above, stage in enumerate(stages) if rest.startswith(stage)), len(stages))
         return blocks_above(rest, self.config.text.layers)
 
     def blocks(self) -> list[nn.Module]:
-        """Return the bottlenecks, the blocks of the text tower and of the decoder, and the projector's convolutions."""
+        """Return the bottlenecks, the blocks of the text encoder and of the decoder, and the projector's convolutions."""
         found = [m for m in self.modules() if isinstance(m, Bottleneck | ResidualAttentionBlock | DecoderLayer)]
         return [*found, self.projector.pixels]
 
@@ -115,14 +115,14 @@ class CRIS(Segmenter):
 def cris(clip: str, **changes: Any) -> CRISConfig:
     """Return the published CRIS on one of CLIP's ResNets, by OpenAI's name such as `RN50`.
 
-    Only RN50 and RN101 are published. For wider text towers the neck grows in proportion, since the decoder has the
+    Only RN50 and RN101 are published. For wider text encoders the neck grows in proportion, since the decoder has the
     words' width.
 
     Raises:
         UnknownNameError: There is no such CLIP.
         ConfigError: It has a vision transformer, and CRIS needs maps at three scales.
     """
-    sizes = tower_sizes(clip)
+    sizes = clip_sizes(clip)
     if not isinstance(sizes.vision, ResNetConfig):
         raise ConfigError(f"CLIP's {clip} has a vision transformer, and CRIS needs one of CLIP's ResNets, such as RN50")
     width = sizes.text.width

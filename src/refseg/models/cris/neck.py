@@ -1,7 +1,7 @@
 """Cross-modal neck: a pyramid and a sentence -> one map that has heard the sentence (CRIS, section 3.2).
 
 The published code differs from the paper's equations: every projection is a convolution with normalisation and ReLU,
-the product of picture and sentence is normalised again, and two convolutions follow the coordinates. This is the
+the product of image and sentence is normalised again, and two convolutions follow the coordinates. This is the
 code's.
 """
 
@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg.clip.layers import BatchNorm1d, BatchNorm2d
-from refseg.clip.resnet import Pyramid
+from refseg.encoders.clip_resnet import Pyramid
+from refseg.encoders.layers import BatchNorm1d, BatchNorm2d
 
 __all__ = ["CrossModalNeck", "ProjectedPyramid", "conv_norm_relu"]
 
@@ -58,7 +58,7 @@ class CrossModalNeck(nn.Module):
         self.refine = conv_norm_relu(c4, c4, 3)
 
     def project(self, pyramid: Pyramid) -> ProjectedPyramid:
-        """Do the part that depends on the picture alone."""
+        """Do the part that depends on the image alone."""
         return ProjectedPyramid(
             F.avg_pool2d(self.project3(pyramid.v3), 2), self.project4(pyramid.v4), self.project5(pyramid.v5)
         )
@@ -78,7 +78,7 @@ def _twice(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
 
 
 def _each(image: Float[Tensor, "N C H W"], like: Float[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
-    """Repeat a picture shared by all expressions for each of them."""
+    """Repeat an image shared by all expressions for each of them."""
     return image.expand(len(like), -1, -1, -1)
 
 

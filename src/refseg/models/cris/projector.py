@@ -51,7 +51,7 @@ class Projector(nn.Module):
 def _correlate(
     pixels: Float[Tensor, "B C H W"], kernel: Float[Tensor, "B K C"], mix: nn.Conv2d
 ) -> Float[Tensor, "B 1 H W"]:
-    """Convolve each picture, mixed by a 1x1 convolution, with a kernel of its own, K = 3 * 3 taps.
+    """Convolve each image, mixed by a 1x1 convolution, with a kernel of its own, K = 3 * 3 taps.
 
     A grouped convolution would do it, slowly. Every tap is one dot product a pixel: nine maps from one batched matrix
     product, which are then shifted and summed. The 1x1 convolution before it is folded into that matrix.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from refseg.clip.weights import count_layers, infer_text, infer_vit
+from refseg.encoders.clip_files import count_layers, infer_text, infer_vit
 from refseg.errors import WeightsError
 from refseg.models.risclip.model import RISCLIPConfig
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg.clip.layers import BatchNorm2d
+from refseg.encoders.layers import BatchNorm2d
 
 __all__ = ["MaskDecoder"]
 

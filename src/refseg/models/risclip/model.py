@@ -16,10 +16,10 @@ from typing import Any
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from refseg.clip.layers import ResidualAttentionBlock, blocks_above
-from refseg.clip.text import TextConfig, TextTransformer
-from refseg.clip.towers import tower_sizes
-from refseg.clip.vit import VisionTransformer, ViTConfig
+from refseg.encoders.clip_sizes import clip_sizes
+from refseg.encoders.clip_text import TextConfig, TextTransformer
+from refseg.encoders.clip_vit import VisionTransformer, ViTConfig
+from refseg.encoders.layers import ResidualAttentionBlock, blocks_above
 from refseg.errors import ConfigError
 from refseg.models.base import Grounder, check_inputs
 from refseg.models.grid import STRIDE, to_quarter
@@ -28,7 +28,7 @@ from refseg.models.risclip.cfe import CrossModalFeatureExtraction
 from refseg.models.risclip.decoder import MaskDecoder
 from refseg.models.risclip.grounding import GroundingMap, cosine_map
 from refseg.models.risclip.ske import SharedSpaceKnowledgeExploitation
-from refseg.types import Calibration
+from refseg.values import Calibration
 
 __all__ = ["RISCLIP", "RISCLIPConfig", "risclip", "risclip_compact"]
 
@@ -221,12 +221,12 @@ class RISCLIP(Grounder):
         return parameter.startswith(("visual.", "text."))
 
     def layers_above(self, parameter: str) -> int:
-        """Return how many blocks of its tower lie above a parameter."""
-        tower, _, rest = parameter.partition(".")
-        return blocks_above(rest, (self.config.vision if tower == "visual" else self.config.text).layers)
+        """Return how many blocks of its encoder lie above a parameter."""
+        encoder, _, rest = parameter.partition(".")
+        return blocks_above(rest, (self.config.vision if encoder == "visual" else self.config.text).layers)
 
     def blocks(self) -> list[nn.Module]:
-        """Return the blocks of both towers, and the modules between and above them."""
+        """Return the blocks of both encoders, and the modules between and above them."""
         kinds = ResidualAttentionBlock | CrossModalFeatureExtraction | SharedSpaceKnowledgeExploitation
         return [module for module in self.modules() if isinstance(module, kinds)]
 
@@ -251,7 +251,7 @@ def risclip(clip: str, **changes: Any) -> RISCLIPConfig:
     Raises:
         ConfigError: the CLIP has no vision transformer of these proportions.
     """
-    sizes = tower_sizes(clip)
+    sizes = clip_sizes(clip)
     vision = sizes.vision
     if not isinstance(vision, ViTConfig):
         raise ConfigError(f"RISCLIP needs a CLIP with a vision transformer, such as ViT-B/16, and {clip} has none")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from refseg.clip.layers import QuickGELU
+from refseg.encoders.layers import QuickGELU
 
 __all__ = ["SharedSpaceKnowledgeExploitation"]
 

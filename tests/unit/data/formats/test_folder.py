@@ -1,4 +1,4 @@
-"""One's own data: pictures, masks and a table, as CSV or as JSON lines."""
+"""One's own data: images, masks and a table, as CSV or as JSON lines."""
 
 from __future__ import annotations
 
@@ -91,9 +91,9 @@ def test_masks_lie_in_masks_or_where_the_name_says(made, csv, tmp_path, where):
     assert np.array_equal(made.painted(record, folder=tmp_path).meant, mask)
 
 
-def test_a_mask_may_be_called_as_its_picture_beside_the_table(made, csv, tmp_path):
+def test_a_mask_may_be_called_as_its_image_beside_the_table(made, csv, tmp_path):
     mask = made.square_mask(2, 2, 9)
-    made.save_picture(tmp_path / "a.png")
+    made.save_image(tmp_path / "a.png")
     made.save_mask(tmp_path / "masks" / "a.png", mask)
     (record,) = made.read(csv("image,mask,text\na.png,a.png,cup\n"))
     assert record.file == "a.png"

@@ -76,7 +76,7 @@ def test_an_entry_without_annotations_fits_nothing(made, write):
     assert record.attributes == {"targets": 0}
 
 
-def test_without_an_original_id_the_name_tells_the_picture(made, write):
+def test_without_an_original_id_the_name_tells_the_image(made, write):
     row = image(1)
     del row["original_id"]
     (record,) = made.read(write([row], []))
@@ -117,7 +117,7 @@ def test_each_split_is_a_file_of_its_own(made, tmp_path):
         ({"file_name": None}, "field 'file_name' must be str"),
         ({"height": "48"}, "field 'height' must be int"),
         ({"width": True}, "field 'width' must be int"),
-        ({"width": -1}, "no picture can be of -1 x 48"),
+        ({"width": -1}, "no image can be of -1 x 48"),
         ({"caption": None}, "field 'caption' must be str"),
         ({"caption": " "}, "field 'caption' holds an expression without words"),
         ({"caption": ["a"]}, "field 'caption' must be str"),
@@ -139,7 +139,7 @@ def test_a_wrong_entry_is_told_with_its_file_and_row(made, write, change, says):
         ({"segmentation": [[1, 2, 3, 4, 5, 1e12]]}, "image 1: a polygon reaches more than 640 pixels"),
         ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "image 1: a polygon has a coordinate that is not finite"),
         ({"segmentation": {"size": [48, 64], "counts": "0"}}, "image 1: the run lengths do not add up"),
-        ({"segmentation": {"size": [64, 48], "counts": [3072]}}, "image 1: the mask is 48 x 64, its picture 64 x 48"),
+        ({"segmentation": {"size": [64, 48], "counts": [3072]}}, "image 1: the mask is 48 x 64, its image 64 x 48"),
     ],
 )
 def test_a_wrong_annotation_is_told_with_its_file_and_row(made, write, change, says):

@@ -1,4 +1,4 @@
-"""PhraseCut: phrases that mean the union of several instances, on pictures whose sizes a file of their own tells."""
+"""PhraseCut: phrases that mean the union of several instances, on images whose sizes a file of their own tells."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def phrase(id="2417997__1", image_id=2417997, polygons=None, text="white plate",
     return values | changes
 
 
-PICTURES = [{"image_id": 2417997, "coco_id": None, "height": 48, "width": 64, "split": "val", "url": "http://x"}]
+IMAGES = [{"image_id": 2417997, "coco_id": None, "height": 48, "width": 64, "split": "val", "url": "http://x"}]
 
 
 @pytest.fixture
 def write(made, tmp_path):
-    def written(pictures=PICTURES, **splits):
-        made.write_json(tmp_path / IMAGE_DATA, pictures)
+    def written(images=IMAGES, **splits):
+        made.write_json(tmp_path / IMAGE_DATA, images)
         for split, rows in splits.items():
             made.write_json(tmp_path / f"refer_{split}.json", rows)
         return phrasecut(tmp_path)
@@ -82,14 +82,14 @@ def test_polygons_of_two_points_are_dropped(made, write):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image_id": 5}, f"is of picture 5, which {IMAGE_DATA} does not have"),
+        ({"image_id": 5}, f"is of image 5, which {IMAGE_DATA} does not have"),
         ({"image_id": True}, "field 'image_id' must be int, got True"),
         ({"Polygons": None}, "field 'Polygons' must be list"),
         ({"Polygons": []}, "means nothing: field 'Polygons' is empty"),
         ({"Polygons": [3]}, "field 'Polygons' must hold, for each thing, a list of polygons"),
         ({"Polygons": [[[1, 2, 3, 4, 5, 6]]]}, "a polygon must be a list of points"),
         ({"Polygons": [[[[1, 2], [3, 4], [5, float("nan")]]]]}, "not finite"),
-        ({"Polygons": [[[[1, 2], [3, 4], [5, 1e12]]]]}, "more than 640 pixels beyond its picture"),
+        ({"Polygons": [[[[1, 2], [3, 4], [5, 1e12]]]]}, "more than 640 pixels beyond its image"),
         ({"Polygons": [[[[1, 2], [3, 4], [5, True]]]]}, "flat list of numbers"),
         ({"Polygons": [[[[1, 2], [3, 4], [5, "6"]]]]}, "flat list of numbers"),
         ({"task_id": None}, "field 'task_id' must be int or str"),
@@ -109,14 +109,14 @@ def test_a_wrong_phrase_is_told_with_its_file_and_row(made, write, tmp_path, cha
     ("change", "says"),
     [
         ({"image_id": "2417997"}, "field 'image_id' must be int"),
-        ({"height": 0}, "no picture can be of 64 x 0"),
+        ({"height": 0}, "no image can be of 64 x 0"),
         ({"width": None}, "field 'width' must be int"),
-        ({"width": 10**12}, "no picture can be of"),
+        ({"width": 10**12}, "no image can be of"),
     ],
 )
 def test_a_wrong_size_is_told_with_its_file_and_row(made, write, tmp_path, change, says):
-    message = made.the_error(write([PICTURES[0] | change], val=[phrase()]))
-    assert message.startswith(f"{tmp_path / IMAGE_DATA}: picture 1: {says}")
+    message = made.the_error(write([IMAGES[0] | change], val=[phrase()]))
+    assert message.startswith(f"{tmp_path / IMAGE_DATA}: image 1: {says}")
 
 
 def test_a_set_that_is_not_whole_is_refused(made, tmp_path):
@@ -129,7 +129,7 @@ def test_a_set_that_is_not_whole_is_refused(made, tmp_path):
 
 def test_files_that_are_no_lists_or_cut_off_are_refused(made, write):
     source = write(val=[phrase()])
-    for file, of in zip(source.files, ("pictures", "phrases"), strict=True):
+    for file, of in zip(source.files, ("images", "phrases"), strict=True):
         whole = file.read_bytes()
         made.write(file, b"{}")
         assert made.the_error(source) == f"{file}: expected a list of {of}, got an object"
@@ -141,4 +141,4 @@ def test_files_that_are_no_lists_or_cut_off_are_refused(made, write):
 def test_anything_may_be_wrong(made, write):
     survived = [name for name, rows in made.spoilt([phrase()]) if made.survives(write(val=rows))]
     assert survived
-    assert not all(made.survives(write(rows, val=[phrase()])) for _, rows in made.spoilt(PICTURES))
+    assert not all(made.survives(write(rows, val=[phrase()])) for _, rows in made.spoilt(IMAGES))

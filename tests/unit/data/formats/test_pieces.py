@@ -1,4 +1,4 @@
-"""JSON in pieces: the same values as at once, wherever the pieces of the file end, and the same refusals."""
+"""JSON in pieces: the same values as at once, wherever the pieces of the file end, and the same rejections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ReasonSeg: a JSON file beside each picture, with questions, and with shapes that answer them, or do not count."""
+"""ReasonSeg: a JSON file beside each image, with questions, and with shapes that answer them, or do not count."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def answer(*shapes, text=("what holds tea?",), **changes):
 
 @pytest.fixture
 def write(made, tmp_path):
-    def written(value, name="val/1_a", picture=".jpg"):
+    def written(value, name="val/1_a", image=".jpg"):
         content = value if isinstance(value, bytes) else json.dumps(value).encode()
         made.write(tmp_path / f"{name}.json", content)
-        if picture:
-            made.write(tmp_path / f"{name}{picture}", b"")
+        if image:
+            made.write(tmp_path / f"{name}{image}", b"")
         return reasonseg(tmp_path)
 
     return written
@@ -58,14 +58,14 @@ def test_splits_are_folders_and_other_folders_are_not(made, write):
     assert [record.id for record in made.read(source)] == ["train/c", "val/a", "test/b"]
 
 
-@pytest.mark.parametrize("picture", [".jpg", ".jpeg", ".png"])
-def test_the_picture_lies_beside_it(made, write, picture):
-    (record,) = made.read(write(answer(), picture=picture))
-    assert record.file == f"val/1_a{picture}"
+@pytest.mark.parametrize("image", [".jpg", ".jpeg", ".png"])
+def test_the_image_lies_beside_it(made, write, image):
+    (record,) = made.read(write(answer(), image=image))
+    assert record.file == f"val/1_a{image}"
 
 
-def test_a_picture_that_is_missing_is_called_as_it_should_be(made, write):
-    (record,) = made.read(write(answer(), picture=None))
+def test_a_image_that_is_missing_is_called_as_it_should_be(made, write):
+    (record,) = made.read(write(answer(), image=None))
     assert record.file == "val/1_a.jpg"
 
 
@@ -158,7 +158,7 @@ def test_a_file_that_is_not_whole_is_told(made, write, tmp_path, content):
 
 
 def test_a_set_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(DataError, match="no folders train, val or test with pictures and JSON files there"):
+    with pytest.raises(DataError, match="no folders train, val or test with images and JSON files there"):
         reasonseg(tmp_path)
 
 

@@ -58,10 +58,10 @@ def test_a_boolean_is_taken_where_it_is_asked_for():
     assert take({"a": LARGEST}, "a", int) == LARGEST
 
 
-def test_sizes_are_those_that_pictures_can_have():
+def test_sizes_are_those_that_images_can_have():
     assert take_size({"height": 3, "width": 4}) == (3, 4)
     for height, width in ((0, 4), (3, -4), (10**5, 10**5), (10**20, 1)):
-        with pytest.raises(DataError, match=r"no picture|too large"):
+        with pytest.raises(DataError, match=r"no image|too large"):
             take_size({"height": height, "width": width})
     with pytest.raises(DataError, match=r"'width' must be int, got 4\.0"):
         take_size({"height": 3, "width": 4.0})

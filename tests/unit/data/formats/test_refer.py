@@ -58,12 +58,12 @@ def test_a_record_is_what_the_files_say(made, write, references, annotations, tm
         "expressions": ("left cup", "cup on the left"),
         "expression_ids": ("10", "11"),
         "parts": ({"polygons": [made.square(2, 2, 10)]},),
-        "attributes": {"targets": 1, "category": "cup", "rivals": 2},
+        "attributes": {"targets": 1, "category": "cup", "distractors": 2},
         "row": "reference 1",
         "table": str(tmp_path / "refcoco" / "refs(unc).p"),
     }
     assert (two.id, two.image_id, two.split, two.row) == ("2", "2", "val", "reference 2")
-    assert two.attributes == {"targets": 1, "category": "dog", "rivals": 0}
+    assert two.attributes == {"targets": 1, "category": "dog", "distractors": 0}
     assert np.array_equal(made.painted(three).meant, made.square_mask(20, 2, 10) | made.square_mask(30, 20, 10))
 
 
@@ -73,7 +73,7 @@ def test_references_may_be_json(made, write, references, annotations):
     assert [vars(one) | {"table": ""} for one in pickled] == [vars(one) | {"table": ""} for one in written]
 
 
-def test_the_name_of_the_picture_is_that_of_instances(made, write, annotations):
+def test_the_name_of_the_image_is_that_of_instances(made, write, annotations):
     (record,) = made.read(write([made.reference(1, 11, file_name="../../etc/passwd")], annotations))
     assert record.file == "COCO_train2014_000000000001.jpg"
 
@@ -232,9 +232,9 @@ def test_a_wrong_reference_is_told_with_its_file_and_row(made, write, annotation
     ("changed", "says"),
     [
         ({"images": 1, "id": None}, "images 1: field 'id' must be int"),
-        ({"images": 1, "height": 0}, "images 1: no picture can be of 64 x 0 pixels"),
+        ({"images": 1, "height": 0}, "images 1: no image can be of 64 x 0 pixels"),
         ({"images": 1, "height": True}, "images 1: field 'height' must be int, got True"),
-        ({"images": 1, "width": 10**9}, "images 1: no picture can be of"),
+        ({"images": 1, "width": 10**9}, "images 1: no image can be of"),
         ({"images": 1, "file_name": None}, "images 1: field 'file_name' must be str"),
         ({"images": 2, "id": 1}, "images 2: the id 1 is that of another one too"),
         ({"annotations": 1, "id": "11"}, "annotations 1: field 'id' must be int"),
@@ -258,7 +258,7 @@ def test_what_is_wrong_in_instances_is_told_with_its_place(made, write, referenc
     [
         ([[1, 2, 3, 4, 5, 6, 7]], "got 7 numbers"),
         ([[1, 2, 3, 4, 5, float("nan")]], "not finite"),
-        ([[1, 2, 3, 4, 5, 1e12]], "more than 640 pixels beyond its picture"),
+        ([[1, 2, 3, 4, 5, 1e12]], "more than 640 pixels beyond its image"),
         ([[1, 2, 3, 4, 5, "6"]], "flat list of numbers"),
         ([[1, 2, 3, 4, 5, True]], "flat list of numbers"),
         ([[[1, 2], [3, 4], [5, 6], 1, 2, 3]], "flat list of numbers"),
@@ -266,7 +266,7 @@ def test_what_is_wrong_in_instances_is_told_with_its_place(made, write, referenc
         ({"size": [48, 64], "counts": [-1, 3073]}, "do not add up"),
         ({"size": [48, 64], "counts": "0"}, "do not add up"),
         ({"size": [48, 64], "counts": "P"}, "cut off"),
-        ({"size": [64, 48], "counts": [3072]}, "the mask is 48 x 64, its picture 64 x 48"),
+        ({"size": [64, 48], "counts": [3072]}, "the mask is 48 x 64, its image 64 x 48"),
         ({"size": [10**9, 10**9], "counts": [1]}, "impossible size"),
         ({"size": [48], "counts": [1]}, "run lengths must be"),
         ([{"size": [48, 64], "counts": [3072]}, {}], "run lengths must be"),
@@ -319,7 +319,7 @@ def test_instances_may_do_without_categories(made, write, references, annotation
     values = made.instances(annotations)
     del values["categories"]
     made.write_json(source.files[1], values)
-    assert made.read(source)[0].attributes == {"targets": 1, "rivals": 2}
+    assert made.read(source)[0].attributes == {"targets": 1, "distractors": 2}
 
 
 def test_a_file_that_is_cut_off_is_refused(made, write, references, annotations):

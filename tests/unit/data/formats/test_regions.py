@@ -104,7 +104,7 @@ def test_a_run_that_is_begun_after_the_last_is_refused():
         "\n",
     ],
 )
-def test_run_lengths_that_do_not_fill_the_picture_are_refused(counts):
+def test_run_lengths_that_do_not_fill_the_image_are_refused(counts):
     rle = {"size": [6, 8], "counts": counts}
     with pytest.raises(DataError, match="run lengths"):
         decode(rle, 6, 8)
@@ -121,19 +121,19 @@ def test_counts_are_a_text_or_a_list(counts):
 @pytest.mark.parametrize(
     "size", [None, 48, [48], [6, 8, 1], [6.0, 8], ["6", 8], [True, 48], [0, 8], [-6, -8], [10**6, 10**6], [10**30, 1]]
 )
-def test_sizes_of_run_lengths_are_those_of_pictures(size):
+def test_sizes_of_run_lengths_are_those_of_images(size):
     with pytest.raises(DataError, match="run lengths"):
         check_part({"rle": {"size": size, "counts": [48]}})
 
 
-def test_run_lengths_of_another_size_than_the_picture_are_refused():
+def test_run_lengths_of_another_size_than_the_image_are_refused():
     rle = encode(good())
     for size in ((8, 6), (6, 9)):
-        with pytest.raises(DataError, match="the mask is 8 x 6, its picture"):
+        with pytest.raises(DataError, match="the mask is 8 x 6, its image"):
             check_part({"rle": rle}, size)
-        with pytest.raises(DataError, match="the mask is 8 x 6, its picture"):
+        with pytest.raises(DataError, match="the mask is 8 x 6, its image"):
             paint([{"rle": rle}], *size)
-        with pytest.raises(DataError, match="the mask is 8 x 6, its picture"):
+        with pytest.raises(DataError, match="the mask is 8 x 6, its image"):
             decode(rle, *size)
     assert check_part({"rle": rle}, (6, 8)) == {"rle": rle}
 
@@ -181,7 +181,7 @@ def test_the_overlap_of_two_parts_is_meant_by_either_rule(made):
     assert np.array_equal(mask_of(parts, overlap="lavt"), union)
 
 
-def test_thousands_of_polygons_are_drawn_in_the_memory_of_one_picture(made):
+def test_thousands_of_polygons_are_drawn_in_the_memory_of_one_image(made):
     many = [made.square(x, y, 3) for x in range(0, 60, 4) for y in range(0, 44, 4)] * 30
     assert len(many) * 3000 * 4000 > 50e9  # a layer each would not fit
     assert mask_of([{"polygons": many}], height=3000, width=4000).sum() == 15 * 11 * 9
@@ -218,7 +218,7 @@ def test_broken_polygons_are_refused_before_they_are_drawn(polygon, says):
         paint([{"polygons": [polygon]}], 8, 8)
 
 
-def test_polygons_may_reach_a_little_beyond_the_picture():
+def test_polygons_may_reach_a_little_beyond_the_image():
     assert mask_of([{"polygons": [[-30, -30, 100, -30, 100, 100, -30, 100]]}]).all()
     reach = FURTHEST * 64
     check_part({"polygons": [[0, 0, reach, 0, 4, 4]]}, (48, 64))
@@ -281,8 +281,8 @@ def test_files_are_read_relative_to_the_folder(made, tmp_path):
 
 def test_a_file_of_another_size_or_none_is_refused(made, tmp_path):
     made.save_mask(tmp_path / "1.png", made.square_mask(2, 2, 9))
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"1\.png: the mask is 64 x 48, its picture 48 x 64"):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"1\.png: the mask is 64 x 48, its image 48 x 64"):
         paint([{"file": "1.png"}], 64, 48, folder=tmp_path)
     for name in ("missing.png", "broken.png"):
         with pytest.raises(ImageError, match=name):

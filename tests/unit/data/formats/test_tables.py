@@ -1,4 +1,4 @@
-"""The hub's tables: three kinds, told by their columns, two of them with pictures in their cells."""
+"""The hub's tables: three kinds, told by their columns, two of them with images in their cells."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refer_row(id, segmentation, split="val", **changes):
     return values | changes
 
 
-def picture_row(image_id, *regions, seed=0, **changes):
+def image_row(image_id, *regions, seed=0, **changes):
     references = [
         {
             "ref_info": {
@@ -108,11 +108,11 @@ def square(made):
 # ── what is read ──
 
 
-def test_refers_fields_with_pictures_elsewhere(made, tmp_path, square):
+def test_refers_fields_with_images_elsewhere(made, tmp_path, square):
     path = write(tmp_path, [refer_row(5, square), refer_row(6, made.runs(made.square_mask(9, 9, 9)), "train")])
     source = tables(tmp_path)
     one, two = made.read(source)
-    assert (source.format, source.folder, source.files, source.picture) == ("tables/refer", tmp_path, (path,), None)
+    assert (source.format, source.folder, source.files, source.image) == ("tables/refer", tmp_path, (path,), None)
     assert vars(one) == {
         "id": "5",
         "image_id": "7",
@@ -133,8 +133,8 @@ def test_refers_fields_with_pictures_elsewhere(made, tmp_path, square):
 
 
 @pytest.mark.parametrize("place", ["coco/train2014", "images/train2014", "images/mscoco/images/train2014"])
-def test_the_pictures_of_refers_fields_are_found(made, tmp_path, square, place):
-    pixels = made.save_picture(tmp_path / place / "COCO_train2014_000000000007.jpg")
+def test_the_images_of_refers_fields_are_found(made, tmp_path, square, place):
+    pixels = made.save_image(tmp_path / place / "COCO_train2014_000000000007.jpg")
     write(tmp_path, [refer_row(5, square)])
     (sample,) = References(tables(tmp_path), "refcoco", "val")
     assert sample.load_image().size == (64, 48)
@@ -142,13 +142,13 @@ def test_the_pictures_of_refers_fields_are_found(made, tmp_path, square, place):
     assert pixels.shape == (48, 64, 3)
 
 
-def test_a_picture_a_row_with_all_its_references(made, tmp_path, square):
+def test_a_image_a_row_with_all_its_references(made, tmp_path, square):
     other = [[float(value) for value in made.square(30, 2, 10)]]
     name = "data/refcocog_umd_test-00000-of-00001-23c691a8c4bd006d.parquet"
-    path = write(tmp_path, [picture_row(3, square), picture_row(4, square, [*square, *other], seed=1)], name)
+    path = write(tmp_path, [image_row(3, square), image_row(4, square, [*square, *other], seed=1)], name)
     source = tables(tmp_path)
     records = made.read(source)
-    assert source.format == "tables/pictures"
+    assert source.format == "tables/images"
     assert vars(records[2]) == {
         "id": "refcocog_umd_test/2",
         "image_id": "4",
@@ -165,7 +165,7 @@ def test_a_picture_a_row_with_all_its_references(made, tmp_path, square):
     assert [record.file for record in records] == [f"{name}#0", f"{name}#1", f"{name}#1"]
 
 
-def test_a_reference_a_row_with_its_picture(made, tmp_path, square):
+def test_a_reference_a_row_with_its_image(made, tmp_path, square):
     path = write(tmp_path, [answer_row(0, square[0]), answer_row(1, square[0], answer=["a dog"], file_name=None)])
     source = tables(tmp_path)
     one, two = made.read(source)
@@ -263,24 +263,24 @@ def test_without_pyarrow_the_remedy_is_told(tmp_path, monkeypatch, square):
         tables(tmp_path)
 
 
-# ── pictures ──
+# ── images ──
 
 
 @pytest.mark.parametrize("kept", [0, 128 * 2**20])
 @pytest.mark.parametrize("plain", [False, True])
-def test_pictures_are_those_of_their_rows(tmp_path, monkeypatch, square, kept, plain):
+def test_images_are_those_of_their_rows(tmp_path, monkeypatch, square, kept, plain):
     """Over several groups of rows, in any order, whether a group is kept or not."""
     monkeypatch.setattr(module, "KEPT", kept)
     monkeypatch.setattr(module, "ROWS", 2)
-    pictures = [png(seed) for seed in range(8)]
+    images = [png(seed) for seed in range(8)]
     rows = [answer_row(n, square[0]) for n in range(8)]
     if plain:
-        rows = [row | {"image": content} for row, (_, content) in zip(rows, pictures, strict=True)]
+        rows = [row | {"image": content} for row, (_, content) in zip(rows, images, strict=True)]
     write(tmp_path, rows, row_group_size=3)
     data = References(tables(tmp_path), "lmms", "val")
     for index in (7, 0, 3, 2, 5, 4, 6, 1):
-        assert np.array_equal(np.asarray(data[index].load_image()), pictures[index][0])
-        assert data[index].load_mask().shape == (48, 64)  # which asks the picture for its size
+        assert np.array_equal(np.asarray(data[index].load_image()), images[index][0])
+        assert data[index].load_mask().shape == (48, 64)  # which asks the image for its size
 
 
 def test_only_the_group_of_a_row_is_read_and_only_one_is_kept(tmp_path, monkeypatch, square):
@@ -307,13 +307,13 @@ def test_samples_of_tables_travel_to_other_processes(tmp_path, square):
 @pytest.mark.parametrize(
     ("image", "says"),
     [
-        ({"bytes": None, "path": "x.jpg"}, "row 1: has no picture in it, got nothing"),
-        ({"bytes": b"no picture", "path": None}, "is not a picture"),
+        ({"bytes": None, "path": "x.jpg"}, "row 1: has no image in it, got nothing"),
+        ({"bytes": b"no image", "path": None}, "is not an image"),
         ({"bytes": b"", "path": None}, "is empty"),
         ({"bytes": png()[1][:200], "path": None}, "is broken"),
     ],
 )
-def test_a_broken_picture_is_told_with_its_file_and_row(tmp_path, square, image, says):
+def test_a_broken_image_is_told_with_its_file_and_row(tmp_path, square, image, says):
     write(tmp_path, [answer_row(0, square[0], image=image)])
     data = References(tables(tmp_path), "lmms", "val")
     with pytest.raises(DataError) as caught:
@@ -400,8 +400,8 @@ def test_names_that_lead_out_are_refused(made, tmp_path, square):
         ({"image_info": None}, "row 2, reference 1: field 'image_info' must be dict"),
     ],
 )
-def test_a_wrong_picture_is_told_with_its_row(made, tmp_path, square, change, says):
-    path = write(tmp_path, [picture_row(1, square), picture_row(2, square) | change])
+def test_a_wrong_image_is_told_with_its_row(made, tmp_path, square, change, says):
+    path = write(tmp_path, [image_row(1, square), image_row(2, square) | change])
     assert made.the_error(tables(tmp_path)).startswith(f"{path}: {says}")
 
 

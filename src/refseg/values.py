@@ -2,10 +2,10 @@
 
 | letter | axis                                                           |
 |--------|----------------------------------------------------------------|
-| B      | expressions (each with its picture) computed together          |
-| S      | side of the square that a picture is letterboxed into, pixels  |
+| B      | expressions (each with its image) computed together          |
+| S      | side of the square that an image is letterboxed into, pixels  |
 | L      | tokens of an expression, start and end token included          |
-| H, W   | height and width of the picture as its owner sees it, pixels   |
+| H, W   | height and width of the image as its owner sees it, pixels   |
 | C      | channels                                                       |
 """
 
@@ -29,35 +29,35 @@ __all__ = ["Batch", "Calibration", "PatchMap", "Prediction", "Sample"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One reference: a picture, the expressions that mean the same region of it, and that region.
+    """One reference: an image, the expressions that mean the same region of it, and that region.
 
-    Pictures and masks are loaded when asked for, so that a list of samples costs only its words.
+    Images and masks are loaded when asked for, so that a list of samples costs only its words.
     """
 
     id: str
     """Unique within the data set."""
     image_id: str
-    """Shared by all samples of one picture."""
+    """Shared by all samples of one image."""
     expressions: tuple[str, ...]
     """The words, verbatim; each of them means the same region."""
     expression_ids: tuple[str, ...] = ()
     """Of the expressions, unique within the data set; empty where the data have none."""
     load_image: Callable[[], Image.Image]
-    """Returns the picture as RGB, (H, W)."""
+    """Returns the image as RGB, (H, W)."""
     load_mask: Callable[[], Bool[ndarray, "H W"]] | None
-    """Returns the meant pixels, or is None where the expressions fit nothing in the picture."""
+    """Returns the meant pixels, or is None where the expressions fit nothing in the image."""
     load_ignored: Callable[[], Bool[ndarray, "H W"]] | None = None
     """Returns the pixels that count neither for nor against a model, or is None where all count."""
     split: str
     source: str
     """The data set that the sample comes from."""
     attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
-    """What else is known, for breakdowns: `temper`, `rivals`, `kind`..."""
+    """What else is known, for breakdowns: `style`, `distractors`, `kind`..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Training input: N pictures, and B expressions each of which asks about one of them."""
+    """Training input: N images, and B expressions each of which asks about one of them."""
 
     pixels: Float[Tensor, "N 3 S S"]
     """Letterboxed and normalised."""
@@ -65,7 +65,7 @@ class Batch:
     padding: Bool[Tensor, "B L"]
     """True where a token is padding."""
     image_index: Int64[Tensor, "B"]
-    """Which of the N pictures each expression asks about."""
+    """Which of the N images each expression asks about."""
     target: Float[Tensor, "B 1 h w"]
     """The meant region at a quarter of the side, S/4, in 0..1."""
     weight: Float[Tensor, "B"]
@@ -74,25 +74,25 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What a model's belief in its own masks is worth, measured on a validation split (`refseg calibrate`)."""
+    """What a model's confidence in its own masks is worth, measured on a validation split (`refseg calibrate`)."""
 
     knots: tuple[tuple[float, float], ...]
-    """Pairs (belief, score), both rising: between them the score follows a straight line, beyond them it is level."""
-    refuse_below: float = 0.0
-    """Where the belief is lower, the answer is that nothing fits."""
+    """Pairs (confidence, score), both rising: between them the score follows a straight line, beyond them it is level."""
+    reject_below: float = 0.0
+    """Where the confidence is lower, the answer is that nothing fits."""
 
     def __post_init__(self) -> None:
         values = [value for knot in self.knots for value in knot]
-        if not values or not all(0 <= value <= 1 for value in (*values, self.refuse_below)):
+        if not values or not all(0 <= value <= 1 for value in (*values, self.reject_below)):
             raise ConfigError("calibration needs knots, and its values must lie in 0..1")
-        for (belief, score), (next_belief, next_score) in pairwise(self.knots):
-            if not (belief < next_belief and score <= next_score):
+        for (confidence, score), (next_belief, next_score) in pairwise(self.knots):
+            if not (confidence < next_belief and score <= next_score):
                 raise ConfigError("the knots of calibration must rise")
 
-    def score(self, belief: float) -> float:
-        """Return the IoU that masks of this belief had on average, 0..1."""
-        beliefs, scores = zip(*self.knots, strict=True)
-        return float(np.interp(belief, beliefs, scores))
+    def score(self, confidence: float) -> float:
+        """Return the IoU that masks of this confidence had on average, 0..1."""
+        confidences, scores = zip(*self.knots, strict=True)
+        return float(np.interp(confidence, confidences, scores))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,31 +102,31 @@ class Prediction:
     expression: str
     """The words, verbatim."""
     probability: Float[ndarray, "H W"]
-    """How likely each pixel is to be meant, 0..1, float32, at the picture's own size."""
+    """How likely each pixel is to be meant, 0..1, float32, at the image's own size."""
     threshold: float
     """A pixel is in the mask where its probability is greater: as asked, or by the model's rule for this answer."""
     truncated: bool = False
     """True where the expression was longer than the model reads, so that its end was cut off."""
     calibration: Calibration | None = None
-    """What the model's belief is worth, where that was measured."""
+    """What the model's confidence is worth, where that was measured."""
 
     @cached_property
     def _above(self) -> Bool[ndarray, "H W"]:
         return self.probability > self.threshold
 
     @cached_property
-    def refused(self) -> bool:
+    def rejected(self) -> bool:
         """True where the model does not trust the mask that it found: it is taken for nothing."""
-        return self.calibration is not None and self.belief < self.calibration.refuse_below
+        return self.calibration is not None and self.confidence < self.calibration.reject_below
 
     @cached_property
     def mask(self) -> Bool[ndarray, "H W"]:
         """The pixels that the words mean; none where the answer is refused."""
-        return np.zeros_like(self._above) if self.refused else self._above
+        return np.zeros_like(self._above) if self.rejected else self._above
 
     @cached_property
     def empty(self) -> bool:
-        """True where nothing in the picture fits the words: no pixel exceeds the threshold, or the mask is refused."""
+        """True where nothing in the image fits the words: no pixel exceeds the threshold, or the mask is refused."""
         return not bool(self.mask.any())
 
     @cached_property
@@ -138,7 +138,7 @@ class Prediction:
         return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
     @cached_property
-    def belief(self) -> float:
+    def confidence(self) -> float:
         """How far the model agrees with its own mask, 0..1: the intersection over union that it expects of it.
 
         With p the probabilities and M the pixels above the threshold it is sum(p in M) / (|M| + sum(p outside M)): the
@@ -154,22 +154,22 @@ class Prediction:
     def score(self) -> float:
         """The intersection over union to expect of the mask, 0..1; 0 where it is empty.
 
-        Where the model was calibrated it is the mean IoU that masks of the same `belief` had on a validation split, on
-        which expressions that fit nothing count 0; else it is the belief itself. It holds for pictures like those of
-        that split, and for the model's own threshold: on pictures unlike them a model is sure of itself all the same.
+        Where the model was calibrated it is the mean IoU that masks of the same `confidence` had on a validation split, on
+        which expressions that fit nothing count 0; else it is the confidence itself. It holds for images like those of
+        that split, and for the model's own threshold: on images unlike them a model is sure of itself all the same.
         """
         if self.empty:
             return 0.0
-        return self.belief if self.calibration is None else self.calibration.score(self.belief)
+        return self.confidence if self.calibration is None else self.calibration.score(self.confidence)
 
 
 @dataclass(frozen=True, eq=False)
 class PatchMap:
-    """How similar each patch of a picture is to the words: what a model with a grounding map answers on the way."""
+    """How similar each patch of an image is to the words: what a model with a grounding map answers on the way."""
 
     expression: str
     """The words, verbatim."""
     cosines: Float[ndarray, "g g"]
     """Of each patch of the model's square and the sentence, -1..1, float32."""
     probability: Float[ndarray, "H W"]
-    """How likely each place is to be meant by the map alone, 0..1, float32, at the picture's own size."""
+    """How likely each place is to be meant by the map alone, 0..1, float32, at the image's own size."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from refseg.clip.layers import ResidualAttentionBlock
+from refseg.encoders.layers import ResidualAttentionBlock
 
 
 @pytest.fixture

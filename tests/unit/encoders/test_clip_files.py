@@ -1,4 +1,4 @@
-"""CLIP's weights from every kind of file, made here from towers of a few channels."""
+"""CLIP's weights from every kind of file, made here from encoders of a few channels."""
 
 import hashlib
 import http.server
@@ -14,28 +14,28 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
+from refseg.clip import weights
 from safetensors.torch import save_file
 from torch import nn
 
-from refseg.clip import weights
-from refseg.clip.resnet import Bottleneck, ModifiedResNet, ResNetConfig
-from refseg.clip.text import TextConfig, TextTransformer
-from refseg.clip.towers import TOWERS
-from refseg.clip.vit import VisionTransformer, ViTConfig
-from refseg.clip.weights import (
+from refseg.encoders.clip_files import (
     archive_name,
     download_clip,
+    encoder_weights,
     fingerprint,
     infer_resnet,
     infer_text,
     infer_vit,
-    load_text_tower,
-    load_towers,
+    load_encoders,
+    load_text_encoder,
     read_clip,
     read_file,
     read_weights,
-    tower_weights,
 )
+from refseg.encoders.clip_resnet import Bottleneck, ModifiedResNet, ResNetConfig
+from refseg.encoders.clip_sizes import CLIP_SIZES
+from refseg.encoders.clip_text import TextConfig, TextTransformer
+from refseg.encoders.clip_vit import VisionTransformer, ViTConfig
 from refseg.errors import DownloadError, RefsegError, UnknownNameError, WeightsError
 
 VISION = ResNetConfig(layers=(1, 2, 1, 1), width=4, heads=2, output_dim=16, pretrained_size=64)
@@ -43,32 +43,32 @@ VIT = ViTConfig(patch=8, width=64, layers=3, heads=1, output_dim=16, pretrained_
 TEXT = TextConfig(width=64, heads=1, layers=2, output_dim=16, context_length=12, vocabulary_size=50)
 
 
-class Towers(nn.Module):
+class Encoders(nn.Module):
     def __init__(self, vision=VISION, text=TEXT):
         super().__init__()
         self.visual = VisionTransformer(vision) if isinstance(vision, ViTConfig) else ModifiedResNet(vision)
         self.text = TextTransformer(text)
 
 
-# For tests of `towers` or of what is made of it: both kinds of image tower.
-of_both_kinds = pytest.mark.parametrize("towers", [VISION, VIT], indirect=True, ids=["resnet", "vit"])
+# For tests of `encoders` or of what is made of it: both kinds of image encoder.
+of_both_kinds = pytest.mark.parametrize("encoders", [VISION, VIT], indirect=True, ids=["resnet", "vit"])
 
 
 @pytest.fixture
-def towers(request):
+def encoders(request):
     torch.manual_seed(0)
-    towers = Towers(getattr(request, "param", VISION))
+    encoders = Encoders(getattr(request, "param", VISION))
     # What CLIP holds has fp16's precision.
-    for p in towers.parameters():
+    for p in encoders.parameters():
         p.data = p.data.half().float()
-    return towers
+    return encoders
 
 
 @pytest.fixture
-def state(towers):
+def state(encoders):
     """CLIP's state dict as OpenAI has it: without CRIS' layer."""
-    visual = {f"visual.{key}": value for key, value in towers.visual.state_dict().items() if "connect" not in key}
-    return visual | towers.text.state_dict()
+    visual = {f"visual.{key}": value for key, value in encoders.visual.state_dict().items() if "connect" not in key}
+    return visual | encoders.text.state_dict()
 
 
 class Scripted(nn.Module):
@@ -294,7 +294,7 @@ class TestStateDicts:
     @of_both_kinds
     @pytest.mark.parametrize("text", ["", "text."])
     def test_of_open_clip(self, state, tmp_path, text):
-        # open_clip has OpenAI's names; its models with a text tower of their own put `text.` before that tower's.
+        # open_clip has OpenAI's names; its models with a text encoder of their own put `text.` before that encoder's.
         stored = {
             key if key.startswith(("visual.", "logit_scale")) else text + key: value.contiguous()
             for key, value in state.items()
@@ -302,39 +302,39 @@ class TestStateDicts:
         save_file(stored, tmp_path / "open_clip_model.safetensors")
         equal(read_clip(tmp_path / "open_clip_model.safetensors"), state)
 
-    def test_of_transformers_text_tower(self, towers, state, tmp_path):
-        save_file(as_transformers(towers.text.state_dict()), tmp_path / "model.safetensors")
+    def test_of_transformers_text_encoder(self, encoders, state, tmp_path):
+        save_file(as_transformers(encoders.text.state_dict()), tmp_path / "model.safetensors")
         found = read_clip(tmp_path / "model.safetensors")
         equal(found, {key: value for key, value in state.items() if not key.startswith("visual.")})
         text = TextTransformer(TEXT)
-        load_text_tower(text, found)
-        equal(text.state_dict(), towers.text.state_dict())
-        with pytest.raises(WeightsError, match="no image tower"):
-            load_towers(Towers(), found)
+        load_text_encoder(text, found)
+        equal(text.state_dict(), encoders.text.state_dict())
+        with pytest.raises(WeightsError, match="no image encoder"):
+            load_encoders(Encoders(), found)
 
-    @pytest.mark.parametrize("towers", [VIT], indirect=True)
-    def test_of_transformers(self, towers, state, tmp_path):
+    @pytest.mark.parametrize("encoders", [VIT], indirect=True)
+    def test_of_transformers(self, encoders, state, tmp_path):
         save_file(as_transformers(state), tmp_path / "model.safetensors")
         equal(read_clip(tmp_path / "model.safetensors"), state)
 
-    @pytest.mark.parametrize("towers", [VIT], indirect=True)
-    def test_of_transformers_image_tower(self, state, tmp_path):
+    @pytest.mark.parametrize("encoders", [VIT], indirect=True)
+    def test_of_transformers_image_encoder(self, state, tmp_path):
         visual = {key: value for key, value in state.items() if key.startswith("visual.")}
         save_file(as_transformers(visual), tmp_path / "model.safetensors")
         assert "no CLIP: 'token_embedding.weight' is missing" in refused(tmp_path / "model.safetensors")
 
-    @pytest.mark.parametrize("towers", [VIT], indirect=True)
-    @pytest.mark.parametrize("tower", ["text", "vision"])
-    def test_of_transformers_incomplete(self, state, tmp_path, tower):
+    @pytest.mark.parametrize("encoders", [VIT], indirect=True)
+    @pytest.mark.parametrize("encoder", ["text", "vision"])
+    def test_of_transformers_incomplete(self, state, tmp_path, encoder):
         stored = as_transformers(state)
-        key = f"{tower}_model.encoder.layers.1.self_attn.k_proj.weight"
+        key = f"{encoder}_model.encoder.layers.1.self_attn.k_proj.weight"
         for value in (torch.zeros(3, 3), torch.tensor(1.0)):
             save_file(stored | {key: value}, tmp_path / "a.safetensors")
             assert "attn.in_proj_weight are of different shapes" in refused(tmp_path / "a.safetensors")
         del stored[key]
         save_file(stored, tmp_path / "a.safetensors")
         assert "one of the projections" in refused(tmp_path / "a.safetensors")
-        for more in (f"{tower}_model.more", f"{tower}_model.encoder.layers.1.more.weight", "visual.proj", "more"):
+        for more in (f"{encoder}_model.more", f"{encoder}_model.encoder.layers.1.more.weight", "visual.proj", "more"):
             save_file(stored | {more: torch.zeros(1)}, tmp_path / "a.safetensors")
             assert f"'{more}' is no weight of transformers' CLIP" in refused(tmp_path / "a.safetensors")
         save_file(stored | {"text_projection.weight": torch.zeros(1)}, tmp_path / "a.safetensors")
@@ -357,7 +357,7 @@ class TestStateDicts:
         torch.save(content, tmp_path / "a.pt")
         assert said in refused(tmp_path / "a.pt")
 
-    def test_whole_models_are_not_unpickled(self, towers, tmp_path):
+    def test_whole_models_are_not_unpickled(self, encoders, tmp_path):
         torch.save(nn.Linear(1, 1), tmp_path / "a.pt")
         assert "contains more than weights (torch.nn" in refused(tmp_path / "a.pt")
         torch.save({"a": Evil()}, tmp_path / "a.pt")
@@ -414,10 +414,10 @@ class Evil:
 
 
 def as_transformers(state):
-    """Write a text tower, and a vision transformer if there is one, under transformers' names."""
+    """Write a text encoder, and a vision transformer if there is one, under transformers' names."""
     stored = {}
     for key, value in state.items():
-        tower, key = ("vision", key.removeprefix("visual.")) if key.startswith("visual.") else ("text", key)
+        encoder, key = ("vision", key.removeprefix("visual.")) if key.startswith("visual.") else ("text", key)
         names = [
             ("token_embedding", "embeddings.token_embedding"),
             ("positional_embedding", "embeddings.position_embedding.weight"),
@@ -437,63 +437,63 @@ def as_transformers(state):
             key = key.replace(ours, theirs)
         if "in_proj" in key:
             for name, part in zip("qkv", value.chunk(3), strict=True):
-                stored[f"{tower}_model." + key.replace("attn.in_proj_", f"self_attn.{name}_proj.")] = part.clone()
+                stored[f"{encoder}_model." + key.replace("attn.in_proj_", f"self_attn.{name}_proj.")] = part.clone()
         elif key in ("text_projection", "proj"):
-            stored["text_projection.weight" if tower == "text" else "visual_projection.weight"] = value.T.contiguous()
+            stored["text_projection.weight" if encoder == "text" else "visual_projection.weight"] = value.T.contiguous()
         elif key == "logit_scale":
             stored[key] = value.contiguous()
         else:
-            stored[f"{tower}_model.{key}"] = value.contiguous()
+            stored[f"{encoder}_model.{key}"] = value.contiguous()
         # Older versions of transformers saved them.
-        stored[f"{tower}_model.embeddings.position_ids"] = torch.arange(12)[None]
+        stored[f"{encoder}_model.embeddings.position_ids"] = torch.arange(12)[None]
     return stored
 
 
 class TestLoading:
-    @pytest.mark.parametrize("towers", [VIT], indirect=True)
-    def test_a_vision_transformer(self, towers, state):
-        other = Towers(VIT)
-        load_towers(other, state)
-        equal(other.state_dict(), towers.state_dict())
-        equal(tower_weights(other), state)
+    @pytest.mark.parametrize("encoders", [VIT], indirect=True)
+    def test_a_vision_transformer(self, encoders, state):
+        other = Encoders(VIT)
+        load_encoders(other, state)
+        equal(other.state_dict(), encoders.state_dict())
+        equal(encoder_weights(other), state)
 
-    @pytest.mark.parametrize("towers", [VIT], indirect=True)
-    def test_the_other_kind_of_tower_is_named(self, towers, state):
+    @pytest.mark.parametrize("encoders", [VIT], indirect=True)
+    def test_the_other_kind_of_encoder_is_named(self, encoders, state):
         said = (
             "a CLIP of width 64 and layers 3 (a vision transformer) does not fit this model, "
             "which takes a CLIP of width 4 and layers [1, 2, 1, 1] (a ResNet)"
         )
         with pytest.raises(WeightsError, match=f"^{re.escape(said)}$"):
-            load_towers(Towers(), state)
+            load_encoders(Encoders(), state)
         said = (
             "a CLIP of width 4 and layers [1, 2, 1, 1] (a ResNet) does not fit this model, "
             "which takes a CLIP of width 64 and layers 3 (a vision transformer)"
         )
         with pytest.raises(WeightsError, match=f"^{re.escape(said)}$"):
-            load_towers(towers, tower_weights(Towers()))
+            load_encoders(encoders, encoder_weights(Encoders()))
         said = "this file (a vision transformer) does not fit this model, which takes "
         with pytest.raises(WeightsError, match=f"^{re.escape(said)}"):
-            load_towers(Towers(), {"visual.proj": torch.zeros(1)})
+            load_encoders(Encoders(), {"visual.proj": torch.zeros(1)})
 
     def test_the_names_of_published_ones_are_said(self):
         with torch.device("meta"):
-            resnet, vit = (Towers(TOWERS[name].vision, TOWERS[name].text) for name in ("RN50", "ViT-B/16"))
+            resnet, vit = (Encoders(CLIP_SIZES[name].vision, CLIP_SIZES[name].text) for name in ("RN50", "ViT-B/16"))
         said = (
             "CLIP's ViT-B/16 (a vision transformer) does not fit this model, which takes CLIP's RN50 (a ResNet)",
             "CLIP's RN50 (a ResNet) does not fit this model, which takes CLIP's ViT-B/16 (a vision transformer)",
         )
         for model, given, line in ((resnet, vit, said[0]), (vit, resnet, said[1])):
             with pytest.raises(WeightsError, match=f"^{re.escape(line)}$"):
-                load_towers(model, tower_weights(given))
+                load_encoders(model, encoder_weights(given))
 
-    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    @pytest.mark.parametrize("encoders", [VIT], indirect=True)
     def test_a_model_without_a_name(self, state):
         # A width that no head of 64 channels divides: its sizes do not follow from its weights.
-        odd = Towers(VISION, TextConfig(width=200, heads=2, layers=1, output_dim=16, vocabulary_size=50))
+        odd = Encoders(VISION, TextConfig(width=200, heads=2, layers=1, output_dim=16, vocabulary_size=50))
         with pytest.raises(WeightsError, match=r"which takes another CLIP \(a ResNet\)$"):
-            load_towers(odd, state)
+            load_encoders(odd, state)
 
-    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    @pytest.mark.parametrize("encoders", [VIT], indirect=True)
     @pytest.mark.parametrize(
         ("change", "said"),
         [
@@ -512,22 +512,22 @@ class TestLoading:
     def test_other_vision_transformers_are_refused(self, state, change, said):
         change(state)
         with pytest.raises(WeightsError, match=re.escape(said)):
-            load_towers(Towers(VIT), state)
+            load_encoders(Encoders(VIT), state)
 
-    def test_all_but_what_is_new(self, towers, state):
-        other = Towers()
+    def test_all_but_what_is_new(self, encoders, state):
+        other = Encoders()
         new = {key: value.clone() for key, value in other.visual.attnpool.connect.state_dict().items()}
-        load_towers(other, state)
-        equal(other.text.state_dict(), towers.text.state_dict())
+        load_encoders(other, state)
+        equal(other.text.state_dict(), encoders.text.state_dict())
         for key, value in other.visual.state_dict().items():
             if not key.startswith("attnpool.connect"):
-                assert torch.equal(value, towers.visual.state_dict()[key]), key
+                assert torch.equal(value, encoders.visual.state_dict()[key]), key
         equal(other.visual.attnpool.connect.state_dict(), new)
 
     def test_named_exceptions(self, state):
         less = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
-        load_towers(Towers(), less)
-        load_towers(Towers(), state | {"vocab_size": torch.tensor(3), "logit_scale": torch.tensor([2.0])})
+        load_encoders(Encoders(), less)
+        load_encoders(Encoders(), state | {"vocab_size": torch.tensor(3), "logit_scale": torch.tensor([2.0])})
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -544,30 +544,30 @@ class TestLoading:
     def test_everything_else_is_refused(self, state, change, said):
         change(state)
         with pytest.raises(WeightsError, match=re.escape(said)):
-            load_towers(Towers(), state)
+            load_encoders(Encoders(), state)
 
     def test_the_wrong_clip_is_named(self):
-        sizes = TOWERS["RN101"]
+        sizes = CLIP_SIZES["RN101"]
         with torch.device("meta"):
-            clip = Towers(sizes.vision, sizes.text)
+            clip = Encoders(sizes.vision, sizes.text)
         state = {f"visual.{key}": value for key, value in clip.visual.state_dict().items() if "connect" not in key}
         with pytest.raises(WeightsError, match=r"^CLIP's RN101 does not fit this model"):
-            load_towers(Towers(), state | clip.text.state_dict())
+            load_encoders(Encoders(), state | clip.text.state_dict())
 
     def test_an_unpublished_clip_is_described(self, state):
-        other = Towers(VISION, TextConfig(width=64, heads=1, layers=1, output_dim=16, vocabulary_size=50))
+        other = Encoders(VISION, TextConfig(width=64, heads=1, layers=1, output_dim=16, vocabulary_size=50))
         with pytest.raises(WeightsError, match=re.escape("a CLIP of width 4 and layers [1, 2, 1, 1] does not fit")):
-            load_towers(other, state)
+            load_encoders(other, state)
 
 
 class TestSizes:
-    @pytest.mark.parametrize("name", TOWERS)
+    @pytest.mark.parametrize("name", CLIP_SIZES)
     def test_follow_from_shapes(self, name):
         with torch.device("meta"):
-            towers = Towers(TOWERS[name].vision, TOWERS[name].text)
+            encoders = Encoders(CLIP_SIZES[name].vision, CLIP_SIZES[name].text)
         infer = infer_vit if name.startswith("ViT") else infer_resnet
-        assert infer(towers.visual.state_dict(), "") == TOWERS[name].vision
-        assert infer_text(towers.text.state_dict()) == TOWERS[name].text
+        assert infer(encoders.visual.state_dict(), "") == CLIP_SIZES[name].vision
+        assert infer_text(encoders.text.state_dict()) == CLIP_SIZES[name].text
 
     def test_of_other_weights(self):
         with pytest.raises(WeightsError, match=r"'visual\.layer1\.0\.conv1\.weight' is missing"):
@@ -591,11 +591,11 @@ class TestSizes:
 
 class TestFingerprint:
     @of_both_kinds
-    def test_is_the_towers_own(self, towers, state):
+    def test_is_the_encoders_own(self, encoders, state):
         found = fingerprint(state)
         assert re.fullmatch("[0-9a-f]{64}", found)
         assert fingerprint(dict(reversed(state.items()))) == found
-        assert fingerprint(tower_weights(towers)) == found
+        assert fingerprint(encoder_weights(encoders)) == found
         half = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
         assert fingerprint(half) == found
 
@@ -626,7 +626,7 @@ class TestFingerprint:
         assert fingerprint({name + "x" * (name == key): value for name, value in state.items()}) != found
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-    @pytest.mark.parametrize("towers", [VIT], indirect=True)
+    @pytest.mark.parametrize("encoders", [VIT], indirect=True)
     def test_is_the_same_from_every_kind_of_file(self, state, tmp_path):
         archive(state, tmp_path / "archive.pt", "scripted", half=True)
         torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "saved.pt")
@@ -689,7 +689,7 @@ def server(monkeypatch):
 
 class TestDownload:
     def test_the_checksums_are_openais_addresses(self):
-        assert set(weights.CHECKSUMS) == set(TOWERS)
+        assert set(weights.CHECKSUMS) == set(CLIP_SIZES)
         assert all(re.fullmatch("[0-9a-f]{64}", checksum) for checksum in weights.CHECKSUMS.values())
         assert weights.ADDRESS == "https://openaipublic.azureedge.net/clip/models"
 

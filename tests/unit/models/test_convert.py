@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from refseg.checkpoint import convert, load_model, read_folder, save_model
 from refseg.cli import convert as verb
 from refseg.cli import models as models_verb
 from refseg.cli.main import main
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
 from refseg.errors import ConfigError, OutputError, RefsegError, WeightsError
 from refseg.models.cris.convert import as_checkpoint, from_reference, infer_config, to_reference
 from refseg.models.cris.model import CRIS, CRISConfig, cris
-from refseg.models.zoo import ZOO
+from refseg.models.families import ZOO
+from refseg.models.folder import convert, load_model, read_folder, save_model
 
 
 def small(**changes):

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from refseg.clip.text import TextTransformer
-from refseg.clip.vit import VisionTransformer, ViTConfig
-from refseg.clip.weights import infer_text, infer_vit, load_text_tower, load_towers, read_clip
+from refseg.encoders.clip_files import infer_text, infer_vit, load_encoders, load_text_encoder, read_clip
+from refseg.encoders.clip_text import TextTransformer
+from refseg.encoders.clip_vit import VisionTransformer, ViTConfig
 from refseg.errors import ConfigError, ImageError
 
 GOLDEN = Path(__file__).parents[2] / "data" / "clip_vit.npz"
@@ -27,17 +27,17 @@ def golden():
 
 @pytest.fixture(scope="module")
 def recorded(golden, tmp_path_factory):
-    """The two towers, loaded from a file with the names that transformers gives."""
+    """The two encoders, loaded from a file with the names that transformers gives."""
     path = tmp_path_factory.mktemp("clip") / "model.safetensors"
     weights = {key.removeprefix("weights/"): value for key, value in golden.items() if key.startswith("weights/")}
     save_file(weights, path)
     state = read_clip(path)
-    towers = nn.Module()
+    encoders = nn.Module()
     # A head of CLIP has 64 channels, and here there are fewer in all.
-    towers.visual = VisionTransformer(replace(infer_vit(state), heads=4))
-    towers.text = TextTransformer(replace(infer_text(state), heads=3))
-    load_towers(towers, state)
-    return towers.eval()
+    encoders.visual = VisionTransformer(replace(infer_vit(state), heads=4))
+    encoders.text = TextTransformer(replace(infer_text(state), heads=3))
+    load_encoders(encoders, state)
+    return encoders.eval()
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ class TestAgainstTransformers:
 
     # CLIP's own grid, a finer one and a coarser one.
     @pytest.mark.parametrize("side", [32, 40, 24])
-    def test_pictures(self, recorded, golden, side):
+    def test_images(self, recorded, golden, side):
         pixels = golden[f"{side}/pixels"].float()
         with torch.inference_mode():
             tokens, kept = recorded.visual(pixels, keep=(1, 3))
@@ -79,9 +79,9 @@ class TestAgainstTransformers:
         close(sentence, golden["sentence"])
         close(recorded.text.sentence_of(projected, golden["tokens"]), golden["sentence"])
 
-    def test_the_text_tower_alone(self, recorded, golden):
+    def test_the_text_encoder_alone(self, recorded, golden):
         text = TextTransformer(replace(infer_text(recorded.text.state_dict()), heads=3)).eval()
-        load_text_tower(text, recorded.text.state_dict())
+        load_text_encoder(text, recorded.text.state_dict())
         with torch.inference_mode():
             close(text(golden["tokens"]).sentence, golden["sentence"])
 
@@ -94,7 +94,7 @@ class TestVisionTransformer:
         assert kept == ()
 
     @pytest.mark.parametrize("side", [15, 17, 2])
-    def test_a_picture_is_cut_into_whole_patches(self, vit, side):
+    def test_a_image_is_cut_into_whole_patches(self, vit, side):
         with pytest.raises(ImageError, match=f"{side} pixels on a side cannot be cut into patches of 4"):
             vit(torch.randn(1, 3, side, side))
 

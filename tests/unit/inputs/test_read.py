@@ -1,4 +1,4 @@
-"""Any picture is read or refused in one line; letterbox and restore equal OpenCV's, recorded in opencv_warps.npz."""
+"""Any image is read or refused in one line; letterbox and restore equal OpenCV's, recorded in opencv_warps.npz."""
 
 import contextlib
 import gc
@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refseg.errors import ConfigError, ImageError
-from refseg.inputs.image import MAX_PIXELS, MEAN, STD, Frame, letterbox, read_image, read_mask, read_size
+from refseg.inputs.read import MAX_PIXELS, MEAN, STD, Frame, letterbox, read_image, read_mask, read_size
 
 DATA = Path(__file__).parents[2] / "data"
 RECORDER = runpy.run_path(str(DATA / "record_opencv.py"))
-picture, region, probabilities, sample = (RECORDER[name] for name in ("picture", "region", "probabilities", "sample"))
+photo_pixels, region, probabilities, sample = (
+    RECORDER[name] for name in ("photo_pixels", "region", "probabilities", "sample")
+)
 CASES = pytest.mark.parametrize(("height", "width", "side", "keep"), RECORDER["CASES"])
 
 
@@ -50,12 +52,12 @@ def rows_of(image):
 @pytest.fixture
 def photo(tmp_path):
     path = tmp_path / "photo.png"
-    Image.fromarray(picture(30, 40)).save(path)
+    Image.fromarray(photo_pixels(30, 40)).save(path)
     return path
 
 
-def test_every_way_to_hand_in_a_picture(photo):
-    array = picture(30, 40)
+def test_every_way_to_hand_in_a_image(photo):
+    array = photo_pixels(30, 40)
     with Image.open(photo) as opened, photo.open("rb") as file:
         for source in (photo, str(photo), opened, file, io.BytesIO(photo.read_bytes()), array, array[:, ::-1][:, ::-1]):
             image = read_image(source)
@@ -79,13 +81,13 @@ def test_a_stream_that_cannot_seek(photo):
 
 
 def test_arrays_of_grey_and_with_alpha():
-    grey = picture(5, 6)[..., 0]
+    grey = photo_pixels(5, 6)[..., 0]
     assert np.array_equal(np.asarray(read_image(grey)), np.repeat(grey[..., None], 3, axis=2))
     assert rows_of(read_image(np.array([[[255, 0, 0, 0], [255, 0, 0, 255]]], np.uint8))) == [[[255] * 3, [255, 0, 0]]]
 
 
 @pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (4, 4, 1), (3, 4, 4, 4), (0, 4, 3), (4, 0)])
-def test_arrays_that_are_no_picture(shape):
+def test_arrays_that_are_no_image(shape):
     with pytest.raises(ImageError, match="height, width, 3"):
         read_image(np.zeros(shape, np.uint8))
 
@@ -171,7 +173,7 @@ def test_exif_orientation_is_applied_once(tmp_path, orientation, kind):
         3: lambda a: a[::-1, ::-1],
         4: lambda a: a[::-1],
         5: lambda a: a.T,
-        6: lambda a: np.rot90(a),  # the camera was turned: a viewer turns the stored picture clockwise
+        6: lambda a: np.rot90(a),  # the camera was turned: a viewer turns the stored photo_pixels clockwise
         7: lambda a: a[::-1, ::-1].T,
         8: lambda a: np.rot90(a, -1),
     }[orientation]
@@ -185,7 +187,7 @@ def test_exif_orientation_is_applied_once(tmp_path, orientation, kind):
         assert np.abs(np.asarray(image)[..., 0].astype(int) - np.asarray(upright)).max() < 12
 
 
-def test_a_given_picture_stays_as_it_is():
+def test_a_given_image_stays_as_it_is():
     image = Image.new("RGB", (4, 2))
     exif = image.getexif()
     exif[0x0112] = 6
@@ -196,7 +198,7 @@ def test_a_given_picture_stays_as_it_is():
 
 
 def test_broken_exif_does_not_matter(tmp_path):
-    Image.fromarray(picture(8, 9)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09nonsense")
+    Image.fromarray(photo_pixels(8, 9)).save(tmp_path / "odd.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x09nonsense")
     assert read_image(tmp_path / "odd.jpg").size == (9, 8)
 
 
@@ -230,7 +232,7 @@ def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, size):
     assert "\n" not in str(caught.value)
 
 
-def test_a_picture_that_pillow_would_warn_of_is_read_in_silence(monkeypatch):
+def test_a_image_that_pillow_would_warn_of_is_read_in_silence(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     file = io.BytesIO()
     Image.new("RGB", (40, 30)).save(file, "PNG")
@@ -241,7 +243,7 @@ def test_a_picture_that_pillow_would_warn_of_is_read_in_silence(monkeypatch):
 
 
 def test_the_limit_holds_for_every_source(photo):
-    for source in (photo, picture(30, 40), Image.new("RGB", (40, 30)), io.BytesIO(photo.read_bytes())):
+    for source in (photo, photo_pixels(30, 40), Image.new("RGB", (40, 30)), io.BytesIO(photo.read_bytes())):
         with pytest.raises(ImageError, match="40x30 are 1,200 pixels, the limit is 1,199"):
             read_image(source, max_pixels=1199)
         assert read_image(source, max_pixels=1200).size == (40, 30)
@@ -249,7 +251,7 @@ def test_the_limit_holds_for_every_source(photo):
 
 def jpeg(size=(400, 300)):
     file = io.BytesIO()
-    Image.fromarray(picture(size[1], size[0])).save(file, "JPEG")
+    Image.fromarray(photo_pixels(size[1], size[0])).save(file, "JPEG")
     return file.getvalue()
 
 
@@ -257,13 +259,13 @@ def jpeg(size=(400, 300)):
     ("name", "content", "says"),
     [
         ("missing.jpg", None, "there is no file"),
-        ("text.jpg", b"this is not a picture\n" * 9, "not a picture"),
+        ("text.jpg", b"this is not an image\n" * 9, "not an image"),
         ("empty.jpg", b"", r"empty \(0 bytes\)"),
         ("cut.jpg", jpeg()[:5000], "broken.*truncated"),
-        ("head.jpg", jpeg()[:20], "broken|not a picture|cannot be read"),
+        ("head.jpg", jpeg()[:20], "broken|not an image|cannot be read"),
         ("nothing.png", png_of(5, 5), "broken"),
         ("line\nbreak.jpg", None, r"there is no file '.*line\\nbreak"),
-        ("drawing.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not a picture"),
+        ("drawing.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
         ("x" * 300, None, "cannot be opened"),
         ("a\0b", None, "cannot be opened|there is no file"),
     ],
@@ -297,7 +299,7 @@ def test_a_folder_and_a_forbidden_file(tmp_path, photo, monkeypatch):
 
 @pytest.mark.parametrize("source", [None, 3, b"bytes", [[1]], io.StringIO("text")])
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_picture_is_refused(source):
+def test_what_is_no_image_is_refused(source):
     with pytest.raises(ImageError):
         read_image(source)
 
@@ -340,11 +342,11 @@ def test_threads_leave_the_warning_filters_alone(photo):
 
 @CASES
 def test_letterbox_equals_opencv(recorded, height, width, side, keep):
-    pixels, frame = letterbox(Image.fromarray(picture(height, width)), side)
+    pixels, frame = letterbox(Image.fromarray(photo_pixels(height, width)), side)
     assert frame == Frame(height, width, side)
     assert pixels.dtype == torch.float32
     assert pixels.shape == (3, side, side)
-    difference = np.abs(levels(pixels)[::keep, ::keep] - recorded[f"{height}x{width}_{side}_picture"])
+    difference = np.abs(levels(pixels)[::keep, ::keep] - recorded[f"{height}x{width}_{side}_image"])
     assert difference.max() < 1.001
     assert difference.mean() < 0.01
 
@@ -378,9 +380,9 @@ def test_restore_enlarges_first(side):
 def test_restore_in_blocks_is_restore(monkeypatch):
     frame, maps = Frame(70, 110, 64), torch.rand(2, 1, 16, 16)
     whole = frame.restore(maps)
-    monkeypatch.setattr("refseg.inputs.image.BLOCK", 32)
+    monkeypatch.setattr("refseg.inputs.read.BLOCK", 32)
     assert torch.allclose(frame.restore(maps), whole, atol=1e-6)
-    image = Image.fromarray(picture(70, 110))
+    image = Image.fromarray(photo_pixels(70, 110))
     narrow = letterbox(image, 64)[0]
     monkeypatch.undo()
     assert torch.allclose(letterbox(image, 64)[0], narrow, atol=1e-6)
@@ -411,7 +413,7 @@ def test_a_smooth_map_survives_there_and_back(height, width, size):
 
 @given(height=st.integers(1, 400), width=st.integers(1, 400), size=st.integers(1, 100), colour=st.integers(0, 255))
 @settings(max_examples=40, deadline=None)
-def test_a_plain_picture_stays_within_its_colours(height, width, size, colour):
+def test_a_plain_image_stays_within_its_colours(height, width, size, colour):
     pixels, frame = letterbox(Image.new("RGB", (width, height), (colour,) * 3), size)
     values = levels(pixels)
     assert -0.01 <= values.min() <= values.max() <= 255.01
@@ -450,13 +452,13 @@ def test_what_cannot_be_letterboxed():
 
 
 @pytest.mark.parametrize(("height", "width"), [(1200, 9000), (9000, 1200)])
-def test_a_large_picture_is_letterboxed_in_little_memory(height, width):
+def test_a_large_image_is_letterboxed_in_little_memory(height, width):
     image = Image.new("RGB", (width, height), "red")
     tracemalloc.start()
     pixels, _ = letterbox(image, 64)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 2.6 * height * width * 3  # the picture's own bytes, as Pillow hands them over, and little more
+    assert peak < 2.6 * height * width * 3  # the photo_pixels's own bytes, as Pillow hands them over, and little more
     assert np.abs(levels(pixels)[32, 32] - (255, 0, 0)).max() < 0.01
 
 
@@ -519,7 +521,7 @@ def turned(path, orientation):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tiff"])
-def test_a_size_is_that_of_the_picture_as_it_is_read(tmp_path, orientation, kind):
+def test_a_size_is_that_of_the_image_as_it_is_read(tmp_path, orientation, kind):
     path = turned(tmp_path / f"m.{kind}", orientation)
     width, height = read_image(path).size
     assert read_size(path) == read_size(str(path)) == read_size(io.BytesIO(path.read_bytes())) == (height, width)
@@ -539,7 +541,8 @@ def test_a_size_is_told_without_the_pixels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(b"", "is empty"), (b"<html>", "is not a picture"), (png_of(60_000, 60_000), "too large")]
+    ("content", "says"),
+    [(b"", "is empty"), (b"<html>", "is not an image"), (png_of(60_000, 60_000), "too large")],
 )
 def test_what_is_no_mask_is_refused_by_name(tmp_path, content, says):
     path = tmp_path / "m.png"

@@ -21,28 +21,28 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from refseg import __version__
-from refseg.clip.towers import TOWERS
-from refseg.clip.weights import (
+from refseg.config import from_dict, load_json, replace, save_json, to_dict
+from refseg.encoders.clip_files import (
     ClipSource,
-    Towers,
-    adopt_towers,
+    Encoders,
+    adopt_encoders,
     archive_name,
     clip_folder,
     clip_weights,
     fingerprint,
     in_a_model,
     is_clip,
-    load_towers,
+    load_encoders,
     read_clip,
     read_file,
     read_weights,
 )
-from refseg.config import from_dict, load_json, replace, save_json, to_dict
+from refseg.encoders.clip_sizes import CLIP_SIZES
 from refseg.errors import ConfigError, DownloadError, OutputError, UnknownNameError, WeightsError, did_you_mean
 from refseg.files import replacing
 from refseg.models.base import Segmenter
 from refseg.models.cris.convert import as_checkpoint, parse_checkpoint
-from refseg.models.zoo import ZOO, Family, build, family
+from refseg.models.families import ZOO, Family, build, family
 
 __all__ = [
     "ModelFolder",
@@ -51,8 +51,8 @@ __all__ = [
     "load_model",
     "merge",
     "push_to_hub",
+    "read_encoders",
     "read_folder",
-    "read_towers",
     "resolve",
     "save_model",
     "stored_in_half",
@@ -74,7 +74,7 @@ class ModelFolder:
     refseg: str
     """The version of refseg that wrote it."""
     clip: ClipSource | None = None
-    """The CLIP whose towers the model borrows: they are not in its weights."""
+    """The CLIP whose encoders the model borrows: they are not in its weights."""
     about: dict[str, Any] = field(default_factory=dict)
     """The model's name, its training, its scores: whatever `save_model` was given. Nothing reads it to load."""
 
@@ -99,7 +99,7 @@ def save_model(
             stay float32, and loading always gives float32.
         name: What the model is called.
         extra: JSON values to keep with it under `about`.
-        merged: Also stores the towers that a model borrows from a known CLIP and never changes. Else the folder holds
+        merged: Also stores the encoders that a model borrows from a known CLIP and never changes. Else the folder holds
             what was trained, and the name and fingerprint of that CLIP, which is then needed to load it.
 
     Raises:
@@ -193,7 +193,7 @@ def stored_in_half(folder: str | Path) -> bool:
 def load_model(folder: str | Path, *, device: str | torch.device = "cpu", clip: str | Path | None = None) -> Segmenter:
     """Load a model folder: a model in evaluation mode, in float32. Only the folder's two files are read.
 
-    A model that borrows a CLIP's towers takes them from that CLIP too: from where it was when the model was trained,
+    A model that borrows a CLIP's encoders takes them from that CLIP too: from where it was when the model was trained,
     from this package, or from where `download_clip` puts it. Nothing is downloaded.
 
     Args:
@@ -217,11 +217,11 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", clip: 
                 if (kept := file.get_slice(key).get_dtype()) not in ("F16", "BF16", "F32", "F64", "I64"):
                     raise WeightsError(f"{path}: {key} is stored as {kept}; weights are floating-point numbers")
             shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-            towers = {} if described.clip is None else _borrowed(described.clip, clip, path)
-            of_towers = {key: tuple(value.shape) for key, value in towers.items()}
-            model = _build(kind, described.config, of_towers | shapes, path)
+            encoders = {} if described.clip is None else _borrowed(described.clip, clip, path)
+            of_encoders = {key: tuple(value.shape) for key, value in encoders.items()}
+            model = _build(kind, described.config, of_encoders | shapes, path)
             # Copied, not mapped: a file that changes under a running model must not change the model.
-            model.load_state_dict(towers | {key: file.get_tensor(key) for key in shapes})
+            model.load_state_dict(encoders | {key: file.get_tensor(key) for key in shapes})
         model.clip = described.clip
         return model.to(device).eval()
     except SafetensorError as error:
@@ -230,44 +230,46 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", clip: 
         raise WeightsError(f"{path}: cannot be loaded: {_line(error)}") from None
 
 
-def read_towers(path: str | Path) -> dict[str, Tensor]:
+def read_encoders(path: str | Path) -> dict[str, Tensor]:
     """Read a CLIP under OpenAI's names: from a file of weights (see `read_clip`), or from a model folder.
 
-    A model folder may be a CLIP's, or that of a model with a CLIP's towers, whatever has become of them.
+    A model folder may be a CLIP's, or that of a model with a CLIP's encoders, whatever has become of them.
 
     Raises:
-        WeightsError: It is neither, or the model's towers are not in it.
+        WeightsError: It is neither, or the model's encoders are not in it.
     """
     path = Path(path)
     if not path.is_dir():
         return read_clip(path)
     described = read_folder(path)
     if described.clip is not None:
-        raise WeightsError(f"{path}: borrows its towers from {described.clip.name}: give that")
+        raise WeightsError(f"{path}: borrows its encoders from {described.clip.name}: give that")
     state = read_weights(path / WEIGHTS)
-    towers = {key: value for key, value in state.items() if key.startswith(("visual.", "text."))}
-    return {key.removeprefix("text."): value.float() for key, value in towers.items() if "attnpool.connect" not in key}
+    encoders = {key: value for key, value in state.items() if key.startswith(("visual.", "text."))}
+    return {
+        key.removeprefix("text."): value.float() for key, value in encoders.items() if "attnpool.connect" not in key
+    }
 
 
 def adopt_clip(model: Segmenter, path: str | Path, *, name: str | None = None) -> None:
-    """Load a CLIP's towers into a model, which remembers whose they are.
+    """Load a CLIP's encoders into a model, which remembers whose they are.
 
     Args:
-        model: Its towers have the CLIP's sizes.
+        model: Its encoders have the CLIP's sizes.
         path: The CLIP's file, or its model folder.
         name: What it is called; its path if None.
 
     Raises:
         WeightsError: It cannot be read, or does not fit.
     """
-    state = read_towers(path)
-    if not isinstance(model, Towers):
-        raise ConfigError(f"a model of the family {model.family} has no towers to load a CLIP into")
-    model.clip = adopt_towers(model, state, name or str(Path(path).resolve()))
+    state = read_encoders(path)
+    if not isinstance(model, Encoders):
+        raise ConfigError(f"a model of the family {model.family} has no encoders to load a CLIP into")
+    model.clip = adopt_encoders(model, state, name or str(Path(path).resolve()))
 
 
 def _borrowed(source: ClipSource, given: str | Path | None, path: Path) -> dict[str, Tensor]:
-    """Return the towers of the CLIP that a model was trained with, under our names."""
+    """Return the encoders of the CLIP that a model was trained with, under our names."""
     name = source.name
     places = [Path(given)] if given is not None else [Path(name), clip_folder() / archive_name(name)]
     if given is None and name in ZOO and (weights := ZOO[name].weights) is not None:
@@ -278,14 +280,14 @@ def _borrowed(source: ClipSource, given: str | Path | None, path: Path) -> dict[
             f"{path}: holds what was trained beside CLIP's {name}, which is not here: put it to {places[-1]}, or give "
             "its file once to `refseg convert FOLDER MERGED --clip FILE`"
         )
-    state = read_towers(place)
+    state = read_encoders(place)
     if fingerprint(state) != source.sha256:
         raise WeightsError(f"{place}: is another CLIP than {name}, with which {path} was trained")
     return in_a_model(state)
 
 
 def merge(source: str | Path, target: str | Path, *, clip: str | Path | None = None) -> Path:
-    """Write a model folder that needs no other, of one that borrows a CLIP's towers, and return it.
+    """Write a model folder that needs no other, of one that borrows a CLIP's encoders, and return it.
 
     Args:
         source: The model folder.
@@ -308,7 +310,7 @@ def convert(
     A file of CLIP's weights becomes the folder of a plain CLIP, whose answer is how similar each patch is to the words.
 
     Sizes come from the weights. What no weight tells is what the published runs share: 416 pixels, 17 tokens (the
-    models of RefCOCOg have 22), threshold 0.35, 8 heads in the decoder, 64 channels a head in CLIP's towers. A
+    models of RefCOCOg have 22), threshold 0.35, 8 heads in the decoder, 64 channels a head in CLIP's encoders. A
     checkpoint that this function wrote carries its config with it, so that a round trip loses nothing.
 
     Args:
@@ -362,8 +364,8 @@ def _convert_clip(state: Mapping[str, Tensor], source: Path, target: Path, **cha
         },
     )
     model = build(config)
-    assert isinstance(model, Towers)
-    load_towers(model, state)
+    assert isinstance(model, Encoders)
+    load_encoders(model, state)
     return save_model(model, target, name=target.name, extra={"source": source.name})
 
 
@@ -414,7 +416,7 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False) -> s
     described = read_folder(folder)
     if not (folder / WEIGHTS).is_file():
         raise WeightsError(f"{folder}: {WEIGHTS} is missing")
-    if described.clip is not None and described.clip.name not in TOWERS:
+    if described.clip is not None and described.clip.name not in CLIP_SIZES:
         raise WeightsError(
             f"{folder}: borrows from a CLIP of yours, which nobody else has: upload what `refseg convert {folder} "
             "MERGED --merge` makes of it"
@@ -458,7 +460,7 @@ class _Unfilled(TorchFunctionMode):
 
 def _build(kind: Family, config: Any, shapes: Mapping[str, tuple[int, ...]], path: Path) -> Segmenter:
     """Build the model that weights of some shapes belong to; its own weights hold nothing yet."""
-    # Config and shapes come from a stranger: what could make the build endless is compared first.
+    # Config and shapes come from an untrusted source: what could make the build endless is compared first.
     _check_sizes(kind, config, shapes, path)
     try:
         with _Unfilled():
@@ -594,7 +596,7 @@ tags: [refseg, referring-image-segmentation, {described.family}]
 
 # {name}
 
-A model of [refseg](https://pypi.org/project/refseg): a picture and some words in, the pixels that the words mean out.
+A model of [refseg](https://pypi.org/project/refseg): an image and some words in, the pixels that the words mean out.
 
 ```python
 import refseg
@@ -605,7 +607,7 @@ scene = predictor.encode("photo.jpg")
 prediction.mask  # bool (H, W)
 ```
 
-Family `{described.family}`, pictures of {config.image_size} pixels, {config.word_length} tokens, threshold \
+Family `{described.family}`, images of {config.image_size} pixels, {config.word_length} tokens, threshold \
 {config.threshold:g}; written by refseg {described.refseg}.
 """
 

@@ -1,10 +1,10 @@
-"""A picture becomes the square of pixels that a model sees; what the model finds goes back to the picture's own size.
+"""An image becomes the square of pixels that a model sees; what the model finds goes back to the image's own size.
 
-Both ways the picture is only scaled and shifted along its axes, so a warp is two passes of four taps, one an axis. That
+Both ways the image is only scaled and shifted along its axes, so a warp is two passes of four taps, one an axis. That
 is exact, does a quarter of a two-dimensional warp's work, and touches only the rows and columns that are looked at.
 
 The reference warps with OpenCV 4, which rounds positions to 1/32 of a pixel. At a sharp edge that alone moves a value
-by several grey levels, so it is done here too: with it the pictures are the same.
+by several grey levels, so it is done here too: with it the images are the same.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ class BinaryFile(Protocol):
 
 
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | ndarray | BinaryFile
-"""What a picture may come as."""
+"""What an image may come as."""
 
 MAX_PIXELS = 100_000_000
-"""Width times height; a larger picture is refused before it is decoded."""
+"""Width times height; a larger image is refused before it is decoded."""
 MEAN = (0.48145466, 0.4578275, 0.40821073)
-"""Of CLIP's training pictures, RGB in 0..1."""
+"""Of CLIP's training images, RGB in 0..1."""
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-# Kinds that are only pictures. Pillow knows more, among them PostScript, which it would hand to another program.
+# Kinds that are only images. Pillow knows more, among them PostScript, which it would hand to another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 ORIENTATION = 0x0112  # the EXIF tag
 UPRIGHT: dict[object, Image.Transpose] = {
@@ -79,17 +79,17 @@ SIDEWAYS = (
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 )
-BLOCK = 4096  # rows or columns computed at a time, which bounds the memory for pictures that are extremely long
+BLOCK = 4096  # rows or columns computed at a time, which bounds the memory for images that are extremely long
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Return the picture upright, as 8-bit RGB, whatever it comes as.
+    """Return the image upright, as 8-bit RGB, whatever it comes as.
 
     Grey values become grey colours; 16 bits are scaled to 8, and numbers of a wider range as `_to_8_bits` says;
-    transparency shows white; colour profiles are ignored, as in the training pictures; of several frames the first is
+    transparency shows white; colour profiles are ignored, as in the training images; of several frames the first is
     taken; the orientation that a camera noted in EXIF is applied.
 
     Args:
@@ -100,12 +100,12 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         A new PIL image of mode RGB; it holds no file open.
 
     Raises:
-        ImageError: there is no such picture, it cannot be read, it is broken or larger than max_pixels.
+        ImageError: there is no such image, it cannot be read, it is broken or larger than max_pixels.
     """
     if isinstance(source, ndarray):
         return _from_array(source, max_pixels)
     if isinstance(source, Image.Image):
-        return _from_pil(source, "the given picture", max_pixels)
+        return _from_pil(source, "the given image", max_pixels)
     if isinstance(source, str | os.PathLike):
         name = repr(os.fsdecode(source))
         with _open(source, name) as file:
@@ -113,18 +113,18 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     if isinstance(source, BinaryFile):
         return _from_file(source, "the given file", max_pixels)
     raise ImageError(
-        f"a picture cannot come as {type(source).__name__}; "
+        f"an image cannot come as {type(source).__name__}; "
         "give a path, a binary file, a PIL image or a uint8 array (height, width, 3)"
     )
 
 
 def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Bool[ndarray, "H W"]:
-    """Return where a picture of a mask is not 0 (of colours: not black; of a palette: not its first entry).
+    """Return where an image of a mask is not 0 (of colours: not black; of a palette: not its first entry).
 
-    Nothing is scaled or turned: a mask is of the same pixels as its picture, or it is wrong. Transparency is ignored.
+    Nothing is scaled or turned: a mask is of the same pixels as its image, or it is wrong. Transparency is ignored.
 
     Raises:
-        ImageError: there is no such picture, it cannot be read, it is broken or larger than max_pixels.
+        ImageError: there is no such image, it cannot be read, it is broken or larger than max_pixels.
     """
     name = repr(os.fsdecode(path))
     with _open(path, name) as file:
@@ -142,12 +142,12 @@ def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
 
 
 def read_size(source: str | os.PathLike[str] | BinaryFile) -> tuple[int, int]:
-    """Return height and width of a picture as `read_image` will give it, if possible without decoding it.
+    """Return height and width of an image as `read_image` will give it, if possible without decoding it.
 
     A PNG may say after its pixels how it is turned, so that one which has not said it before is decoded.
 
     Raises:
-        ImageError: there is no such picture, or it is none.
+        ImageError: there is no such image, or it is none.
     """
     if isinstance(source, BinaryFile):
         return _size_of(source, "the given file")
@@ -172,7 +172,7 @@ def _open(path: str | os.PathLike[str], name: str) -> BufferedReader:
     except FileNotFoundError:
         raise ImageError(f"there is no file {name}; check the path") from None
     except IsADirectoryError:
-        raise ImageError(f"{name} is a folder; name a picture in it") from None
+        raise ImageError(f"{name} is a folder; name an image in it") from None
     except PermissionError:
         raise ImageError(f"{name} may not be read; check its permissions") from None
     except (OSError, ValueError) as error:  # too long a name, one with a NUL in it
@@ -183,7 +183,7 @@ def _from_array(array: ndarray, max_pixels: int) -> Image.Image:
     flat = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
     if array.dtype != np.uint8 or not flat or not array.size:
         raise ImageError(
-            f"an array of {array.dtype} and shape {array.shape} is no picture; give uint8 of shape (height, width, 3)"
+            f"an array of {array.dtype} and shape {array.shape} is no image; give uint8 of shape (height, width, 3)"
         )
     _check_size(array.shape[1], array.shape[0], "the given array", max_pixels)
     return _from_pil(Image.fromarray(np.ascontiguousarray(array)), "the given array", max_pixels)
@@ -194,7 +194,7 @@ def _from_file(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
 
 
 def _recognise(file: BinaryFile, name: str) -> Image.Image:
-    """A picture whose kind and size are known, but which is not decoded yet."""
+    """An image whose kind and size are known, but which is not decoded yet."""
     try:
         with _quiet_pillow():
             return Image.open(cast("IO[bytes]", file), formats=FORMATS)
@@ -203,7 +203,7 @@ def _recognise(file: BinaryFile, name: str) -> Image.Image:
     except (UnidentifiedImageError, KeyError):  # KeyError: this Pillow does not know one of the kinds
         if _is_empty(file):
             raise ImageError(f"{name} is empty (0 bytes); fetch or write it again") from None
-        raise ImageError(f"{name} is not a picture, or not of a kind that is read here; give {_kinds()}") from None
+        raise ImageError(f"{name} is not an image, or not of a kind that is read here; give {_kinds()}") from None
     except Exception as error:  # decoders raise whatever broken data lead them to
         raise ImageError(f"{name} cannot be read ({_one_line(error)}); give {_kinds()}") from error
 
@@ -232,7 +232,7 @@ def _orientation(image: Image.Image) -> object:
     try:
         with _quiet_pillow():
             return image.getexif().get(ORIENTATION)
-    except Exception:  # broken EXIF is no reason to refuse a good picture
+    except Exception:  # broken EXIF is no reason to refuse a good image
         return None
 
 
@@ -270,7 +270,7 @@ def _to_8_bits(values: ndarray) -> ndarray:
 
 def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if not width or not height:
-        raise ImageError(f"{name} has no pixels ({width}x{height}); give a picture of at least 1x1")
+        raise ImageError(f"{name} has no pixels ({width}x{height}); give an image of at least 1x1")
     if width * height > max_pixels:
         raise ImageError(
             f"{name} is too large: {width}x{height} are {width * height:,} pixels, the limit is {max_pixels:,}; "
@@ -283,7 +283,7 @@ _quiet = threading.Lock()
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings (of large pictures, of odd metadata) to ourselves: our limit is checked explicitly.
+    """Keep Pillow's warnings (of large images, of odd metadata) to ourselves: our limit is checked explicitly.
 
     Python's filters belong to the whole process. Under the lock our own threads put them back in order; decoding, which
     takes the time, is done outside.
@@ -306,13 +306,13 @@ def _kinds() -> str:
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture of height x width pixels lies in the square of a model: scaled to fit, centred, with a border.
+    """How an image of height x width pixels lies in the square of a model: scaled to fit, centred, with a border.
 
     Source: CRIS letterboxes and evaluates so; its code, dataset.py and engine.py.
     """
 
     height: int
-    """Of the picture, pixels."""
+    """Of the image, pixels."""
     width: int
     size: int
     """Side of the square, pixels."""
@@ -320,16 +320,16 @@ class Frame:
     def __post_init__(self) -> None:
         if min(self.height, self.width, self.size) < 1:
             raise ConfigError(
-                f"a picture of {self.width}x{self.height} cannot lie in a square of {self.size}; all must be 1 or more"
+                f"an image of {self.width}x{self.height} cannot lie in a square of {self.size}; all must be 1 or more"
             )
 
     @property
     def scale(self) -> float:
-        """Pixels of the square to a pixel of the picture."""
+        """Pixels of the square to a pixel of the image."""
         return min(self.size / self.height, self.size / self.width)
 
     def restore(self, maps: Float[Tensor, "B 1 s s"]) -> Float[Tensor, "B {self.height} {self.width}"]:
-        """Take maps of the square back to the picture's own size, (B, H, W), as the reference does to evaluate.
+        """Take maps of the square back to the image's own size, (B, H, W), as the reference does to evaluate.
 
         Maps of another side than `size` are enlarged to it (bicubic, corners aligned), then warped (bicubic, zero
         outside). Both are linear along each axis, so they are multiplied out into one small matrix an axis. Bicubic
@@ -366,45 +366,45 @@ class Frame:
     def letterbox_mask(
         self, mask: Bool[ndarray, "{self.height} {self.width}"] | Float[ndarray, "{self.height} {self.width}"]
     ) -> Float[Tensor, "{self.size} {self.size}"]:
-        """Lay a mask, (H, W) in 0..1, into the square as the picture lies there: linear, zero outside, soft edges.
+        """Lay a mask, (H, W) in 0..1, into the square as the image lies there: linear, zero outside, soft edges.
 
         Raises:
-            ImageError: the mask is of another size than the picture, or neither bool nor float.
+            ImageError: the mask is of another size than the image, or neither bool nor float.
 
         Source: the training target of CRIS; its code, dataset.py. (There it is rounded to 1/255, here it is not.)
         """
         if mask.shape != (self.height, self.width) or mask.dtype.kind not in "bf":
             raise ImageError(
-                f"a mask of {mask.dtype} and shape {mask.shape} does not fit the picture; "
+                f"a mask of {mask.dtype} and shape {mask.shape} does not fit the image; "
                 f"give bool, or float in 0..1, of shape {(self.height, self.width)}"
             )
         values = mask.view(np.uint8) if mask.dtype == bool else mask
-        return _warp(values[..., None], self._picture_rows(_linear), self._picture_columns(_linear))[0]
+        return _warp(values[..., None], self._image_rows(_linear), self._image_columns(_linear))[0]
 
     # OpenCV gets the transform from three points in float32 and looks up, for each pixel of the result, where in the
     # input it comes from, in 1/1024 and then in 1/32 of a pixel. It rounds the two terms of x one by one, those of y
     # together. All of this shows in its results, and nothing of it matters otherwise.
 
     def _forward(self, length: int) -> tuple[float, float]:
-        """Slope and offset that take a position on one axis of the picture, `length` pixels long, to the square."""
+        """Slope and offset that take a position on one axis of the image, `length` pixels long, to the square."""
         new = length * self.scale
         border = (self.size - new) / 2
         start, end = float(np.float32(border)), float(np.float32(new + border))
-        return (end - start) / length or self.scale, start  # of a picture so narrow that float32 loses it: its scale
+        return (end - start) / length or self.scale, start  # of an image so narrow that float32 loses it: its scale
 
-    def _picture_rows(self, kernel: _Kernel) -> _Taps:
-        """Where in the picture the rows of the square come from."""
+    def _image_rows(self, kernel: _Kernel) -> _Taps:
+        """Where in the image the rows of the square come from."""
         slope, start = self._forward(self.height)
         at = np.rint((np.arange(self.size) / slope - start / slope) * 1024)
         return _Taps.look_up(at, self.height, kernel)
 
-    def _picture_columns(self, kernel: _Kernel) -> _Taps:
+    def _image_columns(self, kernel: _Kernel) -> _Taps:
         slope, start = self._forward(self.width)
         at = np.rint(np.arange(self.size) / slope * 1024) + np.rint(-start / slope * 1024)
         return _Taps.look_up(at, self.width, kernel)
 
     def _square_rows(self, rows: range) -> _Taps:
-        """Where in the square some rows of the picture come from."""
+        """Where in the square some rows of the image come from."""
         slope, start = self._forward(self.height)
         return _Taps.look_up(np.rint((np.array(rows) * slope + start) * 1024), self.size, _cubic)
 
@@ -415,10 +415,10 @@ class Frame:
 
 
 def letterbox(image: Image.Image, size: int) -> tuple[Float[Tensor, "3 {size} {size}"], Frame]:
-    """Scale a picture to fit a square of size x size pixels, centre it, and normalise it as CLIP does.
+    """Scale an image to fit a square of size x size pixels, centre it, and normalise it as CLIP does.
 
     The border has the colour that normalises to zero, up to the rounding to 8 bits. It takes part in the interpolation:
-    the outermost pixels of the picture blend into it.
+    the outermost pixels of the image blend into it.
 
     Args:
         image: of mode RGB, as `read_image` returns it.
@@ -429,17 +429,17 @@ def letterbox(image: Image.Image, size: int) -> tuple[Float[Tensor, "3 {size} {s
         maps of the square back.
 
     Raises:
-        ImageError: the picture is not RGB.
+        ImageError: the image is not RGB.
         ConfigError: size is less than 1.
 
     Source: CRIS's input, `cv2.warpAffine(INTER_cubic)`; its code, dataset.py.
     """
     if image.mode != "RGB":
-        raise ImageError(f"a picture of mode {image.mode} cannot be letterboxed; let read_image make it RGB")
+        raise ImageError(f"an image of mode {image.mode} cannot be letterboxed; let read_image make it RGB")
     frame = Frame(image.height, image.width, size)
-    # OpenCV sets the border in the picture's 8 bits.
+    # OpenCV sets the border in the image's 8 bits.
     border = torch.tensor(MEAN).mul(255).round()
-    square = _warp(np.asarray(image), frame._picture_rows(_cubic), frame._picture_columns(_cubic), border)
+    square = _warp(np.asarray(image), frame._image_rows(_cubic), frame._image_columns(_cubic), border)
     square = square.add_(0.5).floor_().clamp_(0, 255)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     return square.div_(255).sub_(mean).div_(std), frame
@@ -503,19 +503,19 @@ class _Taps:
 
 
 def _warp(
-    picture: Shaped[ndarray, "H W C"], rows: _Taps, columns: _Taps, border: Float[Tensor, "C"] | None = None
+    image: Shaped[ndarray, "H W C"], rows: _Taps, columns: _Taps, border: Float[Tensor, "C"] | None = None
 ) -> Float[Tensor, "C S S"]:
-    """Interpolate along one axis, then along the other; what lies outside the picture has the border's colour, or 0."""
+    """Interpolate along one axis, then along the other; what lies outside the image has the border's colour, or 0."""
     within = rows.weight.any(dim=0)  # the square's other rows are border and nothing else
-    rows, picture = rows.only(within).narrow(picture, axis=0)
-    if picture.shape[1] > BLOCK:  # not worth it for others; of these, whole rows would take much memory
-        columns, picture = columns.narrow(picture, axis=1)
-    width, channels = picture.shape[1:]
+    rows, image = rows.only(within).narrow(image, axis=0)
+    if image.shape[1] > BLOCK:  # not worth it for others; of these, whole rows would take much memory
+        columns, image = columns.narrow(image, axis=1)
+    width, channels = image.shape[1:]
     border = torch.zeros(channels) if border is None else border
-    lines = rows.apply(torch.from_numpy(picture).view(len(picture), width * channels))
+    lines = rows.apply(torch.from_numpy(image).view(len(image), width * channels))
     # Seen from the border's colour, everything outside is zero and needs no tap.
     lines.view(len(lines), width, channels).sub_(border * rows.weight.sum(dim=0)[:, None, None])
-    # Both passes gather whole lines of memory: the second runs on the transposed picture.
+    # Both passes gather whole lines of memory: the second runs on the transposed image.
     inner = columns.apply(lines.view(len(lines), width, channels).permute(1, 2, 0).reshape(width, -1))
     size = len(within)
     square = torch.zeros(channels, size, size)

@@ -7,7 +7,7 @@ import torch
 from refseg.errors import ConfigError, UnknownNameError, WeightsError
 from refseg.models import zoo
 from refseg.models.base import Segmenter
-from refseg.models.zoo import ZOO, create_model, family, zoo_entry
+from refseg.models.families import ZOO, create_model, family, zoo_entry
 
 PRESENT = [name for name, entry in ZOO.items() if entry.weights is None or entry.weights.is_dir()]
 
@@ -44,7 +44,7 @@ def test_changes_are_fields_of_the_config():
         ({"decoder_layer": 1}, "did you mean 'decoder_layers'"),
         ({"image_size": "64"}, "expected int"),
         ({"image_size": 65}, "multiple of 32"),
-        ({"pretrained": True}, "no pretrained towers"),
+        ({"pretrained": True}, "no pretrained encoders"),
     ],
 )
 def test_changes_that_do_not_fit(changes, said):
@@ -60,7 +60,7 @@ def test_unknown_names():
 
 
 def test_a_bundled_model_gives_its_architecture(tmp_path, monkeypatch):
-    from refseg.checkpoint import save_model
+    from refseg.models.folder import save_model
 
     monkeypatch.setattr(zoo, "WEIGHTS", tmp_path)
     entry = zoo.ZooEntry(**{**vars(ZOO["shapes"]), "weights": tmp_path / "shapes"})
@@ -74,5 +74,7 @@ def test_a_bundled_model_gives_its_architecture(tmp_path, monkeypatch):
 
 
 def test_the_table_does_not_import_torch():
-    code = "import sys, refseg.models.zoo, refseg.cli.models, refseg.cli.convert; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, refseg.models.families, refseg.cli.models, refseg.cli.convert; assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,24 +1,24 @@
-"""The sizes of CLIP's published pairs of towers, and who takes which."""
+"""The sizes of CLIP's published pairs of encoders, and who takes which."""
 
 import pytest
 import torch
 
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.towers import TOWERS, tower_sizes
-from refseg.clip.vit import VisionTransformer, ViTConfig
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_sizes import CLIP_SIZES, clip_sizes
+from refseg.encoders.clip_vit import VisionTransformer, ViTConfig
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.cris.model import cris
 
 
-@pytest.mark.parametrize("name", TOWERS)
-def test_both_towers_meet_in_one_space(name):
-    sizes = tower_sizes(name)
+@pytest.mark.parametrize("name", CLIP_SIZES)
+def test_both_encoders_meet_in_one_space(name):
+    sizes = clip_sizes(name)
     assert sizes.vision.output_dim == sizes.text.output_dim
     assert isinstance(sizes.vision, ViTConfig if name.startswith("ViT") else ResNetConfig)
     assert sizes.text.width == 64 * sizes.text.heads
 
 
-# Parameters of the image tower: of a patch, of each position, and 12 * width**2 + 13 * width in a block.
+# Parameters of the image encoder: of a patch, of each position, and 12 * width**2 + 13 * width in a block.
 @pytest.mark.parametrize(
     ("name", "grid", "parameters"),
     [
@@ -29,7 +29,7 @@ def test_both_towers_meet_in_one_space(name):
     ],
 )
 def test_vision_transformers(name, grid, parameters):
-    config = tower_sizes(name).vision
+    config = clip_sizes(name).vision
     assert isinstance(config, ViTConfig)
     assert config.grid == grid
     with torch.device("meta"):
@@ -39,10 +39,10 @@ def test_vision_transformers(name, grid, parameters):
 
 def test_unknown_names():
     with pytest.raises(UnknownNameError, match="did you mean 'ViT-B/16'"):
-        tower_sizes("ViT-B-16")
+        clip_sizes("ViT-B-16")
 
 
-@pytest.mark.parametrize("name", [name for name in TOWERS if name.startswith("ViT")])
+@pytest.mark.parametrize("name", [name for name in CLIP_SIZES if name.startswith("ViT")])
 def test_cris_takes_a_resnet(name):
     with pytest.raises(ConfigError, match=f"^CLIP's {name} has a vision transformer, and CRIS needs one of CLIP's Res"):
         cris(name)

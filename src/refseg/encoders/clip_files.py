@@ -1,8 +1,8 @@
 """CLIP's weights, from whichever file they come in, under OpenAI's names.
 
 What is read: OpenAI's TorchScript archives (`RN50.pt`, `ViT-B-16.pt`), state dicts saved by `torch.save`, and
-safetensors of open_clip and of transformers (which has no CLIP ResNet, and whose text tower may come alone). Nothing in
-a file is ever executed. Weights do not tell their activation: the towers here have OpenAI's, `QuickGELU`, and some
+safetensors of open_clip and of transformers (which has no CLIP ResNet, and whose text encoder may come alone). Nothing in
+a file is ever executed. Weights do not tell their activation: the encoders here have OpenAI's, `QuickGELU`, and some
 CLIPs that others trained have another.
 """
 
@@ -29,33 +29,33 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from refseg.clip.resnet import ModifiedResNet, ResNetConfig
-from refseg.clip.text import TextConfig, TextTransformer
-from refseg.clip.towers import TOWERS, TowerSizes, tower_sizes
-from refseg.clip.vit import VisionTransformer, ViTConfig
+from refseg.encoders.clip_resnet import ModifiedResNet, ResNetConfig
+from refseg.encoders.clip_sizes import CLIP_SIZES, ClipSizes, clip_sizes
+from refseg.encoders.clip_text import TextConfig, TextTransformer
+from refseg.encoders.clip_vit import VisionTransformer, ViTConfig
 from refseg.errors import ConfigError, DownloadError, WeightsError
 
 __all__ = [
     "ClipSource",
-    "Towers",
-    "adopt_towers",
+    "Encoders",
+    "adopt_encoders",
     "archive_name",
     "clip_folder",
     "clip_weights",
     "count_layers",
     "download_clip",
+    "encoder_weights",
     "fingerprint",
     "in_a_model",
     "infer_resnet",
     "infer_text",
     "infer_vit",
     "is_clip",
-    "load_text_tower",
-    "load_towers",
+    "load_encoders",
+    "load_text_encoder",
     "read_clip",
     "read_file",
     "read_weights",
-    "tower_weights",
 ]
 
 ADDRESS = "https://openaipublic.azureedge.net/clip/models"
@@ -82,7 +82,7 @@ PARALLEL = "module."
 
 
 class ClipSource(NamedTuple):
-    """Which CLIP a model's towers are."""
+    """Which CLIP a model's encoders are."""
 
     name: str
     """OpenAI's name, or where its file or folder was."""
@@ -91,16 +91,16 @@ class ClipSource(NamedTuple):
 
 
 @runtime_checkable
-class Towers(Protocol):
-    """A model with CLIP's two towers."""
+class Encoders(Protocol):
+    """A model with CLIP's two encoders."""
 
     @property
     def visual(self) -> ModifiedResNet | VisionTransformer:
-        """The image tower."""
+        """The image encoder."""
 
     @property
     def text(self) -> TextTransformer:
-        """The text tower."""
+        """The text encoder."""
 
 
 def read_clip(path: str | Path) -> dict[str, Tensor]:
@@ -138,10 +138,10 @@ def clip_weights(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
 
 
 def is_clip(state: Mapping[str, Tensor]) -> bool:
-    """Return whether a state dict holds a CLIP, both towers under anybody's names, and nothing else."""
-    picture = any(key.startswith(("visual.", "vision_model.")) for key in state)
+    """Return whether a state dict holds a CLIP, both encoders under anybody's names, and nothing else."""
+    image = any(key.startswith(("visual.", "vision_model.")) for key in state)
     return (
-        picture
+        image
         and any(key.endswith("token_embedding.weight") for key in state)
         and not any(key.startswith(("neck.", "decoder.", "backbone.")) for key in state)
     )
@@ -185,7 +185,7 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if refused := re.search(r"GLOBAL (\S+\.\S+)", str(error)):
             raise WeightsError(f"{path}: contains more than weights ({refused[1]}); that code was not run") from None
         raise WeightsError(f"{path}: no file of weights, or a broken one") from None
-    # Three parsers meet a stranger's bytes here, and each raises whatever it stumbles over.
+    # Three parsers meet an untrusted bytes here, and each raises whatever it stumbles over.
     except Exception:
         raise WeightsError(f"{path}: no file of weights, or a broken one") from None
     beside: dict[str, Any] = {}
@@ -205,14 +205,14 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return dict(content), beside
 
 
-def load_towers(model: Towers, state: Mapping[str, Tensor]) -> None:
-    """Load CLIP's weights into a model's towers, strictly.
+def load_encoders(model: Encoders, state: Mapping[str, Tensor]) -> None:
+    """Load CLIP's weights into a model's encoders, strictly.
 
-    What CLIP does not have (`attnpool.connect`, and all that is not a tower) stays as it is; what only counts batches
+    What CLIP does not have (`attnpool.connect`, and all that is not an encoder) stays as it is; what only counts batches
     may be missing.
 
     Args:
-        model: Its towers have the weights' sizes.
+        model: Its encoders have the weights' sizes.
         state: Weights under OpenAI's names, as `read_clip` returns them.
 
     Raises:
@@ -220,17 +220,17 @@ def load_towers(model: Towers, state: Mapping[str, Tensor]) -> None:
     """
     visual = {key.removeprefix("visual."): value for key, value in state.items() if key.startswith("visual.")}
     if not visual:
-        raise WeightsError("these weights have no image tower: all names that start with 'visual.' are missing")
-    has = tower_weights(model)
-    if (kind := _image_tower(state)) != (wanted := _image_tower(has)):
+        raise WeightsError("these weights have no image encoder: all names that start with 'visual.' are missing")
+    has = encoder_weights(model)
+    if (kind := _image_encoder(state)) != (wanted := _image_encoder(has)):
         fits = _identity(has, otherwise="another CLIP")
         raise WeightsError(f"{_identity(state)} ({kind}) does not fit this model, which takes {fits} ({wanted})")
     _load(model.visual, visual, state)
-    load_text_tower(model.text, state)
+    load_text_encoder(model.text, state)
 
 
-def load_text_tower(text: TextTransformer, state: Mapping[str, Tensor]) -> None:
-    """Load CLIP's weights into a text tower, strictly; weights of an image tower are left aside.
+def load_text_encoder(text: TextTransformer, state: Mapping[str, Tensor]) -> None:
+    """Load CLIP's weights into a text encoder, strictly; weights of an image encoder are left aside.
 
     Raises:
         WeightsError: Names or shapes differ.
@@ -238,35 +238,35 @@ def load_text_tower(text: TextTransformer, state: Mapping[str, Tensor]) -> None:
     _load(text, {key: value for key, value in state.items() if not key.startswith("visual.")}, state)
 
 
-def adopt_towers(model: Towers, state: Mapping[str, Tensor], name: str) -> ClipSource:
-    """Load a CLIP's weights into a model's towers (see `load_towers`), and return which CLIP it is.
+def adopt_encoders(model: Encoders, state: Mapping[str, Tensor], name: str) -> ClipSource:
+    """Load a CLIP's weights into a model's encoders (see `load_encoders`), and return which CLIP it is.
 
     Raises:
         WeightsError: Names or shapes differ.
     """
-    load_towers(model, state)
+    load_encoders(model, state)
     return ClipSource(name, fingerprint(state))
 
 
 def in_a_model(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a CLIP's weights as a model with both towers names them; OpenAI's text tower has no name of its own."""
+    """Return a CLIP's weights as a model with both encoders names them; OpenAI's text encoder has no name of its own."""
     return {key if key.startswith("visual.") else f"text.{key}": value for key, value in state.items()}
 
 
-def tower_weights(model: Towers) -> dict[str, Tensor]:
-    """Return what a model's towers hold, under OpenAI's names, as `read_clip` returns a file's weights."""
+def encoder_weights(model: Encoders) -> dict[str, Tensor]:
+    """Return what a model's encoders hold, under OpenAI's names, as `read_clip` returns a file's weights."""
     visual = {f"visual.{key}": value for key, value in model.visual.state_dict().items()}
     return visual | model.text.state_dict()
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """Return a SHA-256 that is the same for the same pair of towers, whichever kind of file it was read from.
+    """Return a SHA-256 that is the same for the same pair of encoders, whichever kind of file it was read from.
 
     Names, shapes and values count, in float32 and in the names' order. What computes no feature does not: the logit
     scale, counts of batches and CRIS' own layer.
 
     Args:
-        state: Weights under OpenAI's names, as `read_clip` and `tower_weights` return them.
+        state: Weights under OpenAI's names, as `read_clip` and `encoder_weights` return them.
     """
     digest = hashlib.sha256()
     for name in sorted(state):
@@ -302,7 +302,7 @@ def download_clip(name: str, folder: str | Path | None = None, *, address: str =
         UnknownNameError: There is no such CLIP.
         DownloadError: It cannot be fetched, or what came is something else.
     """
-    tower_sizes(name)
+    clip_sizes(name)
     folder = clip_folder() if folder is None else Path(folder)
     path, part = folder / archive_name(name), folder / f"{archive_name(name)}.part"
     wanted = CHECKSUMS[name]
@@ -406,8 +406,8 @@ def _grid(state: Mapping[str, Tensor], key: str) -> int:
     return math.isqrt(max(positions - 1, 0))
 
 
-def _load(tower: nn.Module, weights: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
-    wanted = tower.state_dict()
+def _load(encoder: nn.Module, weights: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
+    wanted = encoder.state_dict()
     given = {key: value for key, value in weights.items() if key not in SCALARS}
     # A scalar is a vector of one in some files.
     if "logit_scale" in given and given["logit_scale"].numel() == 1:
@@ -429,11 +429,11 @@ def _load(tower: nn.Module, weights: Mapping[str, Tensor], whole: Mapping[str, T
             raise WeightsError(
                 f"{_identity(whole)} does not fit this model: {what} are {', '.join(sorted(keys)[:3])}{more}"
             )
-    tower.load_state_dict(given, strict=False)
+    encoder.load_state_dict(given, strict=False)
 
 
-def _image_tower(state: Mapping[str, Tensor]) -> str:
-    """Say of which kind the image tower of some weights is."""
+def _image_encoder(state: Mapping[str, Tensor]) -> str:
+    """Say of which kind the image encoder of some weights is."""
     is_vit = any(key.startswith(("visual.proj", "visual.class_embedding")) for key in state)
     return "a vision transformer" if is_vit else "a ResNet"
 
@@ -441,18 +441,18 @@ def _image_tower(state: Mapping[str, Tensor]) -> str:
 def _identity(state: Mapping[str, Tensor], otherwise: str = "this file") -> str:
     """Say which CLIP some weights seem to be."""
     try:
-        vision = infer_resnet(state) if _image_tower(state) == "a ResNet" else infer_vit(state)
-        sizes = TowerSizes(vision=vision, text=infer_text(state))
+        vision = infer_resnet(state) if _image_encoder(state) == "a ResNet" else infer_vit(state)
+        sizes = ClipSizes(vision=vision, text=infer_text(state))
     except (WeightsError, ConfigError):
         return otherwise
-    names = [name for name, known in TOWERS.items() if known == sizes]
+    names = [name for name, known in CLIP_SIZES.items() if known == sizes]
     if names:
         return f"CLIP's {names[0]}"
     layers = vision.layers if isinstance(vision, ViTConfig) else list(vision.layers)
     return f"a CLIP of width {vision.width} and layers {layers}"
 
 
-# transformers' names of what is not in a layer ("pre_layrnorm" is theirs), and of what is. The prefix of a tower is the
+# transformers' names of what is not in a layer ("pre_layrnorm" is theirs), and of what is. The prefix of an encoder is the
 # first group of the pattern.
 TRANSFORMERS = {
     "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
@@ -489,8 +489,8 @@ def _from_transformers(state: Mapping[str, Tensor], path: Path) -> dict[str, Ten
         elif key in TRANSFORMERS_TRANSPOSED and value.ndim == 2:
             renamed[TRANSFORMERS_TRANSPOSED[key]] = value.mT.contiguous()
         elif layer := re.fullmatch(TRANSFORMERS_LAYER, key):
-            tower, number, name, kind = layer.groups()
-            block = f"{'visual.' if tower == 'vision' else ''}transformer.resblocks.{number}."
+            encoder, number, name, kind = layer.groups()
+            block = f"{'visual.' if encoder == 'vision' else ''}transformer.resblocks.{number}."
             if name in TRANSFORMERS_LAYERS:
                 renamed[f"{block}{TRANSFORMERS_LAYERS[name]}.{kind}"] = value
             elif name in parts:

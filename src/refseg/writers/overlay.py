@@ -1,4 +1,4 @@
-"""Pictures to look at: a mask over its photo, and several of them side by side with their words."""
+"""Images to look at: a mask over its photo, and several of them side by side with their words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CAPTION = 24
 
 
 def overlay(image: Image.Image, mask: Bool[ndarray, "H W"], *, dim: bool = True) -> Image.Image:
-    """Return the picture with the mask tinted and outlined, and the rest dimmed.
+    """Return the image with the mask tinted and outlined, and the rest dimmed.
 
     Args:
         image: RGB, (H, W).
@@ -38,17 +38,17 @@ def overlay(image: Image.Image, mask: Bool[ndarray, "H W"], *, dim: bool = True)
     return Image.fromarray(shown.round().clip(0, 255).astype(np.uint8))
 
 
-def panels(pictures: Sequence[tuple[Image.Image, str]], *, columns: int = 3, width: int = 320) -> Image.Image:
-    """Return pictures in a grid, each with its words beneath.
+def panels(images: Sequence[tuple[Image.Image, str]], *, columns: int = 3, width: int = 320) -> Image.Image:
+    """Return images in a grid, each with its words beneath.
 
     Args:
-        pictures: each with its caption; at least one.
+        images: each with its caption; at least one.
         columns: the most in a row.
         width: of each panel, pixels.
     """
     scaled = [
         (image.resize((width, max(1, round(image.height * width / image.width))), Image.Resampling.LANCZOS), words)
-        for image, words in pictures
+        for image, words in images
     ]
     columns = min(columns, len(scaled))
     height = max(image.height for image, _ in scaled) + CAPTION + 8

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from refseg.data.batches import PictureData
+from refseg.data.batches import ImageData
 from refseg.data.catalogue import open_data
 from refseg.data.references import References
 from refseg.data.shapes import CloseUps, Shapes
@@ -16,64 +16,64 @@ from refseg.errors import ConfigError, DataError
 from refseg.evaluation.protocols import protocol
 from refseg.training.loop import Validation
 from refseg.training.recipes import Recipe
-from refseg.types import Sample
+from refseg.values import Sample
 
-__all__ = ["Joined", "Pictures", "open_recipe"]
+__all__ = ["Images", "Joined", "open_recipe"]
 
 HELD_OUT = 10
-"""Every so many of the pictures, where data has no split for validation."""
+"""Every so many of the images, where data has no split for validation."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Some of the pictures of a data set."""
+class Images:
+    """Some of the images of a data set."""
 
-    data: PictureData
+    data: ImageData
     chosen: tuple[int, ...]
 
     @property
-    def pictures(self) -> int:
+    def num_images(self) -> int:
         """How many they are."""
         return len(self.chosen)
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return all samples of the chosen picture `index`."""
+        """Return all samples of the chosen image `index`."""
         return self.data.samples_of(self.chosen[index])
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The pictures of several data sets, one set after the other; a picture of two sets counts twice."""
+    """The images of several data sets, one set after the other; an image of two sets counts twice."""
 
     parts: tuple[References, ...]
 
     @property
-    def pictures(self) -> int:
+    def num_images(self) -> int:
         """How many they are."""
-        return sum(part.pictures for part in self.parts)
+        return sum(part.num_images for part in self.parts)
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return all samples that picture `index` has in its set."""
+        """Return all samples that image `index` has in its set."""
         for part in self.parts:
-            if index < part.pictures:
+            if index < part.num_images:
                 return part.samples_of(index)
-            index -= part.pictures
-        raise IndexError("there is no such picture")
+            index -= part.num_images
+        raise IndexError("there is no such image")
 
 
-def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = None) -> tuple[PictureData, Validation]:
+def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = None) -> tuple[ImageData, Validation]:
     """Open what a recipe learns from, and what it validates on.
 
     Several sets are joined with commas, as in `refcoco:train,refcocog-umd:train`; mind that one's `val` may share
-    pictures with another's `train` (`refseg data leak`).
+    images with another's `train` (`refseg data leak`).
 
     A folder named without splits is divided: by its own splits `train` and `val` where it has them, else every tenth
-    of its pictures is held out, chosen by their names alone.
+    of its images is held out, chosen by their names alone.
 
     Args:
         recipe: with `data` named.
         root: the folder that holds the public data sets.
-        images: where the pictures are, if not with the data.
+        images: where the images are, if not with the data.
 
     Raises:
         ConfigError: the recipe needs data, and none is named.
@@ -109,15 +109,15 @@ def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = 
     return train, Validation(data=held_out, protocol=how)
 
 
-def _divide(data: References) -> tuple[Pictures, Pictures]:
-    """Hold out every tenth picture, in the order of the hashes of their ids: others come and go, a picture stays."""
-    if data.pictures < 2:
-        raise DataError(f"{data.name}: has a single picture; validation needs another")
-    ids = [data.samples_of(picture)[0].image_id for picture in range(data.pictures)]
-    order = sorted(range(len(ids)), key=lambda picture: hashlib.sha256(ids[picture].encode()).digest())
+def _divide(data: References) -> tuple[Images, Images]:
+    """Hold out every tenth image, in the order of the hashes of their ids: others come and go, an image stays."""
+    if data.num_images < 2:
+        raise DataError(f"{data.name}: has a single image; validation needs another")
+    ids = [data.samples_of(image)[0].image_id for image in range(data.num_images)]
+    order = sorted(range(len(ids)), key=lambda image: hashlib.sha256(ids[image].encode()).digest())
     held_out = set(order[: max(1, len(order) // HELD_OUT)])
     return _part(data, set(range(len(ids))) - held_out), _part(data, held_out)
 
 
-def _part(data: PictureData, chosen: Iterable[int]) -> Pictures:
-    return Pictures(data, tuple(sorted(chosen)))
+def _part(data: ImageData, chosen: Iterable[int]) -> Images:
+    return Images(data, tuple(sorted(chosen)))

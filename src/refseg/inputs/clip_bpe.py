@@ -1,4 +1,4 @@
-"""An expression becomes the tokens that CLIP's text tower reads.
+"""An expression becomes the tokens that CLIP's text encoder reads.
 
 The vocabulary beside this file, `bpe_merges.txt.gz`, is OpenAI's (MIT), taken by `scripts/build_vocabulary.py` from the
 package open_clip_torch.
@@ -49,7 +49,7 @@ WORD_END = "</w>"
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Expressions as the text tower takes them."""
+    """Expressions as the text encoder takes them."""
 
     tokens: Int64[Tensor, "B L"]
     """Start token, the words' tokens, end token, then zeros."""

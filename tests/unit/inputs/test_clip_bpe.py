@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from refseg.errors import ConfigError, ExpressionError
-from refseg.inputs.text import (
+from refseg.inputs.clip_bpe import (
     END_TOKEN,
     START_TOKEN,
     VOCABULARY_SIZE,

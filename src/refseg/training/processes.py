@@ -31,7 +31,7 @@ class Team:
     """How many there are."""
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes the files and shows the progress."""
         return self.rank == 0
 

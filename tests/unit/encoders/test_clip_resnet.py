@@ -1,10 +1,10 @@
-"""CLIP's own embedding of a picture: what its ResNet pools, beside the maps that CRIS takes."""
+"""CLIP's own embedding of an image: what its ResNet pools, beside the maps that CRIS takes."""
 
 import pytest
 import torch
 from torch.nn import functional
 
-from refseg.clip.resnet import AttentionPool2d, ModifiedResNet, ResNetConfig
+from refseg.encoders.clip_resnet import AttentionPool2d, ModifiedResNet, ResNetConfig
 
 SMALL = ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=12, pretrained_size=96)
 
@@ -68,7 +68,7 @@ def test_the_mean_attends_to_itself_and_all_positions(size):
 
 
 @pytest.mark.parametrize("side", [96, 64])
-def test_a_picture_becomes_one_vector(side):
+def test_a_image_becomes_one_vector(side):
     torch.manual_seed(0)
     resnet = ModifiedResNet(SMALL).eval()
     pixels, seen = torch.randn(2, 3, side, side), []

@@ -1,4 +1,4 @@
-"""Layers that the towers and the models on top of them share."""
+"""Layers that the encoders and the models on top of them share."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class QuickGELU(nn.Module):
 
 
 def blocks_above(parameter: str, layers: int) -> int:
-    """Return how many blocks of a transformer of `layers` lie above one of its parameters, by its name in the tower.
+    """Return how many blocks of a transformer of `layers` lie above one of its parameters, by its name in the encoder.
 
     The embedding, of words or of patches, lies below all of them; what belongs to no block counts as above them.
     """

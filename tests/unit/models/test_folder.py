@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from refseg import __version__, checkpoint
-from refseg.checkpoint import load_model, push_to_hub, read_folder, resolve, save_model, stored_in_half
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
 from refseg.errors import ConfigError, DownloadError, OutputError, RefsegError, UnknownNameError, WeightsError
 from refseg.models import zoo
 from refseg.models.cris.model import CRIS, CRISConfig
+from refseg.models.folder import load_model, push_to_hub, read_folder, resolve, save_model, stored_in_half
 
 
 @pytest.fixture(scope="module")
@@ -410,7 +410,7 @@ class TestHub:
 def test_the_hubs_client_is_imported_when_needed():
     import subprocess
 
-    code = "import sys, refseg.checkpoint; assert 'huggingface_hub' not in sys.modules"
+    code = "import sys, refseg.models.folder; assert 'huggingface_hub' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -48,7 +48,7 @@ class ZooEntry:
     """Builds the config."""
     parameters: int
     clip: str | None = None
-    """OpenAI's name for the pretrained pair of towers that fits."""
+    """OpenAI's name for the pretrained pair of encoders that fits."""
     weights: Path | None = None
     """The model folder inside this package, for a model that comes with it."""
     licence: str
@@ -61,7 +61,7 @@ _TOWERS = (
     *("vision.layers", "vision.width", "vision.patch", "vision.output_dim", "vision.pretrained_size"),
     *("text.width", "text.layers", "text.output_dim", "text.context_length", "text.vocabulary_size"),
 )
-"""The fields of the two towers' configs that shapes determine; a ResNet has no patches."""
+"""The fields of the two encoders' configs that shapes determine; a ResNet has no patches."""
 
 
 def _cris_family() -> Family:
@@ -103,10 +103,10 @@ def _clip_map(clip: str) -> Any:
     return clip_map(clip)
 
 
-def _clip_map_compact(tower: str) -> Any:
+def _clip_map_compact(encoder: str) -> Any:
     from refseg.models.clip_map.model import clip_map_compact
 
-    return clip_map_compact(tower)
+    return clip_map_compact(encoder)
 
 
 def _risclip(clip: str) -> Any:
@@ -271,7 +271,7 @@ ZOO = {
             config=partial(_clip_map_compact, "resnet"),
             parameters=6_595_193,
             licence="Apache-2.0, as this package",
-            summary="a small CLIP for generated scenes, whose towers a compact CRIS can start from",
+            summary="a small CLIP for generated scenes, whose encoders a compact CRIS can start from",
             score="names the kind of 97 % of close-ups, see docs/results.md",
         ),
         ZooEntry(
@@ -280,7 +280,7 @@ ZOO = {
             config=partial(_clip_map_compact, "vit"),
             parameters=6_396_481,
             licence="Apache-2.0, as this package",
-            summary="a small CLIP for generated scenes, whose towers a compact RISCLIP can start from",
+            summary="a small CLIP for generated scenes, whose encoders a compact RISCLIP can start from",
             score="names the kind of 89 % of close-ups, see docs/results.md",
         ),
         ZooEntry(
@@ -338,7 +338,7 @@ def create_model(name: str, *, pretrained: bool | str | Path = False, **changes:
 
     Args:
         name: A name of the zoo. That of a trained model gives its architecture; `load_model` brings its weights.
-        pretrained: False draws random weights. A path is a local file of CLIP's weights for the two towers. True
+        pretrained: False draws random weights. A path is a local file of CLIP's weights for the two encoders. True
             fetches that file from OpenAI's address, once.
         **changes: Fields of the config, such as `decoder_layers=1` or `contrastive=False`.
 
@@ -350,14 +350,14 @@ def create_model(name: str, *, pretrained: bool | str | Path = False, **changes:
     """
     entry = zoo_entry(name)
     if pretrained and entry.clip is None:
-        raise ConfigError(f"{name}: no pretrained towers have its sizes; leave `pretrained` out")
+        raise ConfigError(f"{name}: no pretrained encoders have its sizes; leave `pretrained` out")
     if entry.weights is not None and not entry.weights.is_dir():
         raise WeightsError(f"{name}: its folder is missing from this installation: {entry.weights}")
     model = family(entry.family).model(replace(entry.config(), **changes))
     if pretrained:
-        from refseg.clip.weights import Towers, adopt_towers, download_clip, read_clip
+        from refseg.encoders.clip_files import Encoders, adopt_encoders, download_clip, read_clip
 
         assert entry.clip is not None
         state = read_clip(download_clip(entry.clip) if pretrained is True else Path(pretrained))
-        model.clip = adopt_towers(cast(Towers, model), state, entry.clip)
+        model.clip = adopt_encoders(cast(Encoders, model), state, entry.clip)
     return model

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from refseg.clip.text import TextConfig, TextTransformer
+from refseg.encoders.clip_text import TextConfig, TextTransformer
 
 TOKENS = torch.tensor([[48, 3, 4, 49, 0, 0, 0], [48, 9, 8, 7, 6, 5, 49], [48, 49, 2, 49, 0, 0, 0]])
 

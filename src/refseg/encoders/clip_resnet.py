@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg.clip.layers import BatchNorm2d, resize_positions
+from refseg.encoders.layers import BatchNorm2d, resize_positions
 from refseg.errors import ConfigError
 
 __all__ = ["AttentionPool2d", "Bottleneck", "ModifiedResNet", "Pyramid", "ResNetConfig"]
@@ -51,7 +51,7 @@ class ResNetConfig:
 
 
 class Pyramid(NamedTuple):
-    """The feature maps of a picture at three scales."""
+    """The feature maps of an image at three scales."""
 
     v3: Float[Tensor, "B C3 H8 W8"]
     v4: Float[Tensor, "B C4 H16 W16"]
@@ -172,7 +172,7 @@ class ModifiedResNet(nn.Module):
         return Pyramid(v3, v4, self.attnpool(last))
 
     def pool(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
-        """Encode normalised pixels, S a multiple of 32, into CLIP's own embedding of a picture, in the joint space."""
+        """Encode normalised pixels, S a multiple of 32, into CLIP's own embedding of an image, in the joint space."""
         pooled: Tensor = self.attnpool.pool(self._stages(pixels)[-1])
         return pooled
 

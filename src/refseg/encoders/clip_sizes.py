@@ -1,39 +1,39 @@
-"""The sizes of CLIP's published pairs of towers."""
+"""The sizes of CLIP's published pairs of encoders."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from refseg.clip.resnet import ResNetConfig
-from refseg.clip.text import TextConfig
-from refseg.clip.vit import ViTConfig
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
+from refseg.encoders.clip_vit import ViTConfig
 from refseg.errors import UnknownNameError
 
-__all__ = ["TOWERS", "TowerSizes", "tower_sizes"]
+__all__ = ["CLIP_SIZES", "ClipSizes", "clip_sizes"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TowerSizes:
-    """The sizes of an image tower and of the text tower that was trained with it."""
+class ClipSizes:
+    """The sizes of an image encoder and of the text encoder that was trained with it."""
 
     vision: ResNetConfig | ViTConfig
     text: TextConfig
 
 
 def _text(width: int, joint: int) -> TextConfig:
-    # In all of CLIP a head has 64 channels, in every tower.
+    # In all of CLIP a head has 64 channels, in every encoder.
     return TextConfig(width=width, heads=width // 64, layers=12, output_dim=joint)
 
 
-def _resnet(layers: tuple[int, int, int, int], width: int, joint: int, size: int, text_width: int) -> TowerSizes:
-    return TowerSizes(
+def _resnet(layers: tuple[int, int, int, int], width: int, joint: int, size: int, text_width: int) -> ClipSizes:
+    return ClipSizes(
         vision=ResNetConfig(layers=layers, width=width, heads=width * 32 // 64, output_dim=joint, pretrained_size=size),
         text=_text(text_width, joint),
     )
 
 
-def _vit(patch: int, layers: int, width: int, joint: int, size: int, text_width: int) -> TowerSizes:
-    return TowerSizes(
+def _vit(patch: int, layers: int, width: int, joint: int, size: int, text_width: int) -> ClipSizes:
+    return ClipSizes(
         vision=ViTConfig(
             patch=patch, width=width, layers=layers, heads=width // 64, output_dim=joint, pretrained_size=size
         ),
@@ -41,7 +41,7 @@ def _vit(patch: int, layers: int, width: int, joint: int, size: int, text_width:
     )
 
 
-TOWERS = {
+CLIP_SIZES = {
     "RN50": _resnet((3, 4, 6, 3), 64, 1024, 224, 512),
     "RN101": _resnet((3, 4, 23, 3), 64, 512, 224, 512),
     "RN50x4": _resnet((4, 6, 10, 6), 80, 640, 288, 640),
@@ -54,12 +54,12 @@ TOWERS = {
 }
 
 
-def tower_sizes(name: str) -> TowerSizes:
+def clip_sizes(name: str) -> ClipSizes:
     """Return the sizes of a published CLIP by OpenAI's name for it, such as `RN50` or `ViT-B/16`.
 
     Raises:
         UnknownNameError: There is no such CLIP here.
     """
-    if name not in TOWERS:
-        raise UnknownNameError("CLIP model", name, TOWERS)
-    return TOWERS[name]
+    if name not in CLIP_SIZES:
+        raise UnknownNameError("CLIP model", name, CLIP_SIZES)
+    return CLIP_SIZES[name]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from refseg.clip.layers import ResidualAttentionBlock
+from refseg.encoders.layers import ResidualAttentionBlock
 from refseg.errors import ConfigError
 
 __all__ = ["Language", "TextConfig", "TextTransformer"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refseg.errors import ConfigError
-from refseg.types import Calibration, Prediction
+from refseg.values import Calibration, Prediction
 
 
 def predict(values, threshold=0.5, **more):
@@ -70,22 +70,22 @@ def test_the_score_is_a_share_and_zero_just_when_empty(seed, threshold):
 
 def test_calibration_says_what_a_belief_is_worth():
     calibration = Calibration(knots=((0.2, 0.1), (0.6, 0.5), (0.9, 0.5)))
-    assert [round(calibration.score(belief), 9) for belief in (0.0, 0.4, 0.7, 1.0)] == [0.1, 0.3, 0.5, 0.5]
+    assert [round(calibration.score(confidence), 9) for confidence in (0.0, 0.4, 0.7, 1.0)] == [0.1, 0.3, 0.5, 0.5]
     probability = np.array([[0.75, 1.0], [0.25, 0.5]], dtype=np.float32)
     prediction = Prediction("cup", probability, 0.5, calibration=calibration)
-    assert prediction.belief == pytest.approx(1.75 / 2.75)
-    assert prediction.score == calibration.score(prediction.belief)
+    assert prediction.confidence == pytest.approx(1.75 / 2.75)
+    assert prediction.score == calibration.score(prediction.confidence)
 
 
 def test_a_mask_of_too_little_belief_is_refused():
     probability = np.array([[0.75, 1.0], [0.25, 0.5]], dtype=np.float32)
     knots = ((0.0, 0.0), (1.0, 1.0))
-    trusted = Prediction("cup", probability, 0.5, calibration=Calibration(knots=knots, refuse_below=0.63))
-    refused = Prediction("cup", probability, 0.5, calibration=Calibration(knots=knots, refuse_below=0.64))
+    trusted = Prediction("cup", probability, 0.5, calibration=Calibration(knots=knots, reject_below=0.63))
+    refused = Prediction("cup", probability, 0.5, calibration=Calibration(knots=knots, reject_below=0.64))
     assert (trusted.refused, trusted.empty, trusted.mask.sum()) == (False, False, 2)
     assert (refused.refused, refused.empty, refused.mask.sum()) == (True, True, 0)
     assert (refused.box, refused.score) == (None, 0)
-    assert refused.belief == trusted.belief
+    assert refused.confidence == trusted.confidence
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_mask_of_too_little_belief_is_refused():
         {"knots": ((0.5, 0.1), (0.5, 0.2))},
         {"knots": ((0.1, 0.5), (0.2, 0.4))},
         {"knots": ((0.1, 1.5),)},
-        {"knots": ((0.1, 0.5),), "refuse_below": float("nan")},
+        {"knots": ((0.1, 0.5),), "reject_below": float("nan")},
     ],
 )
 def test_a_calibration_that_makes_no_sense_is_refused(values):
@@ -107,7 +107,7 @@ def test_a_surer_inside_and_a_surer_outside_score_higher():
     assert predict([[0.9, 0.1]]).score > predict([[0.8, 0.1]]).score > predict([[0.8, 0.4]]).score
 
 
-def test_a_large_picture_is_summed_exactly_enough():
+def test_a_large_image_is_summed_exactly_enough():
     values = np.full((2000, 2000), 0.75, dtype=np.float32)
     assert Prediction("x", values, 0.5).score == pytest.approx(0.75, abs=1e-9)
 

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from refseg.clip.layers import ResidualAttentionBlock, resize_positions
+from refseg.encoders.layers import ResidualAttentionBlock, resize_positions
 from refseg.errors import ConfigError, ImageError
 
 __all__ = ["Patches", "ViTConfig", "VisionTransformer"]
@@ -47,12 +47,12 @@ class ViTConfig:
 
     @property
     def grid(self) -> int:
-        """Patches on a side of the pictures that CLIP was trained at."""
+        """Patches on a side of the images that CLIP was trained at."""
         return self.pretrained_size // self.patch
 
 
 class Patches(NamedTuple):
-    """A picture as tokens: the class token first, then the patches, row by row."""
+    """An image as tokens: the class token first, then the patches, row by row."""
 
     tokens: Float[Tensor, "B T E"]
     """All tokens in the joint space."""
@@ -95,8 +95,8 @@ class VisionTransformer(nn.Module):
         """
         side = pixels.shape[-1]
         if side % self.patch:
-            # The convolution would leave the rest of the picture out, and no mask would lie where it belongs.
-            raise ImageError(f"a picture of {side} pixels on a side cannot be cut into patches of {self.patch}")
+            # The convolution would leave the rest of the image out, and no mask would lie where it belongs.
+            raise ImageError(f"an image of {side} pixels on a side cannot be cut into patches of {self.patch}")
         patches = self.conv1(pixels)
         first = self.class_embedding.to(patches.dtype).expand(len(pixels), 1, -1)
         tokens = torch.cat([first, patches.flatten(2).mT], dim=1)

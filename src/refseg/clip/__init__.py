@@ -1,1 +1,0 @@
-"""CLIP's towers: pixels and tokens in, features out."""

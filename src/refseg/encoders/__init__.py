@@ -1,0 +1,1 @@
+"""CLIP's encoders: pixels and tokens in, features out."""
