@@ -37,7 +37,7 @@ class GroupedProjector(nn.Module):
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="cris-r50", help="a zoo name (default: %(default)s)")
+    parser.add_argument("--model", default="cris-r50", help="a name from `refseg models` (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", type=Path, help="write all timings there as JSON")
@@ -47,7 +47,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = refseg.create_model(arguments.model).eval().to(memory_format=torch.channels_last)
     projectors = {"ours": model.projector, "published": GroupedProjector(model.projector)}
-    side, length = model.config.image_size, model.config.word_length
+    side, length = model.inputs.image_size, model.inputs.word_length
     pixels = torch.randn(1, 3, side, side).to(memory_format=torch.channels_last)
     tokens = torch.randint(1, 49_406, (1, length))
     padding = torch.zeros(1, length, dtype=torch.bool)

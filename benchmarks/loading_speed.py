@@ -1,8 +1,8 @@
-"""How fast images become batches: ours beside the way of the authors' code, which does the same with OpenCV.
+"""Compare the loading of batches with that of the authors' code, which does the same with OpenCV.
 
-Images are JPEGs of COCO's usual size, 640 x 480, with a mask and expressions each, in a folder of one's own. The
-authors' way, written anew here: decode, `warpAffine` cubic for the image and linear for the mask, tokenise one
-expression. Ours with one expression does just that; with eight, the image is decoded once for them.
+Images are JPEGs of COCO's usual size, 640 x 480, with masks and expressions, in a folder with a table. The authors'
+steps, re-implemented here: decode, `warpAffine` cubic for the image and linear for the mask, tokenise one expression.
+Ours with one expression does the same; with eight, the image is decoded once for them.
 
 python benchmarks/loading_speed.py [--out FILE]        needs: pip install opencv-python-headless
 """
@@ -24,13 +24,14 @@ from refseg.data.batches import TrainOrder, TrainTransform, batches
 from refseg.data.catalogue import open_data
 from refseg.data.shapes import Shapes
 from refseg.inputs.clip_bpe import Tokenizer
+from refseg.inputs.preprocessing import Inputs
 
 SIDE, LENGTH, IMAGES = 416, 17, 96
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+INPUTS = Inputs(image_size=SIDE, word_length=LENGTH)
 
 
-def make(folder: Path) -> None:
-    """Write generated scenes as JPEGs, with masks, and noise to make them as heavy as photos."""
+def write_data(folder: Path) -> None:
+    """Write generated scenes as JPEGs, with masks, and with noise so that the files are as large as photos."""
     (folder / "images").mkdir()
     (folder / "masks").mkdir()
     rng = np.random.default_rng(0)
@@ -48,18 +49,18 @@ def make(folder: Path) -> None:
                 Image.fromarray(sample.load_mask().astype(np.uint8) * 255).save(
                     folder / "masks" / f"{scene}-{member}.png"
                 )
-                for words in sample.expressions:
-                    rows.writerow([f"{scene}.jpg", f"{scene}-{member}.png", words])
+                for expression in sample.expressions:
+                    rows.writerow([f"{scene}.jpg", f"{scene}-{member}.png", expression.text])
 
 
-def the_authors_way(folder: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
+def load_as_the_authors(folder: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Load every image once, with one mask and one expression."""
     import cv2
 
     tokenizer = Tokenizer(LENGTH)
     with (folder / "data.csv").open(newline="") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
-    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (INPUTS.mean, INPUTS.std))
     loaded = []
     for row in rows.values():
         data = np.fromfile(folder / "images" / row["image"], np.uint8)
@@ -68,13 +69,13 @@ def the_authors_way(folder: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
         scale = min(SIDE / height, SIDE / width)
         x, y = (SIDE - width * scale) / 2, (SIDE - height * scale) / 2
         matrix = np.array([[scale, 0, x], [0, scale, y]], np.float32)
-        border = [255 * value for value in MEAN]
+        border = [255 * value for value in INPUTS.mean]
         pixels = cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderValue=border)
         data = np.fromfile(folder / "masks" / row["mask"], np.uint8)
         mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
         target = cv2.warpAffine(mask, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderValue=0) / 255.0
         normal = (torch.from_numpy(pixels.transpose(2, 0, 1)).float() / 255 - mean) / std
-        loaded.append((normal, tokenizer([row["text"]]).tokens, torch.from_numpy(target).float()))
+        loaded.append((normal, torch.from_numpy(tokenizer([row["text"]]).tokens), torch.from_numpy(target).float()))
     return loaded
 
 
@@ -92,33 +93,33 @@ def main() -> None:
     print("\n".join(f"{key}: {value}" for key, value in machine().items()))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make(folder)
-        drawer = TrainTransform(open_data(f"{folder}:all"), LENGTH)
+        write_data(folder)
+        transform = TrainTransform(open_data(f"{folder}:all"), INPUTS)
 
         def ours(expressions: int, workers: int = 0) -> int:
-            order = TrainOrder(items=IMAGES, batch_size=8, expressions=expressions, sizes=((0, SIDE),), seed=0)
-            return sum(len(batch.tokens) for batch in batches(drawer, order, range(IMAGES // 8), workers))
+            order = TrainOrder(num_images=IMAGES, batch_size=8, expressions=expressions, sizes=((0, SIDE),), seed=0)
+            return sum(len(batch.tokens) for batch in batches(transform, order, range(IMAGES // 8), workers))
 
         timed = report(
             f"{IMAGES} JPEGs of 640 x 480 into {SIDE} x {SIDE}, one core, but two in the last line",
             side_by_side(
                 {
-                    "the authors' way": lambda: the_authors_way(folder),
+                    "the authors' code": lambda: load_as_the_authors(folder),
                     "ours, one expression": lambda: ours(1),
                     "ours, up to eight expressions": lambda: ours(8),
                     "ours, eight, two workers": lambda: ours(8, workers=2),
                 },
                 arguments.rounds,
             ),
-            ("the authors' way", "ours, one expression"),
+            ("the authors' code", "ours, one expression"),
         )
-        asked = ours(8)
+        expressions = ours(8)
     medians = timed["medians"]
     assert isinstance(medians, dict)
     for name, seconds in medians.items():
-        words = asked if "eight" in name else IMAGES
-        print(f"  {name}: {IMAGES / seconds:.0f} images and {words / seconds:.0f} expressions a second")
-    write(arguments.out, {"load": timed, "images": IMAGES, "expressions_of_eight": asked})
+        answered = expressions if "eight" in name else IMAGES
+        print(f"  {name}: {IMAGES / seconds:.0f} images and {answered / seconds:.0f} expressions a second")
+    write(arguments.out, {"load": timed, "images": IMAGES, "expressions_of_eight": expressions})
 
 
 if __name__ == "__main__":

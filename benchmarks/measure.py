@@ -1,4 +1,4 @@
-"""Timing of things side by side, and what has to be known about the machine that it was done on."""
+"""Timing side by side, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import refseg
 
 
 def side_by_side(things: Mapping[str, Callable[[], object]], rounds: int, *, warmup: int = 1) -> dict[str, list[float]]:
-    """Time each thing once a round, in turn, so that whatever slows the machine down slows all of them; seconds."""
+    """Time each function once a round, in turn, so that a slow machine slows all of them; returns seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in things}
     for turn in range(warmup + rounds):
         for name, thing in things.items():

@@ -1,8 +1,8 @@
-"""What training on several expressions an image brings in the same time, against one, on generated scenes.
+"""Compare training with several expressions per image and with one, for the same time, on generated scenes.
 
-Both start from the same weights and train for the same minutes, in turns of a few steps so that whatever slows the
-machine slows both; the learning rate follows the share of the time. Then both are scored on `shapes:val`, with the
-usual threshold and with thresholds that are chosen for each of the two on other images.
+Both start from the same weights and train for the same minutes, in alternating turns of a few steps, so that other load
+on the machine slows both; the learning rate follows the elapsed fraction of the time. Then both are scored on
+`shapes:val`, with the usual threshold and with thresholds chosen for each of the two on other images.
 
 python benchmarks/sentences_per_image.py [--clip runs/shapes-clip/last] [--minutes 10] [--out FILE]
 """
@@ -19,57 +19,56 @@ import torch
 
 from measure import machine, write
 from refseg.config import replace
-from refseg.data.batches import TrainOrder, TrainTransform, batches
+from refseg.data.batches import Batch, TrainOrder, TrainTransform, batches
 from refseg.data.shapes import Shapes
 from refseg.evaluation.metrics import summarise
 from refseg.evaluation.thresholds import evaluate_with_own
-from refseg.models.cris.model import CRIS
-from refseg.models.folder import adopt_clip
+from refseg.models.convert import adopt_clip
+from refseg.models.families import build
 from refseg.predictor import Predictor
 from refseg.training.engine import Engine
-from refseg.training.processes import Team
+from refseg.training.processes import Processes
 from refseg.training.recipes import recipe
-from refseg.values import Batch
 
 TURN = 10
-"""Steps before the other one goes on."""
+"""Steps of a turn."""
 
 
 class Learner:
-    """A model, what it learns from, and the time that it has taken."""
+    """A model in training, its batches, and the time that it took."""
 
     def __init__(self, expressions: int, images: int, seed: int, clip: str | None) -> None:
-        made = recipe("shapes-ablation", expressions_per_image=expressions, batch_size=images, seed=seed)
-        assert made.model is not None
-        self.config = replace(made.training, drill=8)
+        found = recipe("shapes-ablation", expressions_per_image=expressions, batch_size=images, seed=seed)
+        assert found.model is not None
+        self.config = replace(found.training, drill=8)
         torch.manual_seed(seed)
-        model = CRIS(made.model)
+        model = build(found.model)
         if clip is not None:
             adopt_clip(model, clip)
-        self.engine = Engine(model, self.config, Team(torch.device("cpu")))
+        self.engine = Engine(model, self.config, Processes(torch.device("cpu")))
         data = Shapes("train", drill=8)
-        sizes = ((0, made.model.image_size),)
+        sizes = ((0, found.model.inputs.image_size),)
         order = TrainOrder(
-            items=data.num_images, batch_size=images, expressions=expressions, sizes=sizes, seed=self.config.seed
+            num_images=data.num_images, batch_size=images, expressions=expressions, sizes=sizes, seed=self.config.seed
         )
-        self.drawn: Iterator[Batch] = batches(
-            TrainTransform(data, made.model.word_length), order, range(10**6), workers=1
+        self.batches: Iterator[Batch] = batches(
+            TrainTransform(data, found.model.inputs), order, range(10**6), workers=1
         )
-        self.seconds, self.steps, self.asked = 0.0, 0, 0
+        self.seconds, self.steps, self.expressions = 0.0, 0, 0
 
     def go(self, budget: float) -> None:
         """Take a turn of steps."""
         for _ in range(TURN):
-            begun = time.perf_counter()
-            share = min(1.0, self.seconds / budget)
-            factor = min(1.0, (self.steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * share))
+            started = time.perf_counter()
+            elapsed = min(1.0, self.seconds / budget)
+            factor = min(1.0, (self.steps + 1) / 50) * 0.5 * (1 + math.cos(math.pi * elapsed))
             for group in self.engine.optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
-            batch = next(self.drawn)
+            batch = next(self.batches)
             self.engine.step([batch], self.steps)
             self.steps += 1
-            self.asked += len(batch.tokens)
-            self.seconds += time.perf_counter() - begun
+            self.expressions += len(batch.tokens)
+            self.seconds += time.perf_counter() - started
 
 
 def main() -> None:
@@ -85,22 +84,23 @@ def main() -> None:
     print("\n".join(f"{key}: {value}" for key, value in machine().items()))
     budget = 60 * arguments.minutes
     learners = {
-        count: Learner(count, arguments.num_images, arguments.seed, arguments.clip)
-        for count in (1, arguments.expressions)
+        count: Learner(count, arguments.images, arguments.seed, arguments.clip) for count in (1, arguments.expressions)
     }
     while any(learner.seconds < budget for learner in learners.values()):
         for learner in learners.values():
             if learner.seconds < budget:
                 learner.go(budget)
-    results = {}
+    results: dict[str, dict[str, float | None]] = {}
     data = Shapes("val")
     for count, learner in learners.items():
-        outcomes, again = evaluate_with_own(Predictor(learner.engine.model, "cpu"), data, arguments.scored, data.masks)
+        outcomes, again = evaluate_with_own(
+            Predictor.from_model(learner.engine.model, "cpu"), data, arguments.scored, data.objects
+        )
         summary, own = summarise(outcomes), summarise(again)
         results[str(count)] = {
             "steps": learner.steps,
-            "images": learner.steps * arguments.num_images,
-            "expressions": learner.asked,
+            "images": learner.steps * arguments.images,
+            "expressions": learner.expressions,
             "mean_iou": summary["mean_iou"],
             "pointing": summary["pointing"],
             "own_mean_iou": own["mean_iou"],

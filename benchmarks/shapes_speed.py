@@ -1,4 +1,4 @@
-"""How fast scenes are made: words, image and masks, on one core.
+"""Speed of the scene generator, with expressions, images and masks, on one core.
 
 python benchmarks/shapes_speed.py [--scenes N]
 """

@@ -1,7 +1,7 @@
-"""A training step of CRIS, ours beside the authors' code: images a second and memory, in one run.
+"""Compare a training step of CRIS with that of the authors' code: images per second and memory, in one run.
 
-Their code is not ours to ship: clone https://github.com/DerrickWang005/CRIS.pytorch and name the folder. Both models
-get the same weights and the same batch, and are first shown to give the same loss (in float32).
+Their code is not part of this package: clone https://github.com/DerrickWang005/CRIS.pytorch and name the folder. Both
+models get the same weights and the same batch; first it is checked that their losses are equal (in float32).
 
 python benchmarks/training_speed.py --against FOLDER [--device cuda] [--batch 64] [--out FILE]
 """
@@ -22,29 +22,30 @@ from torch import Tensor, nn
 
 import refseg
 from measure import machine, report, side_by_side, write
+from refseg.data.batches import Batch
 from refseg.models.cris.convert import to_reference
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
-from refseg.training.processes import Team
-from refseg.values import Batch
+from refseg.training.processes import Processes
 
 WIDTHS = {"cris-r50": (1024, [512, 1024, 1024]), "cris-r101": (512, [512, 1024, 512])}
 
 
 def batch_of(images: int, expressions: int, side: int, length: int) -> Batch:
-    """Return noise in the shape of a batch; its masks have sharp edges, so that both ways to shrink them agree."""
+    """Return a batch of noise; its masks have sharp edges, so that both ways to shrink them agree."""
     generator = torch.Generator().manual_seed(0)
-    asked = images * expressions
-    tokens = torch.randint(1, 49_000, (asked, length), generator=generator)
+    count = images * expressions
+    tokens = torch.randint(1, 49_000, (count, length), generator=generator)
     tokens[:, 0], tokens[:, 8], tokens[:, 9:] = 49_406, 49_407, 0
-    quarter = (torch.rand(asked, 1, side // 4, side // 4, generator=generator) < 0.3).float()
+    quarter = (torch.rand(count, 1, side // 4, side // 4, generator=generator) < 0.3).float()
     return Batch(
         pixels=torch.randn(images, 3, side, side, generator=generator),
         tokens=tokens,
         padding=tokens == 0,
         image_index=torch.arange(images).repeat_interleave(expressions),
         target=quarter,
-        weight=torch.ones(asked),
+        valid=torch.ones_like(quarter),
+        weight=torch.ones(count),
     )
 
 
@@ -58,7 +59,7 @@ def theirs(folder: Path, model: nn.Module, name: str) -> nn.Module:
     width, channels = WIDTHS[name]
     settings = SimpleNamespace(
         clip_pretrain="",
-        word_len=model.config.word_length,
+        word_len=model.inputs.word_length,
         fpn_in=channels,
         fpn_out=[256, 512, 1024],
         num_layers=3,
@@ -69,14 +70,14 @@ def theirs(folder: Path, model: nn.Module, name: str) -> nn.Module:
         intermediate=False,
         word_dim=width,
     )
-    # Their package asks for a logger that its model does not use.
+    # Their package imports a logger that its model does not use.
     with (
         mock.patch("torch.jit.load", return_value=archive),
         mock.patch.dict(sys.modules, {"loguru": SimpleNamespace(logger=None)}),
     ):
-        made: nn.Module = importlib.import_module("model.segmenter").CRIS(settings)
-    made.load_state_dict(state)
-    return made.train()
+        built: nn.Module = importlib.import_module("model.segmenter").CRIS(settings)
+    built.load_state_dict(state)
+    return built.train()
 
 
 def step_of_theirs(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], Tensor]:
@@ -87,12 +88,12 @@ def step_of_theirs(model: nn.Module, batch: Batch, device: torch.device) -> Call
     rest = [p for p in model.parameters() if id(p) not in known]
     optimizer = torch.optim.Adam([{"params": encoders, "lr": 1e-5}, {"params": rest, "lr": 1e-4}], lr=1e-4)
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda")
-    pixels, words = batch.pixels.to(device), batch.tokens.to(device)
+    pixels, tokens = batch.pixels.to(device), batch.tokens.to(device)
     target = batch.target.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3).to(device)
 
     def step() -> Tensor:
         with torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-            _, _, loss = model(pixels, words, target)
+            _, _, loss = model(pixels, tokens, target)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -111,7 +112,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=416)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="let torch.compile translate ours")
+    parser.add_argument("--compile", action="store_true", help="compile ours with torch.compile")
     parser.add_argument("--out", type=Path, help="write all timings there as JSON")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -122,7 +123,7 @@ def main() -> None:
     print("\n".join(f"{key}: {value}" for key, value in about.items()))
     torch.manual_seed(0)
     model = refseg.create_model(arguments.model, dropout=0.0, image_size=arguments.side)
-    batch = batch_of(arguments.batch, 1, arguments.side, model.config.word_length)
+    batch = batch_of(arguments.batch, 1, arguments.side, model.inputs.word_length)
     reference = step_of_theirs(theirs(arguments.against, model, arguments.model), batch, device)
     steps: dict[str, Callable[[], Any]] = {"theirs": reference}
     kinds = ["float16", "bfloat16"] if device.type == "cuda" else ["float32", "bfloat16"]
@@ -133,12 +134,12 @@ def main() -> None:
         )
         twin = refseg.create_model(arguments.model, dropout=0.0, image_size=arguments.side)
         twin.load_state_dict(model.state_dict())
-        engine = Engine(twin, config, Team(device))
+        engine = Engine(twin, config, Processes(device))
         steps[f"ours, {precision}"] = lambda engine=engine: engine.step([batch], 0).cpu()
     first = {name: float(step()) for name, step in steps.items()}
     print("first losses:", {name: round(loss, 5) for name, loss in first.items()})
     for name, loss in first.items():
-        # Half precision rounds, and random weights over a small batch magnify that.
+        # Half precision rounds, and random weights with a small batch amplify that.
         assert abs(loss / first["theirs"] - 1) < (1e-3 if name.endswith("float32") else 0.2), name
     memory = {}
     if device.type == "cuda":
@@ -148,7 +149,7 @@ def main() -> None:
             before = torch.cuda.memory_allocated()
             step()
             memory[name] = round((torch.cuda.max_memory_allocated() - before) / 2**30, 2)
-        print("GiB of a step beside weights and optimizer:", memory)
+        print("GiB of a step without weights and optimizer:", memory)
     timed = report(
         f"{arguments.model}, a step of {arguments.batch} images of {arguments.side} x {arguments.side} on {device}",
         side_by_side(steps, arguments.rounds),

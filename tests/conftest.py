@@ -17,14 +17,17 @@ from PIL import Image  # noqa: E402
 
 from refseg.encoders.clip_resnet import ResNetConfig  # noqa: E402
 from refseg.encoders.clip_text import TextConfig  # noqa: E402
+from refseg.inputs.preprocessing import Inputs  # noqa: E402
+from refseg.models.base import ModelSpec  # noqa: E402
 from refseg.models.cris.model import CRIS, CRISConfig  # noqa: E402
 from refseg.models.folder import save_model  # noqa: E402
 from refseg.predictor import Predictor, load  # noqa: E402
+from refseg.values import Decision  # noqa: E402
 
 torch.set_num_threads(1)
 
 
-def tiny_config(**changes) -> CRISConfig:
+def tiny_config() -> CRISConfig:
     """The smallest CRIS that has every part."""
     values = {
         "vision": ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=16, pretrained_size=64),
@@ -33,15 +36,19 @@ def tiny_config(**changes) -> CRISConfig:
         "decoder_layers": 1,
         "decoder_heads": 2,
         "decoder_hidden": 32,
-        "image_size": 64,
-        "word_length": 17,
     }
-    return CRISConfig(**values | changes)
+    return CRISConfig(**values)
+
+
+def tiny_spec(**changes) -> ModelSpec:
+    inputs, decision = Inputs(image_size=64, word_length=17), Decision(threshold=0.35)
+    return ModelSpec(config=tiny_config(), inputs=inputs, decision=decision).changed(**changes)
 
 
 def tiny_model(seed: int = 0, **changes) -> CRIS:
     torch.manual_seed(seed)
-    return CRIS(tiny_config(**changes))
+    spec = tiny_spec(**changes)
+    return CRIS(spec.config, spec.inputs, spec.decision)
 
 
 def photo_array(height: int = 64, width: int = 96) -> np.ndarray:
@@ -87,10 +94,10 @@ def calibrated(model: CRIS) -> CRIS:
     """Give norms statistics that fit, so that random weights answer with more than one value; all in eval mode."""
     torch.manual_seed(1)
     model.train()
-    tokens = torch.randint(1, 1000, (8, model.config.word_length))
+    tokens = torch.randint(1, 1000, (8, model.inputs.word_length))
     tokens[:, -1] = 49_407
     padding = torch.zeros_like(tokens, dtype=torch.bool)
-    size = model.config.image_size
+    size = model.inputs.image_size
     with torch.no_grad():
         for _ in range(20):
             logits = model(torch.randn(8, 3, size, size), tokens, padding)

@@ -1,10 +1,10 @@
-"""The rules of the house: what may import what, what is public, and what happens at import."""
+"""The rules of the code base: import order, exports, terms, and nothing that happens at import."""
 
 from __future__ import annotations
 
 import ast
-import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,11 +15,6 @@ import refseg
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "refseg"
-ROOMS = (
-    *("errors", "files", "types", "config", "inputs", "visualize", "clip", "models", "checkpoint", "data", "predictor"),
-    *("evaluation", "training", "cli"),
-)
-"""Each may import itself and those before it. The door of the package, its `__init__`, may name what it hands out."""
 FILES = sorted(SOURCE.rglob("*.py"))
 TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 
@@ -30,7 +25,15 @@ def module_name(path):
 
 
 MODULES = {module_name(path): path for path in FILES}
-of_each_file = pytest.mark.parametrize("path", FILES, ids=map(module_name, FILES))
+
+
+def order():
+    """The rooms in the order of the tree in the README: each may import itself and those above it."""
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("src/refseg/\n", 1)[1].split("```", 1)[0]
+    entries = re.findall(r"^[├└]── (.*)$", tree, re.MULTILINE)
+    return [
+        name.removesuffix(".py").removesuffix("/") for entry in entries for name in re.findall(r"\w+(?:\.py|/)", entry)
+    ]
 
 
 def room(module):
@@ -49,23 +52,6 @@ def imports(path):
                 for alias in node.names:
                     full = f"{node.module}.{alias.name}"
                     yield (full, None) if full in MODULES else (node.module, alias.name)
-
-
-@of_each_file
-def test_imports_run_downwards(path):
-    here = room(module_name(path))
-    if here in (None, "__main__"):
-        return
-    for module, name in imports(path):
-        there = room(module)
-        if there is None:
-            assert name == "__version__", f"{name} of the package's door"
-        else:
-            assert ROOMS.index(there) <= ROOMS.index(here), f"{here} imports {module}"
-
-
-def test_every_room_is_known():
-    assert {room(module) for module in MODULES} == {None, "__main__", *ROOMS}
 
 
 def defined(tree):
@@ -87,33 +73,87 @@ def exported(tree):
     return None
 
 
-@of_each_file
-def test_what_is_exported_is_there_and_sorted_once(path):
-    names = exported(TREES[path])
+def broken_rules(path):
+    """Yield the rules that a file breaks."""
+    module, tree, names, rooms = module_name(path), TREES[path], exported(TREES[path]), order()
+    here = room(module)
+    if here not in (None, "__main__"):  # the package's own `__init__` names what it offers
+        for other, name in imports(path):
+            there = room(other)
+            if there is None and name != "__version__":
+                yield f"imports {name} from the package itself"
+            elif there is not None and rooms.index(there) > rooms.index(here):
+                yield f"imports {other}, which the README lists below {here}"
+    for other, name in imports(path):
+        if name is not None and other != "refseg" and name not in (exported(TREES[MODULES[other]]) or ()):
+            yield f"imports {name}, which {other} does not export"
     if names is None:
-        assert not any(defined(TREES[path])) or path.name == "__main__.py", "no __all__"
-        return
-    assert len(names) == len(set(names))
-    module = importlib.import_module(module_name(path))
-    for name in names:
-        assert hasattr(module, name), name
-    if path.name != "__init__.py":
-        things, values = defined(TREES[path])
-        assert set(names) <= things | values, "another module's names"
-        # Constants may be nobody else's business; classes and functions say so by an underscore.
-        assert {name for name in things if not name.startswith("_")} <= set(names)
+        if any(defined(tree)) and path.name != "__main__.py":
+            yield "has no __all__"
+    elif path.name != "__init__.py":
+        things, values = defined(tree)
+        if len(names) != len(set(names)):
+            yield "exports a name twice"
+        if unknown := set(names) - things - values:
+            yield f"exports {unknown}, which it does not define"
+        if private := {name for name in things if not name.startswith("_")} - set(names):
+            yield f"defines {private}, and neither exports them nor marks them as private"
+    if here != "cli":
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        if used := calls & {"print", "sys.stdout.write", "sys.stderr.write"}:
+            yield f"prints ({used})"
+    if path.stem in {"utils", "util", "common", "misc", "helpers", "helper", "tools", "stuff"}:
+        yield "has a name that says nothing"
+    if not ast.get_docstring(tree):
+        yield "has no docstring"
+    if here not in ("cli", "data", None, "__main__"):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "hasattr":
+                yield f"line {node.lineno}: probes with hasattr; declare the capability"
 
 
-@of_each_file
-def test_what_others_import_is_exported(path):
-    for module, name in imports(path):
-        if name is None or module == "refseg":
-            continue
-        names = exported(TREES[MODULES[module]]) or ()
-        assert name in names, f"{module} does not export {name}"
+def test_every_file_keeps_the_rules():
+    assert set(order()) == {room(module) for module in MODULES} - {None, "__main__"}, "the tree in the README"
+    broken = [f"{module_name(path)} {rule}" for path in FILES for rule in broken_rules(path)]
+    assert not broken, "\n".join(broken)
 
 
-def test_the_face_of_the_package():
+DIALECT = re.compile(
+    r"\b(pictures?|beliefs?|rivals?|tempers?|strangers?|borrow(?:s|ed)?|by[ -]heart|has heard|whispers?|refusals?)\b",
+    re.IGNORECASE,
+)
+"""Words for which the field has a standard term (CONTRIBUTING.md, style)."""
+
+
+def test_the_terms_are_those_of_the_field():
+    files = [*FILES, *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {match[0]}"
+        for path in files
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        for match in DIALECT.finditer(line)
+    ]
+    assert not found, "\n".join(found)
+
+
+HEAVY = ("torch", "transformers", "pyarrow", "onnxruntime")
+LIGHT = (
+    "refseg",
+    "refseg.values",
+    "refseg.inputs.preprocessing",
+    "refseg.masks",
+    "refseg.models.families",
+    "refseg.predictor",
+)
+
+
+def test_values_and_inputs_do_not_import_torch():
+    code = f"import sys, {', '.join(LIGHT)}; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_public_names_of_the_package():
     assert sorted(refseg.__all__) == refseg.__all__
     for name in refseg.__all__:
         assert getattr(refseg, name) is not None
@@ -123,21 +163,8 @@ def test_the_face_of_the_package():
         _ = refseg.nonsense
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_is_typed():
     assert (SOURCE / "py.typed").is_file()
-
-
-@of_each_file
-def test_only_the_command_line_prints(path):
-    if room(module_name(path)) != "cli":
-        calls = {ast.unparse(node.func) for node in ast.walk(TREES[path]) if isinstance(node, ast.Call)}
-        assert calls.isdisjoint({"print", "sys.stdout.write", "sys.stderr.write"})
-
-
-@of_each_file
-def test_every_module_has_a_purpose(path):
-    assert path.stem not in {"utils", "util", "common", "misc", "helpers", "helper", "tools", "stuff"}
-    assert ast.get_docstring(TREES[path])
 
 
 def test_no_machine_is_named():

@@ -1,4 +1,4 @@
-"""Referring image segmentation: an image and some words in, the pixels that the words mean out."""
+"""Referring image segmentation: segments the region of an image that an expression refers to."""
 
 from __future__ import annotations
 
@@ -7,42 +7,55 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from refseg.errors import RefsegError
+    from refseg.inputs.preprocessing import Inputs
+    from refseg.models.convert import convert
     from refseg.models.families import create_model
-    from refseg.models.folder import convert, load_model, save_model
-    from refseg.predictor import Encoding, Predictor, load
-    from refseg.values import Batch, PatchMap, Prediction, Sample
+    from refseg.models.folder import load_model, save_model
+    from refseg.models.hub import push_to_hub
+    from refseg.predictor import Predictor, load
+    from refseg.values import Calibration, Decision, Encoding, Expression, PatchMap, Prediction, Sample, Segmenter
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "Batch",
+    "Calibration",
+    "Decision",
     "Encoding",
+    "Expression",
+    "Inputs",
     "PatchMap",
     "Prediction",
     "Predictor",
     "RefsegError",
     "Sample",
+    "Segmenter",
     "__version__",
     "convert",
     "create_model",
     "load",
     "load_model",
+    "push_to_hub",
     "save_model",
 ]
 
 # Imported when first asked for, so that `refseg --help` need not wait for PyTorch.
 _HOMES = {
-    "Batch": "refseg.values",
-    "Encoding": "refseg.predictor",
+    "Calibration": "refseg.values",
+    "Decision": "refseg.values",
+    "Encoding": "refseg.values",
+    "Expression": "refseg.values",
+    "Inputs": "refseg.inputs.preprocessing",
     "PatchMap": "refseg.values",
     "Prediction": "refseg.values",
     "Predictor": "refseg.predictor",
     "RefsegError": "refseg.errors",
     "Sample": "refseg.values",
-    "convert": "refseg.models.folder",
+    "Segmenter": "refseg.values",
+    "convert": "refseg.models.convert",
     "create_model": "refseg.models.families",
     "load": "refseg.predictor",
     "load_model": "refseg.models.folder",
+    "push_to_hub": "refseg.models.hub",
     "save_model": "refseg.models.folder",
 }
 

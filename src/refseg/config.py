@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from refseg.errors import ConfigError, did_you_mean
+from refseg.files import write_text
 
 __all__ = ["from_dict", "load_json", "replace", "save_json", "to_dict"]
 
@@ -48,9 +49,14 @@ def replace(config: T, **changes: Any) -> T:
     return from_dict(type(config), {**to_dict(config), **{key: _plain(value) for key, value in changes.items()}})
 
 
-def save_json(values: dict[str, Any], path: Path) -> None:
-    """Write JSON values, indented, with a newline at the end."""
-    path.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+def save_json(values: Any, path: Path) -> None:
+    """Write JSON values, indented, with a newline at the end; the file is written whole or not at all.
+
+    Raises:
+        OutputError: it cannot be written.
+        ValueError: a number is not finite.
+    """
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 def load_json(path: Path) -> dict[str, Any]:

@@ -35,6 +35,7 @@ __all__ = [
     "UnknownNameError",
     "WeightsError",
     "did_you_mean",
+    "one_line",
 ]
 
 EXIT_CODE = 2
@@ -97,3 +98,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `", did you mean 'x'?"` for the closest known name, or an empty string where none is close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of another library's exception as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: what was there before stays until the new one is complete."""
+"""Files that are written whole or not at all, and the folder for files that can be made or fetched again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from refseg.errors import OutputError
 
-__all__ = ["replacing", "write_bytes", "write_text"]
+__all__ = ["replacing", "user_cache", "write_bytes", "write_text"]
 
 
 @contextmanager
@@ -50,3 +50,21 @@ def write_text(path: Path, text: str) -> None:
     """
     # Half a character (a lone surrogate) in somebody's words is no reason to lose a result.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def user_cache(*parts: str) -> Path:
+    """Return a path below the folder for files that can be made or fetched again; nothing is created.
+
+    The folder is `$REFSEG_CACHE`, else `$XDG_CACHE_HOME/refseg`, else `~/.cache/refseg`.
+
+    Raises:
+        OutputError: none of them is known: the user has no home folder, as in some containers.
+    """
+    if chosen := os.environ.get("REFSEG_CACHE"):
+        return Path(chosen, *parts)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches, "refseg", *parts)
+    try:
+        return Path.home().joinpath(".cache", "refseg", *parts)
+    except RuntimeError:
+        raise OutputError("there is no home folder for the cache; set REFSEG_CACHE to a folder") from None

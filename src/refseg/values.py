@@ -1,175 +1,399 @@
-"""The three values that flow through the package, and the letters that stand for their axes.
+"""The values that flow through the package, and the call that turns an image and expressions into predictions.
+
+An image is encoded once into an `Encoding`; each expression asked of it gives a `Prediction`. Whoever does the
+computing (PyTorch, another runtime, another project's model) is a `Segmenter`.
 
 | letter | axis                                                           |
 |--------|----------------------------------------------------------------|
-| B      | expressions (each with its image) computed together          |
-| S      | side of the square that an image is letterboxed into, pixels  |
+| N      | images computed together                                       |
+| B      | expressions (each with its image) computed together            |
+| S      | side of the square that an image is letterboxed into, pixels   |
 | L      | tokens of an expression, start and end token included          |
-| H, W   | height and width of the image as its owner sees it, pixels   |
+| H, W   | height and width of the original image, pixels                 |
+| h, w   | height and width of a map of scores, S/4 for most models       |
 | C      | channels                                                       |
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
-from torch import Tensor
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, InputError, OutputError, WeightsError, one_line
+from refseg.files import replacing
+from refseg.inputs.frame import Frame
+from refseg.masks import bounding_box, decode_rle, encode_rle
 
-__all__ = ["Batch", "Calibration", "PatchMap", "Prediction", "Sample"]
+__all__ = [
+    "Calibration",
+    "Decision",
+    "Encoding",
+    "Expression",
+    "PatchMap",
+    "Prediction",
+    "Sample",
+    "Segmenter",
+]
+
+# ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expression:
+    """A referring expression of a data set."""
+
+    text: str
+    """Verbatim."""
+    id: str
+    """Unique within the data set."""
+    attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
+    """What is known of this expression, such as its `style` and its `form`; `Sample.attributes` holds for all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One reference: an image, the expressions that mean the same region of it, and that region.
+    """One reference of a data set: an image, the expressions that refer to the same target in it, and its mask.
 
-    Images and masks are loaded when asked for, so that a list of samples costs only its words.
+    Images and masks are loaded when asked for, so that a list of samples costs only its text.
     """
 
     id: str
     """Unique within the data set."""
     image_id: str
     """Shared by all samples of one image."""
-    expressions: tuple[str, ...]
-    """The words, verbatim; each of them means the same region."""
-    expression_ids: tuple[str, ...] = ()
-    """Of the expressions, unique within the data set; empty where the data have none."""
+    expressions: tuple[Expression, ...]
     load_image: Callable[[], Image.Image]
     """Returns the image as RGB, (H, W)."""
     load_mask: Callable[[], Bool[ndarray, "H W"]] | None
-    """Returns the meant pixels, or is None where the expressions fit nothing in the image."""
+    """Returns the target mask, or is None where nothing in the image fits the expressions."""
     load_ignored: Callable[[], Bool[ndarray, "H W"]] | None = None
-    """Returns the pixels that count neither for nor against a model, or is None where all count."""
+    """Returns the pixels that are left out of training and of every count, or is None where there are none."""
+    target_object: int | None = None
+    """Index of the target among all objects of the image, where the data set knows them."""
     split: str
     source: str
     """The data set that the sample comes from."""
     attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
-    """What else is known, for breakdowns: `style`, `distractors`, `kind`..."""
+    """What else is known of the reference, for breakdowns: `distractors`, `category`, `held_out`..."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """Training input: N images, and B expressions each of which asks about one of them."""
-
-    pixels: Float[Tensor, "N 3 S S"]
-    """Letterboxed and normalised."""
-    tokens: Int64[Tensor, "B L"]
-    padding: Bool[Tensor, "B L"]
-    """True where a token is padding."""
-    image_index: Int64[Tensor, "B"]
-    """Which of the N images each expression asks about."""
-    target: Float[Tensor, "B 1 h w"]
-    """The meant region at a quarter of the side, S/4, in 0..1."""
-    weight: Float[Tensor, "B"]
-    """How much each expression counts in the loss, over the others; positive."""
+# ── decisions ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What a model's confidence in its own masks is worth, measured on a validation split (`refseg calibrate`)."""
+    """The measured relation of a model's confidence to the IoU of its masks (`refseg calibrate`)."""
 
     knots: tuple[tuple[float, float], ...]
-    """Pairs (confidence, score), both rising: between them the score follows a straight line, beyond them it is level."""
+    """Pairs (confidence, score), both rising; linear in between, constant beyond the ends."""
     reject_below: float = 0.0
-    """Where the confidence is lower, the answer is that nothing fits."""
+    """Masks of lower confidence are rejected: the answer is that nothing fits."""
 
     def __post_init__(self) -> None:
         values = [value for knot in self.knots for value in knot]
         if not values or not all(0 <= value <= 1 for value in (*values, self.reject_below)):
             raise ConfigError("calibration needs knots, and its values must lie in 0..1")
-        for (confidence, score), (next_belief, next_score) in pairwise(self.knots):
-            if not (confidence < next_belief and score <= next_score):
+        for (confidence, score), (next_confidence, next_score) in pairwise(self.knots):
+            if not (confidence < next_confidence and score <= next_score):
                 raise ConfigError("the knots of calibration must rise")
 
     def score(self, confidence: float) -> float:
-        """Return the IoU that masks of this confidence had on average, 0..1."""
+        """Return the mean IoU of masks with this confidence, 0..1."""
         confidences, scores = zip(*self.knots, strict=True)
         return float(np.interp(confidence, confidences, scores))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """How scores become a mask and a verdict. It is stored beside a model's architecture and may be replaced."""
+
+    threshold: float = 0.5
+    """A pixel belongs to the mask where its probability is greater; where none is, nothing fits."""
+    relative_threshold: float | None = None
+    """Where something fits, this fraction of the highest probability is the threshold instead; None: it is not.
+
+    A model in doubt gives all of an object a lower probability, and a fixed threshold would cut off its border.
+    """
+    calibration: Calibration | None = None
+    """Measured with these thresholds."""
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "relative_threshold"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ConfigError(f"{name} must lie between 0 and 1, got {value}")
+
+    def threshold_for(self, highest: float) -> float:
+        """Return the threshold for a map of probabilities whose highest is given."""
+        if self.relative_threshold is None or highest <= self.threshold:
+            return self.threshold
+        return self.relative_threshold * highest
+
+
+# ── encodings ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SCHEMA = "refseg-encoding/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """All that a model computes from an image alone. It is immutable; `save`, `load` and pickle keep it exactly.
+
+    Any `Segmenter` of the same fingerprint answers expressions from it, in another thread or process too.
+    """
+
+    fingerprint: str
+    """Of the weights and the preprocessing that made it."""
+    frame: Frame
+    """The size of the image, and its place in the model's square."""
+    arrays: Mapping[str, ndarray]
+    """Read-only, by name."""
+
+    def __post_init__(self) -> None:
+        views = {name: array.view() for name, array in self.arrays.items()}
+        for view in views.values():
+            view.flags.writeable = False
+        object.__setattr__(self, "arrays", MappingProxyType(views))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Encoding, (self.fingerprint, self.frame, dict(self.arrays))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a safetensors file.
+
+        Raises:
+            OutputError: it cannot be written; what was there before stays.
+        """
+        from safetensors.numpy import save_file
+
+        about = {
+            "schema": SCHEMA,
+            "fingerprint": self.fingerprint,
+            "frame": f"{self.frame.height} {self.frame.width} {self.frame.size}",
+        }
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
+        try:
+            with replacing(Path(path)) as draft:
+                save_file(arrays, draft, metadata=about)
+        except OSError as error:
+            raise OutputError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Encoding:
+        """Read a file that `save` wrote.
+
+        Raises:
+            InputError: the file is missing, broken, or no encoding.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="numpy") as file:
+                about = file.metadata() or {}
+                if about.get("schema") != SCHEMA:
+                    raise InputError(f"{os.fspath(path)}: is no encoding that this version of refseg reads ({SCHEMA})")
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            height, width, size = map(int, about["frame"].split())
+            return Encoding(about["fingerprint"], Frame(height, width, size), arrays)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"{os.fspath(path)}: cannot be read as an encoding: {' '.join(str(error).split())}"
+            ) from None
+
+
+# ── predictions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Measured(NamedTuple):
+    """What is computed from the full-size probabilities, which are not kept."""
+
+    threshold: float
+    confidence: float
+    rle: dict[str, Any]
+    box: tuple[int, int, int, int] | None
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the model found for one expression."""
+    """The answer of a model to one expression.
+
+    Only the scores of the model's square are kept, (h, w); full-size arrays are restored when asked for, so that a
+    hundred predictions on a large photo fit in memory. What is derived from them is computed once.
+
+    Raises:
+        WeightsError: the scores are not finite.
+    """
 
     expression: str
-    """The words, verbatim."""
-    probability: Float[ndarray, "H W"]
-    """How likely each pixel is to be meant, 0..1, float32, at the image's own size."""
-    threshold: float
-    """A pixel is in the mask where its probability is greater: as asked, or by the model's rule for this answer."""
+    """Verbatim."""
+    scores: Float[ndarray, "h w"]
+    """The probability that each cell of the model's square belongs to the target, 0..1."""
+    frame: Frame
+    """The place of the image in that square."""
+    decision: Decision
+    """How the scores become a mask and a verdict."""
     truncated: bool = False
-    """True where the expression was longer than the model reads, so that its end was cut off."""
-    calibration: Calibration | None = None
-    """What the model's confidence is worth, where that was measured."""
+    """Whether the expression was longer than the model reads, so that its end was cut off."""
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.scores).all():
+            raise WeightsError(
+                "the model's probabilities are not finite: its weights are damaged, or overflow in this precision"
+            )
+
+    def decided_by(self, decision: Decision) -> Prediction:
+        """Return the same scores under another decision."""
+        return replace(self, decision=decision)
+
+    @property
+    def probability(self) -> Float[ndarray, "H W"]:
+        """The probability that each pixel of the original image belongs to the target, 0..1, float32; not kept."""
+        return np.asarray(np.clip(self.frame.restore(self.scores), 0, 1))
 
     @cached_property
-    def _above(self) -> Bool[ndarray, "H W"]:
-        return self.probability > self.threshold
+    def _measured(self) -> _Measured:
+        frame = self.frame
 
-    @cached_property
-    def rejected(self) -> bool:
-        """True where the model does not trust the mask that it found: it is taken for nothing."""
-        return self.calibration is not None and self.confidence < self.calibration.reject_below
+        def blocks() -> Iterator[tuple[slice, Float[ndarray, "rows width"]]]:
+            for rows, block in frame.restore_blocks(self.scores):
+                yield rows, np.clip(block, 0, 1, out=block)
 
-    @cached_property
-    def mask(self) -> Bool[ndarray, "H W"]:
-        """The pixels that the words mean; none where the answer is refused."""
-        return np.zeros_like(self._above) if self.rejected else self._above
+        threshold = self.decision.threshold
+        if self.decision.relative_threshold is not None:
+            highest = 0.0
+            for _, block in blocks():
+                highest = max(highest, float(block.max()))
+            threshold = self.decision.threshold_for(highest)
+        mask = np.empty((frame.height, frame.width), bool)
+        inside = everything = 0.0
+        for rows, block in blocks():
+            np.greater(block, threshold, out=mask[rows])
+            inside += float(block.sum(where=mask[rows], dtype=np.float64))
+            everything += float(block.sum(dtype=np.float64))
+        union = float(np.count_nonzero(mask)) + everything - inside
+        confidence = min(1.0, inside / union) if inside > 0 else 0.0
+        return _Measured(threshold, confidence, encode_rle(mask), bounding_box(mask))
 
-    @cached_property
-    def empty(self) -> bool:
-        """True where nothing in the image fits the words: no pixel exceeds the threshold, or the mask is refused."""
-        return not bool(self.mask.any())
+    @property
+    def threshold(self) -> float:
+        """A pixel is in the mask where its probability is greater: as decided for these scores."""
+        return self._measured.threshold
 
-    @cached_property
-    def box(self) -> tuple[int, int, int, int] | None:
-        """The smallest box (x0, y0, x1, y1) around the mask in pixels, x1 and y1 exclusive; None where it is empty."""
-        if self.empty:
-            return None
-        rows, columns = np.flatnonzero(self.mask.any(axis=1)), np.flatnonzero(self.mask.any(axis=0))
-        return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-    @cached_property
+    @property
     def confidence(self) -> float:
-        """How far the model agrees with its own mask, 0..1: the intersection over union that it expects of it.
+        """The intersection over union that the model itself expects of its mask, 0..1.
 
         With p the probabilities and M the pixels above the threshold it is sum(p in M) / (|M| + sum(p outside M)): the
-        expected intersection over the expected union, were every pixel right with just its probability. It falls when
+        expected intersection over the expected union if every pixel were right with just its probability. It falls when
         the inside is unsure and when other places are nearly as likely. It is 0 where no pixel is above the threshold.
         """
-        inside = float(self.probability.sum(where=self._above, dtype=np.float64))
-        everything = float(self.probability.sum(dtype=np.float64))
-        union = float(self._above.sum()) + everything - inside
-        return min(1.0, inside / union) if inside > 0 else 0.0
+        return self._measured.confidence
 
-    @cached_property
+    @property
+    def rejected(self) -> bool:
+        """Whether the mask is discarded for its low confidence."""
+        calibration = self.decision.calibration
+        return calibration is not None and self.confidence < calibration.reject_below
+
+    @property
+    def mask(self) -> Bool[ndarray, "H W"]:
+        """The predicted mask at the original size; nothing where the answer is that nothing fits."""
+        if self.empty:
+            return np.zeros((self.frame.height, self.frame.width), bool)
+        return np.ascontiguousarray(decode_rle(self._measured.rle))
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """The predicted mask as COCO's compressed run lengths."""
+        return encode_rle(self.mask) if self.rejected else dict(self._measured.rle)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the answer is that nothing fits: no pixel exceeds the threshold, or the mask is rejected."""
+        return self._measured.box is None or self.rejected
+
+    @property
+    def box(self) -> tuple[int, int, int, int] | None:
+        """The smallest box (x0, y0, x1, y1) around the mask in pixels, x1 and y1 exclusive; None where it is empty."""
+        return None if self.empty else self._measured.box
+
+    @property
     def score(self) -> float:
         """The intersection over union to expect of the mask, 0..1; 0 where it is empty.
 
-        Where the model was calibrated it is the mean IoU that masks of the same `confidence` had on a validation split, on
-        which expressions that fit nothing count 0; else it is the confidence itself. It holds for images like those of
-        that split, and for the model's own threshold: on images unlike them a model is sure of itself all the same.
+        For a calibrated model it is the mean IoU that masks of the same `confidence` had on a validation split, where
+        expressions that fit nothing counted 0; otherwise it is the confidence itself. It holds for images like those of
+        that split; on other images a model may be wrong with high confidence.
         """
         if self.empty:
             return 0.0
-        return self.confidence if self.calibration is None else self.calibration.score(self.confidence)
+        calibration = self.decision.calibration
+        return self.confidence if calibration is None else calibration.score(self.confidence)
 
 
 @dataclass(frozen=True, eq=False)
 class PatchMap:
-    """How similar each patch of an image is to the words: what a model with a grounding map answers on the way."""
+    """The similarity of each image patch to the expression, from a model that computes one (RISCLIP, plain CLIP)."""
 
     expression: str
-    """The words, verbatim."""
+    """Verbatim."""
     cosines: Float[ndarray, "g g"]
     """Of each patch of the model's square and the sentence, -1..1, float32."""
     probability: Float[ndarray, "H W"]
-    """How likely each place is to be meant by the map alone, 0..1, float32, at the image's own size."""
+    """The probability of each pixel by the map alone, 0..1, float32, at the image's own size."""
+
+
+# ── the call ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """Anything that segments images by expressions; predicting, evaluating and calibrating ask nothing else.
+
+    Implementations may be called from several threads at once.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies weights and preprocessing: encodings of the same fingerprint are interchangeable."""
+        ...
+
+    @property
+    def decision(self) -> Decision:
+        """The decision of its predictions."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """What it computes on, such as `cpu`."""
+        ...
+
+    def encode(self, images: list[Any] | tuple[Any, ...], /) -> list[Encoding]:
+        """Encode images (see `inputs.read.ImageSource`), in their order.
+
+        Raises:
+            ImageError: an image is missing, broken or too large.
+        """
+        ...
+
+    def segment(self, image: Encoding, expressions: Sequence[str], /) -> list[Prediction]:
+        """Answer expressions about one image, in their order.
+
+        Raises:
+            ExpressionError: an expression is blank or not text.
+            InputError: the encoding has another fingerprint.
+        """
+        ...

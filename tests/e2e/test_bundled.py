@@ -35,9 +35,9 @@ def test_the_demo_points_at_what_its_words_mean(bundled, expression, colour, kin
     data = Shapes("test", scale=2.0)
     (target,) = [i for i, t in enumerate(data.scene(150).things) if (t.colour, t.kind) == (colour, kind)]
     (found,) = bundled.segment(bundled.encode(EXAMPLE), [expression])
-    shared = np.count_nonzero(data.masks(150) & found.mask, axis=(1, 2))
+    shared = np.count_nonzero(data.objects(150) & found.mask, axis=(1, 2))
     assert shared.argmax() == target
-    truth = data.masks(150)[target]
+    truth = data.objects(150)[target]
     assert (truth & found.mask).sum() / (truth | found.mask).sum() > 0.6
 
 
@@ -60,7 +60,7 @@ def test_the_record_is_of_the_whole_test_split():
 def test_what_is_measured_here_agrees_with_the_record(bundled):
     record = json.loads(RECORD.read_text(encoding="utf-8"))
     data = Shapes("test")
-    summary = summarise(evaluate(bundled, data, range(0, data.num_images, 10), data.masks))
+    summary = summarise(evaluate(bundled, data, range(0, data.num_images, 10), data.objects))
     # A hundred scenes hold some 700 expressions: three standard errors of a share near 0.9 are 0.035.
     assert summary["mean_iou"] == pytest.approx(record["mean_iou"], abs=0.05)
     assert summary["pointing"] == pytest.approx(record["pointing"], abs=0.05)

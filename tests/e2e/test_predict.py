@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import os
 import pickle
 import shutil
-import statistics
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -145,21 +142,21 @@ def test_json_prints_what_the_files_say(command, photo):
     assert json.loads(out) == [result("photo__000"), result("photo__001")]
 
 
-def test_a_photo_is_turned_as_its_camera_noted(command, image, tmp_path):
+def test_a_photo_is_turned_as_its_camera_noted(command, photo_pixels, tmp_path):
     noted = Image.Exif()
     noted[0x0112] = 6  # a quarter turn clockwise is still to be done
-    Image.fromarray(np.ascontiguousarray(np.rot90(image))).save(tmp_path / "turned.png", exif=noted)
-    Image.fromarray(image).save(tmp_path / "upright.png")
+    Image.fromarray(np.ascontiguousarray(np.rot90(photo_pixels))).save(tmp_path / "turned.png", exif=noted)
+    Image.fromarray(photo_pixels).save(tmp_path / "upright.png")
     assert command(tmp_path / "turned.png", tmp_path / "upright.png", "blue square")[0] == 0
     assert mask("turned__000").shape == (64, 96)
     assert (mask("turned__000") == mask("upright__000")).all()
 
 
-def test_several_images_and_the_same_name_in_two_folders(command, image):
-    for folder, flip in (("a", image), ("b", image[:, ::-1])):
+def test_several_images_and_the_same_name_in_two_folders(command, photo_pixels):
+    for folder, flip in (("a", photo_pixels), ("b", photo_pixels[:, ::-1])):
         Path(folder).mkdir()
         Image.fromarray(np.ascontiguousarray(flip)).save(f"{folder}/x.png")
-    Image.fromarray(image[:32]).save("y.png")
+    Image.fromarray(photo_pixels[:32]).save("y.png")
     code, out, _ = command("a/x.png", "b/x.png", "y.png", "blue square", "--json")
     assert code == 0
     assert [(one["image"], one["mask"]) for one in json.loads(out)] == [
@@ -198,17 +195,16 @@ def test_a_threshold_moves_the_border(command, photo):
     assert areas[0] > areas[1] > areas[2]
 
 
-def test_the_model_that_comes_with_the_package_is_the_default(tmp_path, photo, monkeypatch, model_folder):
+def test_the_bundled_model_is_the_default(tmp_path, photo, monkeypatch, model_folder):
     monkeypatch.chdir(tmp_path)
     asked = []
-    monkeypatch.setattr("refseg.models.folder.resolve", lambda name: asked.append(name) or model_folder)
-    monkeypatch.setattr("refseg.predictor.resolve", lambda name: asked.append(name) or model_folder)
+    monkeypatch.setattr("refseg.models.hub.resolve", lambda name: asked.append(name) or model_folder)
     assert main(["predict", str(photo), CUP]) == 0
     assert asked == ["shapes"]
     assert len(files_in(Path("predictions"))) == 3
 
 
-# ── where words and images come from ──
+# ── where expressions and images come from ──
 
 
 def test_expressions_from_a_file(command, photo):
@@ -224,13 +220,13 @@ def test_expressions_from_stdin(command, photo, stdin, words):
     assert [result(f"photo__{i:03d}")["expression"] for i in range(2)] == ["the cup", "the ring"]
 
 
-def test_a_image_from_stdin(command, photo, stdin):
+def test_an_image_from_stdin(command, photo, stdin):
     stdin(photo.read_bytes())
     assert command("-", photo, CUP)[0] == 0
     assert (mask("stdin__000") == mask("photo__000")).all()
 
 
-def test_a_image_from_a_pipe_among_others(command, photo, tmp_path):
+def test_an_image_from_a_pipe_among_others(command, photo, tmp_path):
     pipe = tmp_path / "pipe.png"
     os.mkfifo(pipe)
     with subprocess.Popen(["cp", str(photo), str(pipe)]):
@@ -259,12 +255,12 @@ def test_odd_sizes_work(command, size):
     assert mask("odd__000").shape == size[::-1]
 
 
-def test_a_long_expression_is_cut_and_said_to_be(command, photo):
+def test_a_long_expression_is_cut_with_a_warning(command, photo):
     long = "the cup " * 1250
     code, out, err = command(photo, long)
     assert code == 0
     assert len(err.splitlines()) == 1
-    assert "longer than the 17 tokens" in err
+    assert "longer than the model reads" in err
     assert len(err + out) < 500
     assert result("photo__000")["truncated"] is True
     assert result("photo__000")["expression"] == long
@@ -294,7 +290,7 @@ def test_a_missing_image(refused):
     assert "there is no file 'nowhere.jpg'" in refused("nowhere.jpg", CUP)
 
 
-def test_a_folder_for_a_image(refused):
+def test_a_folder_for_an_image(refused):
     Path("photos.jpg").mkdir()
     assert "folder" in refused("photos.jpg", CUP)
 
@@ -317,9 +313,9 @@ def test_files_that_are_no_images(refused, content, said):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_a_truncated_jpeg(refused, image, share):
+def test_a_truncated_jpeg(refused, photo_pixels, share):
     whole = io.BytesIO()
-    Image.fromarray(image).save(whole, "JPEG", quality=95)
+    Image.fromarray(photo_pixels).save(whole, "JPEG", quality=95)
     Path("cut.jpg").write_bytes(whole.getvalue()[: int(len(whole.getvalue()) * share)])
     assert "cut.jpg" in refused("cut.jpg", CUP)
 
@@ -576,18 +572,3 @@ def test_help_imports_nothing_heavy():
     )
     done = python("-c", code)
     assert (done.returncode, done.stderr) == (0, b"")
-
-
-@pytest.mark.slow
-def test_help_takes_under_a_third_of_the_time_of_importing_torch():
-    assert importlib.util.find_spec("torch") is not None
-
-    def seconds(*words):
-        times = []
-        for _ in range(3):
-            start = time.perf_counter()
-            assert python(*words).returncode == 0
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
-
-    assert seconds("-m", "refseg", "--help") < seconds("-c", "import torch") / 3

@@ -1,6 +1,6 @@
-"""Weights and inputs that the recorded values of the reference were computed with, made by a recipe instead of a file.
+"""The weights and inputs of the recorded values of the reference, drawn by numpy instead of stored.
 
-Everything is drawn by numpy from a seed that the name of the weight gives, so that no weights need to be kept.
+The seed of a weight is a checksum of its name.
 """
 
 import gzip
@@ -15,11 +15,12 @@ DATA = Path(__file__).parent.parent / "data"
 
 
 def reference_shapes(backbone):
-    """Return every key of the reference's state dict and its shape, for `r50` or `r101`."""
+    """Return the shape of each weight in the reference's state dict by name, for `r50` or `r101`."""
     return json.loads(gzip.decompress((DATA / f"cris_{backbone}_state_dict.json.gz").read_bytes()))
 
 
 def draw(key, shape):
+    """Return the weight of a name."""
     r = np.random.default_rng(zlib.crc32(key.encode()))
     if key.endswith("num_batches_tracked"):
         return torch.tensor(0)
@@ -40,6 +41,7 @@ def draw(key, shape):
 
 
 def weights(shapes):
+    """Return the state dict of the shapes."""
     return {key: draw(key, tuple(shape)) for key, shape in shapes.items()}
 
 

@@ -1,4 +1,4 @@
-"""Masks of COCO's annotations, against values recorded from pycocotools; with real data also those of its polygons."""
+"""Masks of COCO's annotations against values recorded from pycocotools, and real data sets."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ import pytest
 
 from refseg.data.catalogue import open_data
 from refseg.data.formats.refer import refer
-from refseg.data.formats.regions import coco_parts, decode, encode, paint
+from refseg.data.formats.regions import coco_parts, paint
 from refseg.data.references import References
 from refseg.inputs.read import read_mask
+from refseg.masks import decode_rle, encode_rle
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "coco_masks.json").read_text())["masks"]
-"""Of 108 annotations that RefCOCOg's references are of, and of five crowds: size, area, box, run lengths and a hash."""
+"""Size, area, box, run lengths and checksum of 108 annotations that RefCOCOg refers to, and of five crowds."""
 
 
 @pytest.mark.parametrize("row", RECORDED, ids=[str(row["id"]) for row in RECORDED])
-def test_run_lengths_are_read_and_written_as_pycocotools_does(row):
+def test_run_lengths_equal_those_of_pycocotools(row):
     rle = {"size": row["size"], "counts": row["counts"]}
-    mask = decode(rle, *row["size"])
+    mask = decode_rle(rle)
     assert hashlib.sha256(np.ascontiguousarray(mask, dtype=np.uint8).tobytes()).hexdigest() == row["sha256"]
     assert mask.sum() == row["area"]
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     left, top, width, height = row["box"]
     assert (columns[0], rows[0], np.ptp(columns) + 1, np.ptp(rows) + 1) == (left, top, width, height)
-    assert encode(mask) == rle
+    assert encode_rle(mask) == rle
 
 
 @pytest.mark.real
-def test_polygons_are_drawn_as_pycocotools_does(real_data):
+def test_polygons_equal_those_of_pycocotools(real_data):
     values = json.loads((real_data / "refcocog_umd_subset" / "instances.json").read_text())
     recorded = {row["id"]: row for row in RECORDED}
     compared = 0
@@ -40,8 +41,8 @@ def test_polygons_are_drawn_as_pycocotools_does(real_data):
         row = recorded.get(annotation["id"])
         if row is not None:
             size = tuple(row["size"])
-            mask = paint(coco_parts(annotation["segmentation"], size), *size).meant
-            assert np.array_equal(mask, decode({"size": row["size"], "counts": row["counts"]}, *size))
+            mask = paint(coco_parts(annotation["segmentation"], size), *size).target
+            assert np.array_equal(mask, decode_rle({"size": row["size"], "counts": row["counts"]}))
             compared += 1
     assert compared == 108
 
@@ -68,7 +69,7 @@ def test_real_references_have_their_images_and_masks(real_data, data, references
 
 
 @pytest.mark.real
-def test_a_real_part_of_refcocog_is_read_whole(real_data):
+def test_a_subset_of_refcocog_is_read(real_data):
     folder = real_data / "refcocog_umd_subset"
     samples = References(refer(folder, "refs(umd).p"), "refcocog-umd", "all")
     assert samples.totals() == {"images": 15, "references": 15, "expressions": 28}
@@ -76,18 +77,18 @@ def test_a_real_part_of_refcocog_is_read_whole(real_data):
 
 
 @pytest.mark.real
-def test_real_masks_are_those_of_their_pngs_and_meet_as_their_author_published(real_data):
+def test_masks_and_their_iou_equal_published_values(real_data):
     golden = real_data.parent / "golden" / "iou_golden.json"
     if not golden.is_file():
-        pytest.skip("the published numbers do not lie beside the real data")
+        pytest.skip("the published values are not next to the real data")
     read = {sample.id: sample for sample in open_data("refcoco:testA", real_data)}
     for row in json.loads(golden.read_text())["samples"]:
-        truth = read_mask(real_data / "masks" / row["gt_mask"])
-        found = read_mask(real_data / "masks" / row["pred_mask"])
-        both, either = int((truth & found).sum()), int((truth | found).sum())
-        assert (int(truth.sum()), int(found.sum()), both, either) == (
+        target = read_mask(real_data / "masks" / row["gt_mask"])
+        predicted = read_mask(real_data / "masks" / row["pred_mask"])
+        both, either = int((target & predicted).sum()), int((target | predicted).sum())
+        assert (int(target.sum()), int(predicted.sum()), both, either) == (
             *(row["gt_area"], row["pred_area"], row["inter"], row["union"]),
         )
         assert both / either == pytest.approx(row["stated_iou"], abs=0.01)
-        assert np.array_equal(read[str(row["ref_id"])].load_mask(), truth)
-        assert row["text"] in read[str(row["ref_id"])].expressions
+        assert np.array_equal(read[str(row["ref_id"])].load_mask(), target)
+        assert row["text"] in {one.text for one in read[str(row["ref_id"])].expressions}

@@ -1,4 +1,4 @@
-"""The ablation: every row alike, on record, and going on where it was stopped."""
+"""The ablation: every row is trained alike, stored, and not trained again."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import json
 import pytest
 
 from refseg.cli.main import main
+from refseg.errors import ConfigError, UnknownNameError
 from refseg.training import ablation
-from refseg.training.ablation import Cell, table
+from refseg.training.ablation import SYSTEMS, Ablation, Cell, table
 from refseg.training.recipes import ROWS, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
@@ -35,13 +36,42 @@ def no_tensorboard(monkeypatch):
 
 def test_the_rows_are_the_papers():
     assert len(ROWS) == 7
-    model = recipe("cris-r50-refcoco", row="decoder", faithful=True).model
-    assert (model.contrastive, model.decoder_layers) == (False, 1)
-    assert recipe("shapes-ablation", row="both-4").model.decoder_layers == 4
+    config = recipe("cris-r50-refcoco", row="decoder", faithful=True).model.config
+    assert (config.contrastive, config.decoder_layers) == (False, 1)
+    assert recipe("shapes-ablation", row="both-4").model.config.decoder_layers == 4
 
 
-def test_all_rows_are_trained_and_nothing_is_trained_twice(tmp_path, capsys, monkeypatch):
-    words = ["ablate", "shapes", *TINY, "--seeds", "1", "--images", "2", "--out", str(tmp_path / "runs")]
+def test_the_systems_have_equal_budgets():
+    ablation = Ablation(dataset="shapes", systems=True)
+    assert ablation.rows == tuple(SYSTEMS)
+    for row in ablation.rows:
+        stages = ablation.stages(row, 3)
+        trainings = [stage.recipe.training for stage in stages]
+        assert sum(training.steps for training in trainings) == 1500
+        assert {(t.batch_size, t.expressions_per_image, t.sizes, t.seed) for t in trainings} == {
+            (8, 6, ((0.0, 96),), 3)
+        }
+        assert {stage.recipe.model.inputs.image_size for stage in stages} == {96}
+
+
+@pytest.mark.parametrize(
+    ("values", "error"),
+    [
+        ({"dataset": "shape"}, UnknownNameError),
+        ({"dataset": "refcoco", "systems": True}, ConfigError),
+        ({"dataset": "shapes", "rows": ("both-9",)}, UnknownNameError),
+        ({"dataset": "shapes", "systems": True, "rows": ("both-3",)}, UnknownNameError),
+        ({"dataset": "shapes", "changes": {"epoch": 1}}, ConfigError),
+        ({"dataset": "shapes", "faithful": True}, ConfigError),
+    ],
+)
+def test_an_impossible_ablation_is_refused_before_anything_is_trained(values, error):
+    with pytest.raises(error):
+        Ablation(**values)
+
+
+def test_rows_are_trained_once(tmp_path, capsys, monkeypatch):
+    words = ["ablate", "shapes", *TINY, "--seeds", "1", "--limit", "2", "--out", str(tmp_path / "runs")]
     words += ["--device", "cpu", "--json", str(tmp_path / "cells.json")]
     assert main([*words, "--rows", "both-1,baseline"]) == 0
     first = capsys.readouterr().out
@@ -86,21 +116,23 @@ SMALL = ["epochs=1", "steps_per_epoch=2", "batch_size=2", "sizes=[[0,64]]", "wor
 
 
 @pytest.mark.slow
-def test_systems_go_through_their_stages(tmp_path, capsys):
-    """From the CLIPs that their recipes name, found below one folder."""
+def test_systems_run_their_stages(tmp_path, capsys):
+    """They start from the CLIPs that their recipes name, in the folder of runs."""
     runs = tmp_path / "runs"
     for name in ("shapes-clip", "shapes-clip-vit"):
         words = ["train", name, *SMALL, "validation_images=0", "--device", "cpu", "--out", str(runs / name)]
         assert main(words) == 0
     capsys.readouterr()
-    words = ["ablate", "shapes", "--systems", *SMALL, "--seeds", "1", "--images", "2", "--device", "cpu"]
+    words = ["ablate", "shapes", "--systems", *SMALL, "--seeds", "1", "--limit", "2", "--device", "cpu"]
     words += ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "cells.json"), "--clip", str(runs)]
     chosen = ["cris-from-clip", "risclip", "risclip-one-stage", "risclip-unfrozen"]
     assert main([*words, "--rows", ",".join(chosen)]) == 0
     assert [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()[2:]] == [f"| {row}" for row in chosen]
     cells = {cell["row"]: cell for cell in json.loads((tmp_path / "cells.json").read_text())}
     assert cells["risclip"]["learnt"] == cells["risclip-one-stage"]["learnt"] < cells["risclip"]["parameters"] / 4
-    assert cells["risclip-unfrozen"]["learnt"] == cells["risclip"]["parameters"] - 1  # CLIP's temperature
+    assert (
+        cells["risclip-unfrozen"]["learnt"] == cells["risclip"]["parameters"] - 1
+    )  # no gradient reaches CLIP's temperature
     assert (tmp_path / "out" / "risclip-0" / "2" / "last" / "config.json").exists()
     assert main([*words, "--rows", "both-3"]) == 2
     assert "both-3" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""One step of learning: pieces, clipping, recomputation, what is frozen, and who learns how fast."""
+"""One training step: accumulation, clipping, recomputation, frozen parts and learning rates."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import copy
 import pytest
 import torch
 
-from refseg.data.batches import Share, TrainOrder, TrainTransform, batches
+from refseg.data.batches import Shard, TrainOrder, TrainTransform, batches
 from refseg.data.shapes import Shapes
 from refseg.errors import ConfigError
+from refseg.inputs.preprocessing import Inputs
 from refseg.training.config import TrainingConfig, in_full
 from refseg.training.engine import Engine
 from refseg.training.optim import learning_rate_factor, set_learning_rates
-from refseg.training.processes import Team
+from refseg.training.processes import Processes
 
-ALONE = Team(torch.device("cpu"))
+ALONE = Processes(torch.device("cpu"))
 
 
 def settings(**changes):
@@ -32,11 +33,10 @@ def settings(**changes):
 
 def drawn(config, steps=1):
     order = TrainOrder(
-        items=10, batch_size=config.batch_size, expressions=config.expressions_per_image, sizes=((0, 64),), seed=3
+        num_images=10, batch_size=config.batch_size, expressions=config.expressions_per_image, sizes=((0, 64),), seed=3
     )
-    pieces = list(
-        batches(TrainTransform(Shapes("train"), 17), order, range(steps), share=Share(pieces=config.accumulate))
-    )
+    transform = TrainTransform(Shapes("train"), Inputs(image_size=64, word_length=17))
+    pieces = list(batches(transform, order, range(steps), shard=Shard(pieces=config.accumulate)))
     return [pieces[i : i + config.accumulate] for i in range(0, len(pieces), config.accumulate)]
 
 
@@ -53,7 +53,7 @@ def assert_near(one, other, atol=1e-6):
 
 @pytest.mark.parametrize("max_norm", [0.0, 1e-3])
 @pytest.mark.parametrize("pieces", [2, 4])
-def test_pieces_learn_what_the_whole_learns(make_tiny, pieces, max_norm):
+def test_accumulated_pieces_give_the_weights_of_the_whole_step(make_tiny, pieces, max_norm):
     """Also where pieces have unequal numbers of expressions, and where gradients are clipped."""
     model = make_tiny(seed=1, dropout=0.0)
     changes = {"freeze_norm": True, "max_norm": max_norm, "optimizer": "adamw", "learning_rate": 1e-3}
@@ -113,7 +113,7 @@ def test_recomputing_changes_nothing(make_tiny):
     assert_near(again, usual)
 
 
-def test_a_step_depends_on_its_number_alone(make_tiny):
+def test_a_step_depends_only_on_its_number(make_tiny):
     config = settings()
     (pieces,) = drawn(config)
     first, second = (Engine(make_tiny(seed=1, dropout=0.3), config, ALONE) for _ in range(2))
@@ -139,10 +139,10 @@ def test_half_precision_scales_its_loss(make_tiny):
     assert all(parameter.isfinite().all() for parameter in engine.model.parameters())
 
 
-# ── who learns ──
+# ── parameters ──
 
 
-def test_what_is_frozen_stays(make_tiny):
+def test_frozen_parts_keep_their_weights(make_tiny):
     model = make_tiny(seed=1)
     learnt, _ = learn(model, settings(freeze=("visual", "text")), steps=2)
     before = model.state_dict()
@@ -165,11 +165,11 @@ def test_frozen_norms_keep_their_statistics_and_learn_their_scale(make_tiny):
 
 @pytest.mark.parametrize("freeze", [("encoder",), ("visual", "text", "neck", "decoder", "projector")])
 def test_impossible_freezes_are_refused(make_tiny, freeze):
-    with pytest.raises(ConfigError, match=r"its parts are visual|nothing would learn"):
+    with pytest.raises(ConfigError, match=r"its parts are visual|no parameter would learn"):
         Engine(make_tiny(), settings(freeze=freeze), ALONE)
 
 
-def test_lower_layers_learn_slower(make_tiny):
+def test_layer_decay_lowers_the_rate_of_lower_layers(make_tiny):
     config = settings(layer_decay=0.5, learning_rate=1.0, backbone_factor=0.5)
     engine = Engine(make_tiny(), config, ALONE)
     names = {id(parameter): name for name, parameter in engine.model.named_parameters()}
@@ -181,11 +181,11 @@ def test_lower_layers_learn_slower(make_tiny):
     assert rates["text.transformer.resblocks.0.ln_1.weight"] == 0.25
     assert rates["text.token_embedding.weight"] == 0.125
     assert rates["projector.mix.weight"] == rates["text.positional_embedding"] == 1.0
-    assert len(rates) == len(names) - 1  # CLIP's temperature has no use
+    assert len(rates) == len(names) - 1  # no gradient reaches CLIP's temperature
 
 
-def test_the_slip_of_the_reference_is_a_switch(make_tiny):
-    """Its first epoch trains the encoders at the full rate (CRIS.md, 1.10)."""
+def test_the_first_epoch_can_be_at_the_full_rate(make_tiny):
+    """As in the published runs: a bug of the reference."""
     config = settings(first_epoch_at_full_rate=True, learning_rate=1e-4, backbone_factor=0.1, milestones=(1,))
     engine = Engine(make_tiny(), config, ALONE)
     seen = []
@@ -197,29 +197,29 @@ def test_the_slip_of_the_reference_is_a_switch(make_tiny):
     assert learning_rate_factor(config, 3) == pytest.approx(0.1)
 
 
-# ── how steps are cut ──
+# ── shards and pieces ──
 
 
-def test_shares_put_together_are_the_step():
-    order = TrainOrder(items=10, batch_size=8, expressions=2, sizes=((0, 64),), seed=3)
+def test_the_shards_together_are_the_step():
+    order = TrainOrder(num_images=10, batch_size=8, expressions=2, sizes=((0, 64),), seed=3)
     whole = order.at(4)
-    parts = [draw for rank in range(2) for piece in Share(rank, 2, 2).of(whole) for draw in piece]
+    parts = [draw for rank in range(2) for piece in Shard(rank, 2, 2).of(whole) for draw in piece]
     assert parts == whole
 
 
 @pytest.mark.parametrize(("accumulate", "size"), [(3, 1), (2, 4)])
-def test_a_batch_that_cannot_be_cut_is_refused(make_tiny, accumulate, size):
+def test_a_batch_that_cannot_be_divided_is_refused(make_tiny, accumulate, size):
     with pytest.raises(ConfigError, match="multiple of processes x accumulate"):
-        Engine(make_tiny(), settings(accumulate=accumulate), Team(torch.device("cpu"), 0, size))
+        Engine(make_tiny(), settings(accumulate=accumulate), Processes(torch.device("cpu"), 0, size))
 
 
-def test_an_epoch_is_a_pass_where_nothing_else_is_said():
+def test_an_epoch_is_a_pass_by_default():
     assert in_full(TrainingConfig(batch_size=8), 30).steps_per_epoch == 3
     assert in_full(settings(), 1).steps_per_epoch == 3
     with pytest.raises(ConfigError, match="batch_size is 8, but the data has 7"):
         in_full(TrainingConfig(batch_size=8), 7)
 
 
-def test_several_processes_share_weights_or_none(make_tiny):
-    with pytest.raises(ConfigError, match="one process has nobody"):
+def test_the_weights_of_one_process_cannot_be_sharded(make_tiny):
+    with pytest.raises(ConfigError, match="one process"):
         Engine(make_tiny(), settings(), ALONE, shard=True)

@@ -1,4 +1,4 @@
-"""From a folder of one's own to a trained model, in one command."""
+"""From a folder of the user's own to a trained model, in one command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def no_tensorboard(monkeypatch):
 
 
 def fill(folder, scenes=12, splits=None):
-    """Write generated scenes as a folder of one's own."""
+    """Write generated scenes as a folder of images, masks and a table."""
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     data = Shapes("train")
@@ -39,7 +39,7 @@ def fill(folder, scenes=12, splits=None):
                 mask = f"{scene}-{member}.png"
                 Image.fromarray(sample.load_mask().astype(np.uint8) * 255).save(folder / "masks" / mask)
                 split = [splits[scene % len(splits)]] if splits else []
-                rows.writerow([f"{scene}.png", mask, sample.expressions[0], *split])
+                rows.writerow([f"{scene}.png", mask, sample.expressions[0].text, *split])
     return folder
 
 
@@ -56,7 +56,7 @@ def ids(data):
     return {data.samples_of(i)[0].image_id for i in range(data.num_images)}
 
 
-def test_without_splits_a_tenth_is_held_out_and_stays_so(own, tmp_path):
+def test_without_splits_a_tenth_is_held_out_and_remains_so(own, tmp_path):
     train, validation = open_recipe(named(own))
     assert (train.num_images, validation.data.num_images) == (11, 1)
     assert not ids(train) & ids(validation.data)
@@ -64,7 +64,7 @@ def test_without_splits_a_tenth_is_held_out_and_stays_so(own, tmp_path):
     assert ids(open_recipe(named(more))[1].data) <= ids(validation.data) | {"12", "12.png"}
 
 
-def test_splits_that_are_there_are_used(tmp_path):
+def test_the_splits_of_the_folder_are_used(tmp_path):
     folder = fill(tmp_path / "split", scenes=6, splits=["train", "train", "val"])
     train, validation = open_recipe(named(folder))
     assert (train.num_images, validation.data.num_images) == (4, 2)
@@ -87,7 +87,7 @@ def test_a_single_image_cannot_be_divided(tmp_path):
         open_recipe(named(folder))
 
 
-def test_data_has_to_be_named():
+def test_a_recipe_without_data_is_refused():
     with pytest.raises(ConfigError, match="which data"):
         open_recipe(recipe("finetune"))
 
@@ -110,7 +110,7 @@ def test_one_command_fine_tunes(own, start, tmp_path, capsys):
     assert "try: refseg predict" in out
     assert "refseg: memory: a process needs about" in err
     tuned = load_model(tmp_path / "run" / "last")
-    assert tuned.config == load_model(start).config
+    assert tuned.spec == load_model(start).spec
     settings = json.loads((tmp_path / "run" / "training.json").read_text())
     assert settings["steps_per_epoch"] == 5  # 11 images, two a step
     assert settings["data"] == str(own)
@@ -128,7 +128,7 @@ def test_parts_can_be_frozen_from_the_command_line(own, start, tmp_path, capsys)
     assert (after["projector.mix.weight"] != before["projector.mix.weight"]).any()
 
 
-def test_broken_data_is_told_before_anything_starts(start, tmp_path, capsys):
+def test_broken_data_is_found_before_anything_starts(start, tmp_path, capsys):
     folder = fill(tmp_path / "broken", scenes=3)
     (folder / "masks" / "1-0.png").unlink()
     assert main(words(folder, start, tmp_path / "run")) == 2
@@ -138,9 +138,9 @@ def test_broken_data_is_told_before_anything_starts(start, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_image_that_breaks_during_the_run_is_named(own, start, tmp_path, capsys, monkeypatch):
+def test_an_image_that_breaks_during_the_run_is_named(own, start, tmp_path, capsys, monkeypatch):
     folder = fill(tmp_path / "later", scenes=4)
-    monkeypatch.setattr("refseg.cli.train._check_own_data", lambda *_, **__: None)
+    monkeypatch.setattr("refseg.training.data.check", lambda *_, **__: [])
     for image in (folder / "images").iterdir():
         image.write_bytes(image.read_bytes()[:200])
     for workers in ("0", "1"):
@@ -151,11 +151,11 @@ def test_a_image_that_breaks_during_the_run_is_named(own, start, tmp_path, capsy
         assert ".png" in line
 
 
-def test_a_dry_run_tells_and_does_nothing(own, start, tmp_path, capsys):
+def test_a_dry_run_prints_the_settings_and_writes_nothing(own, start, tmp_path, capsys):
     assert main(words(own, start, tmp_path / "run", "--dry-run")) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["training"]["layer_decay"] == 0.8
-    assert told["model"]["image_size"] == 64
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["training"]["layer_decay"] == 0.8
+    assert printed["model"]["inputs"]["image_size"] == 64
     assert not (tmp_path / "run").exists()
 
 
@@ -164,14 +164,14 @@ def test_a_dry_run_tells_and_does_nothing(own, start, tmp_path, capsys):
     [
         (["train", "finetune"], "which data"),
         (["train", "finetune", "data=DATA"], "which model to start from"),
-        (["train", "finetune", "data=DATA", "--init", "START", "model.decoder_layers=1"], "cannot be changed"),
+        (["train", "finetune", "data=DATA", "--init", "START", "model.decoder_layers=1"], "cannot change"),
         (
             ["train", "finetune", "data=DATA", "--init", "START", 'freeze=["encoder"]'],
             "the model has no part 'encoder'",
         ),
         (["train", "finetune", "data=DATA", "--init", "START", "batch_size=64"], "batch_size is 64, but the data has"),
         (["train", "finetune", "data=none/such", "--init", "START"], "none/such: no such folder"),
-        (["train", "shapes", "--faithful"], "nothing to be faithful to"),
+        (["train", "shapes", "--faithful"], "no such run is published"),
         (["train", "shapes", "--row", "both-5"], "did you mean 'both-4'?"),
         (["train", "cris-r50-refcoco", "--data", "DATA"], "is not there|No such|no such|not found|refs"),
         (["train", "cris-r50-refcoco"], "give the folder that holds it, with --data ROOT"),
@@ -180,7 +180,7 @@ def test_a_dry_run_tells_and_does_nothing(own, start, tmp_path, capsys):
         (["ablate", "shapes", "--seeds", "0"], "must be at least 1"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_one_line(own, start, tmp_path, capsys, monkeypatch, more, said):
+def test_a_command_that_cannot_run_prints_one_line(own, start, tmp_path, capsys, monkeypatch, more, said):
     import re
 
     monkeypatch.chdir(tmp_path)

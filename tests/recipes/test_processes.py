@@ -1,4 +1,4 @@
-"""Several processes train as one does; a process that is killed loses nothing."""
+"""Several processes give the weights of one; a killed run is resumed without a difference."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def run(*arguments, **changes):
 
 
 def losses(folder):
-    """The loss of each step; of one that was repeated, the last."""
+    """The loss of each step; the last one of a repeated step."""
     lines = [json.loads(line) for line in (folder / "losses.jsonl").read_text().splitlines()]
     return [loss for _, loss in sorted({line["step"]: line["loss"] for line in lines}.items())]
 
@@ -51,7 +51,7 @@ def assert_near(one, other, atol):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """One process, statistics frozen: with several, each would see other ones (SyncBN needs GPUs)."""
+    """A run of one process, with frozen statistics: on CPUs each of several would have its own."""
     folder = tmp_path_factory.mktemp("alone")
     run(folder, freeze_norm=True)
     return folder
@@ -59,8 +59,8 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("flags", "changes"),
-    [((), {}), ((), {"accumulate": 2}), (("--shard",), {})],
-    ids=["ddp", "ddp, accumulating", "fsdp"],
+    [((), {"accumulate": 2}), (("--shard",), {})],
+    ids=["ddp, accumulating", "fsdp"],
 )
 def test_two_processes_give_the_losses_and_weights_of_one(alone, tmp_path, flags, changes):
     run(tmp_path, 2, *flags, freeze_norm=True, **changes)
@@ -74,31 +74,25 @@ def test_two_processes_give_the_losses_and_weights_of_one(alone, tmp_path, flags
     assert ours == pytest.approx(theirs, abs=0.02)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(alone, tmp_path):
-    run(tmp_path, 2, "--shard", freeze_norm=True, save_every=3, epochs=2)
-    state = torch.load(tmp_path / "state.pt", weights_only=True)
-    assert state["step"] == 8
-    # Take the second epoch back, and let one process go on from the first one's end.
-    other = tmp_path / "other"
-    process = subprocess.Popen(command(other, 2, freeze_norm=True), env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    wait_for(other, steps=5, process=process)
-    process.send_signal(signal.SIGTERM)
-    process.wait(60)
-    run(other, freeze_norm=True)
-    assert losses(other) == pytest.approx(losses(alone), rel=1e-4)
+def test_a_run_is_resumed_by_another_number_of_processes(alone, tmp_path):
+    run(tmp_path, 2, "--shard", freeze_norm=True, stop_after=5)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 5
+    run(tmp_path, freeze_norm=True)
+    assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-4)
+    assert_near(weights(tmp_path), weights(alone), atol=5e-4)
 
 
 def wait_for(folder, steps, process):
-    """Wait until a run has made so many steps."""
+    """Wait until a run has taken so many steps."""
     begun = time.monotonic()
     while time.monotonic() - begun < 120 and process.poll() is None:
         if (folder / "losses.jsonl").exists() and (folder / "losses.jsonl").read_text().count("\n") >= steps:
             return
         time.sleep(0.02)
-    assert process.poll() == 0, "the run neither moves nor ended"
+    assert process.poll() == 0, "the run takes no more steps"
 
 
-def test_the_command_runs_under_torchrun_and_goes_on_alone(tmp_path):
+def test_the_command_runs_under_torchrun_and_is_resumed_by_one_process(tmp_path):
     changes = [
         'model.vision={"layers":[1,1,1,1],"width":4,"heads":2,"output_dim":16,"pretrained_size":64}',
         'model.text={"width":16,"heads":2,"layers":1,"output_dim":16}',
@@ -114,26 +108,20 @@ def test_the_command_runs_under_torchrun_and_goes_on_alone(tmp_path):
     assert done.stderr.count("memory: a process needs about") == 1
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "n_acc" in line] == [2, 4]
-    odd = subprocess.run(
-        [sys.executable, *torchrun[:4], *words, "batch_size=3"],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert odd.returncode != 0
-    assert "batch_size (3) must be a multiple of processes x accumulate (2 x 1)" in odd.stderr
 
 
-def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
-    """Twenty times `kill -9`, wherever it is: reading, computing, validating, or in the middle of writing."""
-    changes = {"epochs": 12, "steps_per_epoch": 5, "save_every": 2, "dropout": 0.1, "validation_images": 1}
+KILLS = 6
+
+
+def test_a_run_killed_at_random_moments_equals_one_that_was_not(tmp_path):
+    """`kill -9` at random: while it reads, computes, validates or writes."""
+    changes = {"epochs": 4, "steps_per_epoch": 5, "save_every": 2, "dropout": 0.1, "validation_images": 1}
     run(tmp_path / "whole", **changes)
     chance = random.Random(3)
     killed = 0
-    for _ in range(60):
+    for _ in range(20):
         process = subprocess.Popen(command(tmp_path / "killed", **changes), env=ENVIRONMENT, stderr=subprocess.PIPE)
-        if killed < 20:
+        if killed < KILLS:
             before = count(tmp_path / "killed")
             wait_for(tmp_path / "killed", before + 1 + chance.randrange(3), process)
             time.sleep(chance.random() * 0.1)
@@ -146,7 +134,7 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(tmp_path):
         if code == 0:
             break
     assert code == 0
-    assert killed == 20
+    assert killed == KILLS
     one, other = weights(tmp_path / "killed"), weights(tmp_path / "whole")
     assert [key for key in one if not torch.equal(one[key], other[key])] == []
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
@@ -157,22 +145,22 @@ def count(folder):
     return path.read_text().count("\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop_it_stores_where_it_is(tmp_path, number):
+def test_a_run_that_is_asked_to_stop_stores_its_state(tmp_path):
+    number = signal.SIGINT
     changes = {"epochs": 3, "steps_per_epoch": 200}
     process = subprocess.Popen(command(tmp_path, **changes), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     wait_for(tmp_path, 7, process)
     process.send_signal(number)
-    _, said = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert f"stopped by {number.name} after step" in said
+    assert f"stopped by {number.name} after step" in errors
     stored = torch.load(tmp_path / "state.pt", weights_only=True)["step"]
     assert 7 <= stored == count(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_whole_group_does_not_take_the_workers(tmp_path, number):
-    """What Ctrl-C in a terminal does, and SLURM before it takes a job's machines away."""
+def test_a_signal_to_the_group_of_processes_does_not_end_the_workers(tmp_path):
+    """Ctrl-C in a terminal sends it to the group, and SLURM at the end of a job's time."""
+    number = signal.SIGTERM
     process = subprocess.Popen(
         command(tmp_path, epochs=3, steps_per_epoch=200, workers=1),
         env=ENVIRONMENT,
@@ -182,15 +170,15 @@ def test_a_signal_to_the_whole_group_does_not_take_the_workers(tmp_path, number)
     )
     wait_for(tmp_path, 7, process)
     os.killpg(process.pid, number)
-    _, said = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert f"stopped by {number.name} after step" in said
+    assert f"stopped by {number.name} after step" in errors
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == count(tmp_path)
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 
 
-def test_a_lost_worker_is_said_in_one_line(tmp_path):
+def test_a_killed_worker_ends_the_run_with_one_line(tmp_path):
     process = subprocess.Popen(
         command(tmp_path, epochs=3, steps_per_epoch=200, workers=1), env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
     )
@@ -200,6 +188,6 @@ def test_a_lost_worker_is_said_in_one_line(tmp_path):
         process.kill()
         pytest.skip("this system does not list the children of a process")
     os.kill(int(children.read_text().split()[0]), signal.SIGKILL)
-    _, said = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "a process that prepares batches ended" in said
+    assert "a process that prepares batches ended" in errors

@@ -1,4 +1,4 @@
-"""From a CLIP trained on close-ups to a RISCLIP in two stages, by the commands that anyone would give."""
+"""From a CLIP trained on close-ups to a RISCLIP in two stages, by the commands of the docs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from refseg.cli.main import main
-from refseg.encoders.clip_files import encoder_weights, fingerprint
+from refseg.encoders.pretrained import encoder_weights, fingerprint
 from refseg.models.folder import load_model, read_encoders, read_folder
 
 SMALL = (
@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_clip_stays_as_it_was_and_is_stored_once(runs):
+def test_the_frozen_clip_is_not_changed_and_stored_once(runs):
     clip, first, second = runs
     own = fingerprint(read_encoders(clip))
     for folder in (first, second):
@@ -44,7 +44,7 @@ def test_the_clip_stays_as_it_was_and_is_stored_once(runs):
 
 
 @pytest.mark.slow
-def test_the_first_stage_trains_the_map_and_the_second_the_decoder_alone(runs):
+def test_the_first_stage_trains_the_map_and_the_second_only_the_decoder(runs):
     _, first, second = runs
     one, two = load_model(first).state_dict(), load_model(second).state_dict()
     assert not any(key.startswith("decoder.") for key in one)
@@ -54,7 +54,7 @@ def test_the_first_stage_trains_the_map_and_the_second_the_decoder_alone(runs):
 
 
 @pytest.mark.slow
-def test_merged_it_needs_no_other(runs, tmp_path, capsys):
+def test_a_merged_folder_needs_no_other(runs, tmp_path, capsys):
     clip, _, second = runs
     assert main(["convert", str(second), str(tmp_path / "merged"), "--merge"]) == 0
     hidden = clip.rename(clip.with_name("hidden"))
@@ -69,7 +69,7 @@ def test_merged_it_needs_no_other(runs, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_cris_starts_from_a_clip(tmp_path):
+def test_a_cris_can_start_from_a_clip(tmp_path):
     clip = train("shapes-clip", tmp_path / "clip")
     before = fingerprint(read_encoders(clip))
     still = ("--clip", str(clip), 'freeze=["visual","text"]', "freeze_norm=true", "drill=0")
@@ -79,22 +79,23 @@ def test_a_cris_starts_from_a_clip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message_part"),
     [
         (["shapes-risclip"], "runs/shapes-clip-vit/last"),
-        (["shapes-risclip", "--clip", "download"], "nobody offers"),
+        (["shapes-risclip", "--clip", "download"], "cannot be downloaded"),
         (["risclip-b-refcoco"], "--clip ViT-B-16.pt"),
         (["risclip-b-refcoco-mask", "--init", "shapes"], "another model"),
+        (["risclip-b-refcoco-mask"], "--init runs/risclip-b-refcoco/last"),
         (["shapes", "objective=grounding"], "cannot be trained with objective=grounding"),
         (["shapes-risclip", "--clip", "none", "objective=image-text"], "grounding or mask"),
         (["shapes", "objective=masks"], "expected one of"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(arguments, said, tmp_path, capsys):
+def test_a_run_that_cannot_start_prints_one_line(arguments, message_part, tmp_path, capsys):
     if "refcoco" in arguments[0]:
         arguments = [*arguments, "--dry-run"]
     status = main(["train", *arguments, "--out", str(tmp_path / "run")])
     message = capsys.readouterr().err.splitlines()[-1]
     assert status == 2
-    assert said in message
+    assert message_part in message
     assert json.dumps(message).count("\\n") == 0

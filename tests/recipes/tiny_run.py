@@ -1,4 +1,4 @@
-"""A run of a tiny CRIS, as a script: what torchrun starts, and what is killed, has to be a process of its own.
+"""A run of a tiny CRIS as a script: torchrun starts processes, and a test kills them.
 
 python tiny_run.py FOLDER '{"epochs": 2, ...}' [--shard]   writes the loss of each step to FOLDER/losses.jsonl
 """
@@ -13,10 +13,12 @@ import torch
 from refseg.data.shapes import Shapes
 from refseg.encoders.clip_resnet import ResNetConfig
 from refseg.encoders.clip_text import TextConfig
+from refseg.inputs.preprocessing import Inputs
 from refseg.models.cris.model import CRIS, CRISConfig
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
 from refseg.training.loop import Validation, train
+from refseg.values import Decision
 
 VALUES = {
     "epochs": 2,
@@ -32,45 +34,41 @@ VALUES = {
 
 
 class First:
-    """The first few images of a data set."""
+    """The first images of a data set."""
 
-    def __init__(self, data, images):
-        self.data, self.num_images = data, images
+    def __init__(self, data, num_images):
+        self.data, self.num_images = data, num_images
 
     def samples_of(self, index):
+        assert index < self.num_images
         return self.data.samples_of(index)
 
 
-def config(**changes):
-    return CRISConfig(
-        **{
-            "vision": ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=16, pretrained_size=64),
-            "text": TextConfig(width=16, heads=2, layers=1, output_dim=16),
-            "neck_channels": (8, 16, 32),
-            "decoder_layers": 1,
-            "decoder_heads": 2,
-            "decoder_hidden": 32,
-            "dropout": 0.0,
-            "image_size": 64,
-            "word_length": 17,
-        }
-        | changes
+def tiny(dropout):
+    torch.manual_seed(1)
+    config = CRISConfig(
+        vision=ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=16, pretrained_size=64),
+        text=TextConfig(width=16, heads=2, layers=1, output_dim=16),
+        neck_channels=(8, 16, 32),
+        decoder_layers=1,
+        decoder_heads=2,
+        decoder_hidden=32,
+        dropout=dropout,
     )
+    return CRIS(config, Inputs(image_size=64, word_length=17), Decision(threshold=0.35))
 
 
-def go():
+def main():
     folder, changes = Path(sys.argv[1]), json.loads(sys.argv[2])
     torch.set_num_threads(1)
-    find = importlib.util.find_spec
-    importlib.util.find_spec = lambda name, *of: None if name == "tensorboard" else find(name, *of)  # it takes seconds
-    dropout = changes.pop("dropout", 0.0)
-    torch.manual_seed(1)
-    model = CRIS(config(dropout=dropout))
-    real = Engine.step
+    find = importlib.util.find_spec  # the import of tensorboard takes seconds
+    importlib.util.find_spec = lambda name, *of: None if name == "tensorboard" else find(name, *of)
+    model = tiny(changes.pop("dropout", 0.0))
+    usual = Engine.step
 
     def step(self, batches, number):
-        loss = real(self, batches, number)
-        if self.team.is_main:
+        loss = usual(self, batches, number)
+        if self.processes.is_main:
             with (folder / "losses.jsonl").open("a") as file:
                 file.write(json.dumps({"step": number, "loss": float(loss)}) + "\n")
         return loss
@@ -90,4 +88,4 @@ def go():
 
 
 if __name__ == "__main__":
-    go()
+    main()

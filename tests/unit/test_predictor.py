@@ -1,9 +1,12 @@
-"""Predictor: encode once, ask many times; any kind of photo_pixels; what does not fit together is refused."""
+"""Predictor: an image is encoded once for many expressions, by one thread or process and used in another."""
 
 from __future__ import annotations
 
 import io
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +15,18 @@ import torch
 from PIL import Image
 
 import refseg
-from refseg.config import replace
-from refseg.errors import ConfigError, ExpressionError, ImageError, InputError, RefsegError, UnknownNameError
-from refseg.predictor import CHUNK, Predictor, load, pick_device
+from refseg.errors import (
+    ConfigError,
+    ExpressionError,
+    ImageError,
+    InputError,
+    RefsegError,
+    UnknownNameError,
+    WeightsError,
+)
+from refseg.predictor import CHUNK, Predictor, load
+from refseg.runtimes.torch import pick_device
+from refseg.values import Calibration, Decision
 
 WORDS = ["the cup on the left", "second ring", "blue square"]
 
@@ -23,12 +35,12 @@ WORDS = ["the cup on the left", "second ring", "blue square"]
 def counted(predictor, monkeypatch):
     """The calls of the image encoder."""
     calls = []
-    real = predictor.model.encode_image
-    monkeypatch.setattr(predictor.model, "encode_image", lambda pixels: calls.append(pixels.shape) or real(pixels))
+    real = predictor.runtime.encode
+    monkeypatch.setattr(predictor.runtime, "encode", lambda pixels: calls.append(pixels.shape) or real(pixels))
     return calls
 
 
-def test_a_image_is_encoded_once(predictor, photo, counted):
+def test_an_image_is_encoded_once(predictor, photo, counted):
     scene = predictor.encode(photo)
     for words in WORDS:
         predictor.segment(scene, [words])
@@ -48,7 +60,7 @@ def test_every_kind_of_image_gives_the_same(predictor, photo, photo_pixels):
             assert np.array_equal(found(source), expected)
 
 
-def test_answers_come_in_the_order_of_the_words(predictor, photo):
+def test_predictions_come_in_the_order_of_the_expressions(predictor, photo):
     scene = predictor.encode(photo)
     found = predictor.segment(scene, WORDS)
     assert [one.expression for one in found] == WORDS
@@ -70,10 +82,10 @@ def test_many_expressions_are_answered_as_one_by_one(predictor, photo):
 
 def test_the_memory_is_bounded_however_many_are_asked(predictor, photo, monkeypatch):
     sizes = []
-    real = predictor.model.segment
+    real = predictor.runtime.decode
     monkeypatch.setattr(
-        predictor.model,
-        "segment",
+        predictor.runtime,
+        "decode",
         lambda image, tokens, padding: sizes.append(len(tokens)) or real(image, tokens, padding),
     )
     predictor.segment(predictor.encode(photo), ["x"] * (2 * CHUNK + 1))
@@ -89,35 +101,22 @@ def test_probabilities_are_probabilities(predictor, photo):
         assert 0 <= one.probability.min() <= one.probability.max() <= 1
 
 
-def test_the_threshold_is_the_models_or_the_one_given(predictor, photo):
+def test_the_decision_is_the_models_or_the_threshold_given(predictor, photo, monkeypatch):
     scene = predictor.encode(photo)
-    assert predictor.segment(scene, WORDS)[0].threshold == predictor.model.config.threshold == 0.35
-    assert predictor.segment(scene, WORDS, threshold=0.6)[0].threshold == 0.6
-
-
-def test_a_relative_threshold_decides_where_something_is_found(predictor, photo, monkeypatch):
-    scene = predictor.encode(photo)
-    config = predictor.model.config
-
-    def answer(**changes):
-        monkeypatch.setattr(predictor.model, "config", replace(config, **changes))
-        return predictor.segment(scene, WORDS[:1])[0]
-
-    fixed = answer()
-    highest = fixed.probability.max()
-    assert fixed.threshold == 0.35 < highest
-    relative = answer(relative_threshold=0.9)
-    assert relative.threshold == pytest.approx(0.9 * highest)
-    assert np.array_equal(relative.mask, fixed.probability > relative.threshold)
-    assert 0 < relative.mask.sum() != fixed.mask.sum()
-    nothing = answer(relative_threshold=0.9, threshold=float(highest) + 1e-4)
-    assert nothing.empty, "where no pixel exceeds the threshold itself, nothing is found"
-    assert nothing.score == 0
-
-
-def test_a_threshold_that_is_given_goes_before_the_relative_one(predictor, photo, monkeypatch):
-    monkeypatch.setattr(predictor.model, "config", replace(predictor.model.config, relative_threshold=0.5))
-    assert predictor.segment(predictor.encode(photo), WORDS, threshold=0.6)[0].threshold == 0.6
+    own = Decision(
+        threshold=0.35,
+        relative_threshold=0.9,
+        calibration=Calibration(knots=((0.0, 0.0), (1.0, 1.0)), reject_below=1.0),
+    )
+    monkeypatch.setattr(predictor, "decision", own)
+    (default,) = predictor.segment(scene, WORDS[:1])
+    assert default.decision == own
+    assert default.rejected
+    # A calibration holds for the thresholds that it was measured with.
+    (chosen,) = predictor.segment(scene, WORDS[:1], threshold=0.36)
+    assert chosen.decision == Decision(threshold=0.36)
+    assert not chosen.rejected
+    assert chosen.score == chosen.confidence > 0
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.1, 1.1, float("nan"), float("inf")])
@@ -126,19 +125,78 @@ def test_a_threshold_out_of_range_is_refused(predictor, photo, threshold):
         predictor.segment(predictor.encode(photo), WORDS, threshold=threshold)
 
 
-def test_an_encoding_belongs_to_its_predictor(predictor, photo, model_folder):
-    with pytest.raises(InputError, match="another predictor"):
-        load(model_folder, "cpu").segment(predictor.encode(photo), WORDS)
+def test_an_encoding_of_another_model_is_refused(predictor, photo, make_tiny):
+    other = Predictor.from_model(make_tiny(seed=4), "cpu")
+    with pytest.raises(InputError, match="another model"):
+        other.segment(predictor.encode(photo), WORDS)
+
+
+def test_preprocessing_is_part_of_the_fingerprint(make_tiny):
+    fingerprints = {Predictor.from_model(make_tiny(image_size=size), "cpu").fingerprint for size in (64, 96)}
+    assert len(fingerprints) == 2
+
+
+def test_several_images_at_once(predictor, photo, photo_pixels):
+    turned = np.ascontiguousarray(photo_pixels[::-1])
+    together = predictor.encode([photo, turned])
+    assert [one.frame for one in together] == [predictor.encode(photo).frame] * 2
+    for encoded, source in zip(together, (photo, turned), strict=True):
+        (found,) = predictor.segment(encoded, WORDS[:1])
+        (alone,) = predictor.segment(predictor.encode(source), WORDS[:1])
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-5)
+    assert predictor.encode([]) == []
+
+
+def test_an_encoding_serves_another_predictor_of_the_same_weights(predictor, photo, model_folder):
+    (found,) = load(model_folder, "cpu").segment(predictor.encode(photo), WORDS[:1])
+    (expected,) = predictor.segment(predictor.encode(photo), WORDS[:1])
+    assert np.array_equal(found.scores, expected.scores)
+
+
+SECOND = """
+import sys, numpy as np, refseg
+scene = refseg.Encoding.load(sys.argv[2])
+(found,) = refseg.load(sys.argv[1], "cpu").segment(scene, [sys.argv[3]])
+np.save(sys.argv[4], found.scores)
+"""
+
+
+def test_an_encoding_serves_another_process(predictor, photo, model_folder, tmp_path):
+    scene = predictor.encode(photo)
+    scene.save(tmp_path / "scene.safetensors")
+    arguments = (model_folder, tmp_path / "scene.safetensors", WORDS[0], tmp_path / "scores.npy")
+    subprocess.run([sys.executable, "-c", SECOND, *map(str, arguments)], check=True)
+    (expected,) = predictor.segment(scene, WORDS[:1])
+    np.testing.assert_allclose(np.load(tmp_path / "scores.npy"), expected.scores, atol=1e-6)
+
+
+def test_segment_from_several_threads(predictor, photo, photo_pixels):
+    scenes = predictor.encode([photo, np.ascontiguousarray(photo_pixels[::-1])])
+    asked = [(scene, words) for scene in scenes for words in WORDS] * 4
+    expected = [predictor.segment(scene, [words])[0].scores for scene, words in asked]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda one: predictor.segment(one[0], [one[1]])[0].scores, asked))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_weights_that_overflow_are_refused(make_tiny, photo):
+    model = make_tiny()
+    with torch.no_grad():
+        model.projector.kernel.weight.fill_(float("nan"))
+    predictor = Predictor.from_model(model, "cpu")
+    with pytest.raises(WeightsError, match="not finite"):
+        predictor.segment(predictor.encode(photo), WORDS)
 
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("words", ["the cup", ["fine", ""], ["fine", None], [3], [" \n"]])
-def test_what_is_no_list_of_expressions_is_refused(predictor, photo, words):
+def test_anything_but_a_list_of_expressions_is_refused(predictor, photo, words):
     with pytest.raises(ExpressionError):
         predictor.segment(predictor.encode(photo), words)
 
 
-def test_what_is_no_image_is_refused(predictor, tmp_path):
+def test_a_missing_image_is_refused(predictor, tmp_path):
     with pytest.raises(ImageError):
         predictor.encode(tmp_path / "missing.png")
 
@@ -150,16 +208,16 @@ def test_a_long_expression_is_marked(predictor, photo):
 
 def test_predicting_needs_no_gradient_and_leaves_the_model_in_evaluation_mode(make_tiny, photo):
     model = make_tiny(word_length=10).train()
-    predictor = Predictor(model, "cpu")
+    predictor = Predictor.from_model(model, "cpu")
     (found,) = predictor.segment(predictor.encode(photo), ["x"])
     assert not model.training
     assert isinstance(found.probability, np.ndarray)
-    assert predictor.tokenizer.word_length == 10
+    assert predictor.inputs.word_length == 10
 
 
 def test_a_model_is_loaded_by_path_of_any_kind(model_folder):
     for name in (model_folder, str(model_folder), _Path(model_folder)):
-        assert isinstance(Predictor.from_pretrained(name, "cpu"), Predictor)
+        assert isinstance(load(name, "cpu"), Predictor)
     with pytest.raises(UnknownNameError, match="did you mean 'shapes'"):
         load("shape")
 

@@ -1,13 +1,15 @@
-"""Fetch data sets, check them, and learn what is in them."""
+"""Fetch, check, describe and show data sets."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,7 @@ from refseg.cli.evaluate import check_output, files_of
 from refseg.errors import ConfigError, DataError, UnknownNameError
 
 if TYPE_CHECKING:
-    from refseg.data.catalogue import DataSet
+    from refseg.data.dataset import DataSet
     from refseg.data.leak import Images, Leak
     from refseg.evaluation.result import Result
 
@@ -25,10 +27,10 @@ __all__ = ["add_arguments", "parse", "run"]
 VERBS: MappingProxyType[str, str] = MappingProxyType(
     {
         "prepare": "fetch a public data set, and only the images that are needed",
-        "check": "find bad rows, images, masks and words before a model learns from them",
-        "stats": "say how many there are of what, and how long and large they are",
+        "check": "find faulty rows, images, masks and expressions before training",
+        "stats": "count images, references and expressions, with their lengths and mask areas",
         "leak": "find the images of a split that a model was trained on",
-        "show": "draw some samples: images, masks and words",
+        "show": "draw some samples: images, masks and expressions",
     }
 )
 WORD_LENGTH = 17
@@ -50,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments; argparse does not mix options and verbs of verbs, as it does for other commands.
+    """Return the arguments; argparse cannot mix options with the verbs of a command.
 
     Raises:
         UnknownNameError: there is no such verb.
@@ -76,11 +78,11 @@ def _add_data(parser: argparse.ArgumentParser, *, whole: bool = True) -> None:
     else:
         parser.add_argument("dataset", metavar="DATASET:SPLIT", help="such as refcoco:testA, or my-folder:test")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="where the images are, if not with the data")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of the images, if not with the data")
     parser.add_argument("--text-field", choices=("sent", "raw"), help="which form of a sentence (default: sent)")
 
 
-def _add_words(parser: argparse.ArgumentParser) -> None:
+def _add_word_length(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--words",
         type=int,
@@ -92,7 +94,7 @@ def _add_words(parser: argparse.ArgumentParser) -> None:
 
 
 def _whole(data: str) -> str:
-    """Return `NAME:SPLIT` of what may be a name alone."""
+    """Return `NAME:SPLIT`, with the split `all` if only a name is given."""
     return f"{data}:all" if ":" not in data or Path(data).exists() else data
 
 
@@ -100,11 +102,23 @@ def _open(arguments: argparse.Namespace, dataset: str, text_field: str | None = 
     from refseg.data.catalogue import open_data
 
     text_field = arguments.text_field or text_field or "sent"
-    return open_data(dataset, arguments.data, text_field=text_field, images=arguments.images)
+    data = open_data(dataset, arguments.data, text_field=text_field, images=arguments.images)
+    if note := data.skipped_note():
+        print(f"refseg: note: {note}", file=sys.stderr)
+    return data
 
 
 def _as_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null in place of numbers that JSON does not have: NaN and infinities."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ── prepare ──
@@ -130,8 +144,9 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
-    from refseg.data.catalogue import DATA_SETS
-    from refseg.data.prepare import CATALOGUE, COCO_IMAGES, LOCK_FILE, prepare
+    from refseg.data.catalogue import DATA_SETS, image_files
+    from refseg.data.prepare import LOCK_FILE, prepare
+    from refseg.data.sources import CATALOGUE, COCO_IMAGES
 
     name, splits = arguments.name, tuple(dict.fromkeys(arguments.split))
     archive = name if name in CATALOGUE else name.rpartition("-")[0]
@@ -157,39 +172,21 @@ def _prepare(arguments: argparse.Namespace) -> int:
         sha256=sums,
         workers=arguments.workers,
         progress=sys.stderr.isatty(),
-        needed=_needed(name, splits) if name in DATA_SETS else None,
+        needed=partial(image_files, name, splits=splits) if name in DATA_SETS else None,
     )
     for one in report.unverified:
         print(
-            f"refseg: note: nobody told the checksum of {one}; what came is noted in {arguments.data / LOCK_FILE}",
+            f"refseg: note: no checksum of {one} is known; that of the fetched file is in {arguments.data / LOCK_FILE}",
             file=sys.stderr,
         )
     if report.missing:
         print(
-            f"refseg: note: {len(report.missing):,} images that are needed were in no archive, the first is "
+            f"refseg: note: {len(report.missing):,} needed images are missing from the archives, the first is "
             f"{report.missing[0]}",
             file=sys.stderr,
         )
-    print(f"{name}: fetched {report.fetched:,} files ({report.size / 1e6:,.1f} MB), {report.kept:,} were there already")
+    print(f"{name}: fetched {report.fetched:,} files ({report.size / 1e6:,.1f} MB), kept {report.kept:,}")
     return 0
-
-
-def _needed(name: str, splits: tuple[str, ...]) -> Callable[[Path], list[str]]:
-    """Return what tells which images some splits need, all if none is named, once the annotations are there."""
-
-    def needed(root: Path) -> list[str]:
-        from refseg.data.catalogue import find
-        from refseg.data.formats.record import refuse
-
-        source = find(name, root)
-        records = (
-            record
-            for record in source.read(refuse)
-            if not splits or any(source.in_split(record.split, split) for split in splits)
-        )
-        return list(dict.fromkeys(record.file for record in records))
-
-    return needed
 
 
 def _checksum(text: str) -> tuple[str, str]:
@@ -204,8 +201,8 @@ def _checksum(text: str) -> tuple[str, str]:
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
-    _add_words(parser)
-    parser.add_argument("--quick", action="store_true", help="do not decode images, and draw no masks")
+    _add_word_length(parser)
+    parser.add_argument("--quick", action="store_true", help="do not decode images, and paint no masks")
     parser.add_argument("--rows", type=int, default=20, metavar="N", help="lines of each kind (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
     parser.epilog = "The exit code is 1 where there are errors, 0 where there are none, 2 where nothing can be read."
@@ -253,8 +250,8 @@ def _plural(count: int, noun: str) -> str:
 
 def _add_stats(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
-    _add_words(parser)
-    parser.add_argument("--masks", action="store_true", help="also draw all masks, for their areas")
+    _add_word_length(parser)
+    parser.add_argument("--masks", action="store_true", help="also paint all masks, for their areas")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write histograms there, as SVG")
     parser.add_argument("--json", action="store_true", help="print JSON in place of a Markdown table")
 
@@ -289,7 +286,7 @@ def _add_leak(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="WHAT",
-        help="what a model was trained on: a file of ids or names of images (.txt, .json, .jsonl), another "
+        help="images that a model was trained on: a file of ids or names of images (.txt, .json, .jsonl), another "
         "DATASET:SPLIT, or coco-train2014, coco-val2014, coco-train2017",
     )
     parser.add_argument(
@@ -398,7 +395,7 @@ def _columns(rows: Sequence[Sequence[str]]) -> str:
 
 def _add_show(parser: argparse.ArgumentParser) -> None:
     _add_data(parser)
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="what to write: .png, .jpg or .html")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the output: .png, .jpg or .html")
     parser.add_argument("--n", type=int, default=24, help="how many, drawn at random (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: %(default)s)")
     parser.add_argument(
@@ -416,6 +413,6 @@ def _show(arguments: argparse.Namespace) -> int:
     samples = named(data, arguments.ids) if arguments.ids else choose(data, arguments.n, arguments.seed)
     save(samples, arguments.out, title=f"{data.name}:{data.split}", columns=arguments.columns)
     if arguments.out.suffix.lower() != ".html" and beyond_font(samples):
-        print("refseg: note: some words are of letters that the font lacks; write .html to read them", file=sys.stderr)
+        print("refseg: note: the font lacks some letters of the expressions; write .html to read them", file=sys.stderr)
     print(f"{len(samples)} of {data.totals()['references']:,} references -> {arguments.out}")
     return 0

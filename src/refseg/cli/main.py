@@ -1,4 +1,4 @@
-"""The command line: finds the verb and hands over. A verb's module, and PyTorch with it, is imported when chosen."""
+"""The command line. The module of a command, and PyTorch with it, is imported when that command is given."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ __all__ = ["main"]
 
 VERBS: MappingProxyType[str, str] = MappingProxyType(
     {
-        "predict": "find the pixels that expressions mean in images",
+        "predict": "segment the regions of images that expressions refer to",
         "evaluate": "score a model on a data set",
-        "score": "score the stored masks of any model on a data set",
-        "report": "make a report of a stored result, beside published numbers",
-        "compare": "compare two stored results, and say whether the difference is real",
-        "calibrate": "measure what a model's score is worth, and store that with it",
+        "score": "score stored masks of any model on a data set",
+        "report": "write a report of a stored result, beside published scores",
+        "compare": "compare two stored results, with confidence intervals",
+        "calibrate": "calibrate a model's score on a validation split",
         "train": "train a model by a named recipe",
-        "ablate": "train the rows of the paper's ablation, and print its table",
-        "convert": "turn the reference's checkpoints into model folders, and back",
-        "models": "list the models that refseg knows by name",
-        "data": "fetch data sets, check them, and learn what is in them",
+        "ablate": "train the rows of the paper's ablation and print its table",
+        "convert": "convert checkpoints of other projects to model folders, and back",
+        "models": "list the models that have a name",
+        "data": "fetch, check, describe and show data sets",
     }
 )
+NESTED = frozenset({"data"})
+"""Commands that have commands of their own."""
 INTERRUPTED = 130
 
 
@@ -45,14 +47,14 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` by default, and return the exit code: 0, or 2 with one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # words and file names may hold what the terminal cannot show
+    if isinstance(sys.stdout, io.TextIOWrapper):  # expressions and file names may hold characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             code = _run(words)
-        except SystemExit as stop:  # of argparse: help was asked for, or an argument is wrong
+        except SystemExit as stop:  # argparse: help, or a wrong argument
             code = int(stop.code or 0)
-        print(end="", flush=True)  # when Python does it at exit, nobody can say that it failed
+        print(end="", flush=True)  # a failure at exit could not be reported
         return code
     except RefsegError as error:
         print(f"refseg: {' '.join(str(error).splitlines())}", file=sys.stderr)
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("refseg: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone.
+        # The reader of a pipe is gone.
         _silence()
         return 1
     except OSError as error:  # a full disk behind stdout, for instance
@@ -78,17 +80,17 @@ def _run(words: list[str]) -> int:
         module = importlib.import_module(f"refseg.cli.{verb}")
         parser = _Parser(prog=f"refseg {verb}", description=module.__doc__, formatter_class=_formatter())
         module.add_arguments(parser)
-        # A verb with verbs of its own parses by itself: argparse does not intermix the arguments of those.
-        arguments = module.parse(parser, rest) if hasattr(module, "parse") else parser.parse_intermixed_args(rest)
+        # argparse does not intermix options with the arguments of nested commands.
+        arguments = module.parse(parser, rest) if verb in NESTED else parser.parse_intermixed_args(rest)
         code: int = module.run(arguments)
         return code
     parser = _Parser(
         prog="refseg",
-        description="Referring image segmentation: an image and some words in, the pixels that the words mean out.",
-        epilog="verbs:\n" + "".join(f"  {verb:<10}{help}\n" for verb, help in VERBS.items()),
+        description="Referring image segmentation: segments the region of an image that an expression refers to.",
+        epilog="commands:\n" + "".join(f"  {verb:<10}{help}\n" for verb, help in VERBS.items()),
         formatter_class=_formatter(),
     )
-    parser.add_argument("verb", nargs="?", help="what to do; `refseg VERB --help` tells more")
+    parser.add_argument("command", nargs="?", help="the command; `refseg COMMAND --help` shows its arguments")
     parser.add_argument("--version", action="version", version=f"refseg {__version__}")
     parser.parse_args(words)
     parser.print_help()
@@ -96,7 +98,7 @@ def _run(words: list[str]) -> int:
 
 
 def _silence() -> None:
-    """Send what is still to be printed nowhere, so that Python does not complain again when it flushes at exit."""
+    """Redirect stdout to nowhere, so that Python's flush at exit cannot fail again."""
     with suppress(OSError):  # stdout need not be a file
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -1,4 +1,4 @@
-"""List the models that refseg knows by name."""
+"""List the models that have a name."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import argparse
 import json
 from typing import Any
 
-from refseg.models.families import ZOO, ZooEntry
+from refseg.models.families import MODELS, ModelEntry
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
+    """Declare the command's arguments."""
     parser.add_argument("--json", action="store_true", help="print one JSON list instead of a table")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the zoo."""
-    models = [_plain(entry) for entry in ZOO.values()]
+    """Carry out the command."""
+    models = [_row(entry) for entry in MODELS.values()]
     if arguments.json:
         print(json.dumps(models, indent=2))
         return 0
@@ -30,11 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plain(entry: ZooEntry) -> dict[str, Any]:
+def _row(entry: ModelEntry) -> dict[str, Any]:
     if entry.weights is not None:
         weights = "in the package" if entry.weights.is_dir() else "missing from this installation"
     else:
-        weights = "none" if entry.clip is None else f"none; CLIP's {entry.clip} fits its encoders"
+        weights = "none" if entry.clip is None else f"none; its encoders can start from CLIP's {entry.clip}"
     return {
         "name": entry.name,
         "family": entry.family,

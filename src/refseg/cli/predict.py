@@ -1,6 +1,6 @@
-"""Find the pixels that expressions mean in images.
+"""Segment the regions of images that expressions refer to.
 
-For every image and expression three files are written: NAME__000.png, the mask (0 or 255, at the image's own size);
+For each image and expression three files are written: NAME__000.png, the mask (0 or 255, at the image's own size);
 NAME__000_overlay.png, to look at; and NAME__000.json, with the expression verbatim, the score, the box and the mask as
 COCO run lengths.
 """
@@ -14,14 +14,8 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from refseg.errors import ConfigError, ExpressionError, InputError, OutputError
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from refseg.values import Prediction
 
 __all__ = ["add_arguments", "run"]
 
@@ -41,8 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="IMAGE, EXPRESSION",
         help=(
-            "a source_name (- reads it from stdin), perhaps more images, then expressions. The first argument is a "
-            "source_name; those after it are, as long as they are files or end as images do. An expression - reads "
+            "an image (- reads it from stdin), perhaps more images, then expressions. The first argument is an image; "
+            "further arguments are images as long as they are files or end like image files. An expression - reads "
             "expressions from stdin, one a line"
         ),
     )
@@ -51,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default="shapes",
         help=(
-            "a zoo name, a model folder, or a Hub name such as user/name (default: shapes, the model that comes with "
-            "the package; it knows generated scenes, not photos)"
+            "a name from `refseg models`, a model folder, or a Hub name such as user/name (default: shapes, the "
+            "bundled model; it is trained on generated scenes, not on photos)"
         ),
     )
     parser.add_argument(
@@ -60,14 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument(
-        "--threshold", type=float, help="probability above which a pixel is meant (default: the model's)"
+        "--threshold",
+        type=float,
+        help="probability above which a pixel is in the mask (default: the model's own decision)",
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
-    # What can be refused is refused before the seconds that a model takes, and before anything is written.
+    # All that can be checked is checked before the model is loaded and before anything is written.
     images, expressions = _sort_out(arguments.inputs, arguments.expressions)
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise ConfigError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
@@ -76,27 +72,35 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.inputs.clip_bpe import check_expression
     from refseg.inputs.read import read_image
     from refseg.predictor import load
-    from refseg.writers.overlay import overlay
+    from refseg.values import Decision
+    from refseg.writers.result import describe, write_result
 
     for expression in expressions:
         check_expression(expression)
-    sources = [_source(source_name) for source_name in images]
-    for source in sources:  # a broken source_name among many is refused before the first is worked on
+    sources = [_source(image) for image in images]
+    for source in sources:
         read_image(source)
-    predictor = load(arguments.model, arguments.device)
+    segmenter = load(arguments.model, arguments.device)
     results = []
-    for source_name, source, name in zip(images, sources, names, strict=True):
+    for given, source, name in zip(images, sources, names, strict=True):
         image = read_image(source)
-        predictions = predictor.segment(predictor.encode(image), expressions, threshold=arguments.threshold)
-        for index, prediction in enumerate(predictions):
+        (encoding,) = segmenter.encode([image])
+        for index, prediction in enumerate(segmenter.segment(encoding, expressions)):
+            if arguments.threshold is not None:
+                prediction = prediction.decided_by(Decision(threshold=arguments.threshold))
             stem = f"{name}__{index:03d}"
-            result = _describe(prediction, source_name, arguments.model, stem)
-            _write(arguments.out, stem, prediction, overlay(image, prediction.mask), result)
+            result = {
+                "image": given,
+                **describe(prediction),
+                "model": arguments.model,
+                "mask": f"{stem}.png",
+                "overlay": f"{stem}_overlay.png",
+            }
+            write_result(arguments.out, stem, image, prediction, result)
             results.append(result)
             if prediction.truncated:
                 print(
-                    f"refseg: {_short(prediction.expression)} is longer than the {predictor.tokenizer.word_length} "
-                    "tokens that the model reads; its end was cut off",
+                    f"refseg: {_short(prediction.expression)} is longer than the model reads; its end was cut off",
                     file=sys.stderr,
                 )
             if not arguments.json:
@@ -104,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
                 print(f"{_short(prediction.expression)}: {found} -> {arguments.out / stem}_overlay.png")
     if arguments.json:
         readable = getattr(sys.stdout, "encoding", "").lower() == "utf-8"
-        print(json.dumps(results, indent=2, ensure_ascii=not readable))
+        print(json.dumps(results, indent=2, ensure_ascii=not readable, allow_nan=False))
     return 0
 
 
@@ -134,14 +138,14 @@ def _is_image(argument: str) -> bool:
         return False
 
 
-def _source(source_name: str) -> str | io.BytesIO:
-    """Return what a source_name can be read from more than once: of stdin and pipes, their bytes."""
-    if source_name == STDIN:
+def _source(image: str) -> str | io.BytesIO:
+    """Return what an image can be read from more than once: of stdin and pipes, their bytes."""
+    if image == STDIN:
         return io.BytesIO(_stdin_bytes())
     try:
-        return io.BytesIO(_file_bytes(source_name)) if Path(source_name).is_fifo() else source_name
+        return io.BytesIO(_file_bytes(image)) if Path(image).is_fifo() else image
     except OSError:  # too long for a file's name; the reader of images says so
-        return source_name
+        return image
 
 
 def _stdin_bytes() -> bytes:
@@ -176,10 +180,10 @@ def _lines(data: bytes, where: str) -> list[str]:
 
 
 def _names(images: Sequence[str]) -> list[str]:
-    """Return a name for each source_name's files: its own, numbered where two images are called the same."""
+    """Return a name for each image's files: its own, numbered where two images are called the same."""
     names: list[str] = []
-    for source_name in images:
-        stem = name = "stdin" if source_name == STDIN else Path(source_name).stem or "source_name"
+    for image in images:
+        stem = name = "stdin" if image == STDIN else Path(image).stem or "image"
         number = 1
         while name in names:
             number += 1
@@ -195,43 +199,6 @@ def _check_writable(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
-
-
-def _describe(prediction: Prediction, source_name: str, model: str, stem: str) -> dict[str, Any]:
-    from refseg.data.formats.regions import encode
-
-    return {
-        "image": source_name,
-        "expression": prediction.expression,
-        "score": round(prediction.score, 6),
-        "empty": prediction.empty,
-        "box": None if prediction.box is None else list(prediction.box),
-        "segmentation": encode(prediction.mask),
-        "threshold": prediction.threshold,
-        "truncated": prediction.truncated,
-        "model": model,
-        "mask": f"{stem}.png",
-        "overlay": f"{stem}_overlay.png",
-    }
-
-
-def _write(folder: Path, stem: str, prediction: Prediction, shown: Image.Image, result: dict[str, Any]) -> None:
-    """Write the three files of a result, all of them whole or none."""
-    import numpy as np
-    from PIL import Image
-
-    mask = Image.fromarray(prediction.mask.astype(np.uint8) * 255)
-    # File names may hold halves of characters, which UTF-8 cannot: written as JSON's escapes, they are read back.
-    text = json.dumps(result, indent=2, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
-    try:
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as draft:
-            mask.save(Path(draft, f"{stem}.png"))
-            shown.save(Path(draft, f"{stem}_overlay.png"), compress_level=1)
-            Path(draft, f"{stem}.json").write_bytes(text)
-            for written in sorted(Path(draft).iterdir()):
-                written.replace(folder / written.name)
-    except OSError as error:
-        raise OutputError(f"{folder / stem}.png: cannot be written: {error.strerror or error}") from None
 
 
 def _short(expression: str) -> str:

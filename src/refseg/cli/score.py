@@ -1,4 +1,4 @@
-"""Score stored masks, of any model, on a data set: the same numbers as `refseg evaluate` gives."""
+"""Score the stored masks of any model on a data set; the metrics are those of `refseg evaluate`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.evaluation.predictions import Predictions, score
 
     predictions = Predictions(arguments.predictions)
-    outcomes = score(predictions, data, protocol, objects=getattr(data, "masks", None), progress=sys.stderr.isatty())
-    about = {"predictions": arguments.predictions.name, "sha256": predictions.sha256}
-    return report(outcomes, data, protocol, about, arguments.out)
+    outcomes = score(predictions, data, protocol, objects=data.objects, progress=sys.stderr.isatty())
+    made_by = {"predictions": arguments.predictions.name, "sha256": predictions.sha256}
+    return report(outcomes, data, protocol, made_by, arguments.out)

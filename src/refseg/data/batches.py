@@ -1,4 +1,4 @@
-"""Samples -> batches: images letterboxed once for all of their expressions, drawn in an order that a seed fixes."""
+"""Samples -> training batches: each image is placed in the square once for all of its expressions, in a seeded order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,173 +18,239 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from refseg.data.dataset import ImageData
 from refseg.data.words import mirrored, says_looks_alone
 from refseg.errors import RefsegError
-from refseg.inputs.clip_bpe import Tokenizer
-from refseg.inputs.read import letterbox
+from refseg.inputs.frame import Frame
+from refseg.inputs.preprocessing import Inputs
 from refseg.models.grid import STRIDE
-from refseg.values import Batch, Sample
+from refseg.values import Expression, Sample
 
 __all__ = [
-    "ImageData",
-    "Share",
+    "Batch",
+    "ByReference",
+    "Shard",
     "TrainIndex",
     "TrainItem",
     "TrainOrder",
     "TrainTransform",
     "batches",
     "collate",
-    "form_of",
-    "part_of",
     "shrink",
     "to_device",
 ]
 
-ZOOM = (0.3, 0.6)
-"""Share of the image's sides that a part has which takes its place."""
-NEARLY_ALL = 0.8
-
-
-@runtime_checkable
-class ImageData(Protocol):
-    """A data set seen image by image."""
-
-    @property
-    def num_images(self) -> int:
-        """How many images there are."""
-        ...
-
-    def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return all samples of image `index`."""
-        ...
+CROP_FRACTION = (0.3, 0.6)
+"""Least and greatest side of a crop, as a fraction of the image's side."""
+ROUNDING = 1e-3
+"""A cell counts as ignored if less of it is valid."""
+INSIDE = 0.8
+"""A target counts as inside a crop if at least this fraction of its pixels is."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOrder:
-    """What is drawn at which step: a function of these numbers and of nothing else."""
+class Batch:
+    """Training input: N images, and B expressions each of which refers to one of them."""
 
-    items: int
-    """How many images there are, or references if those are drawn."""
-    batch_size: int
-    """Items of a step."""
-    expressions: int
-    """The most expressions drawn of an item."""
-    sizes: tuple[tuple[int, int], ...]
-    """Pairs (first step, side in pixels), in rising order of the step; the first starts at 0."""
-    seed: int
+    pixels: Float[Tensor, "N 3 S S"]
+    """Letterboxed and normalised."""
+    tokens: Int64[Tensor, "B L"]
+    padding: Bool[Tensor, "B L"]
+    """True where a token is padding."""
+    image_index: Int64[Tensor, "B"]
+    """The image of each expression, 0..N-1."""
+    target: Float[Tensor, "B 1 h w"]
+    """The target mask at a quarter of the side, S/4: the fraction of the valid part of each cell, 0..1."""
+    valid: Float[Tensor, "B 1 h w"]
+    """The weight of each cell in the loss: the fraction of it that is not ignored, 0..1."""
+    weight: Float[Tensor, "B"]
+    """The weight of each expression in the loss of the batch; positive."""
 
-    def size(self, step: int) -> int:
-        """Return the side in pixels that images have at a step."""
-        return [side for first, side in self.sizes if first <= step][-1]
 
-    def at(self, step: int) -> list[TrainIndex]:
-        """Return the draws of a step. Items are passed through in a new order each time, none left out."""
-        draws = []
-        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-            turn, place = divmod(position, self.items)
-            item = int(_permutation(self.seed, turn, self.items)[place])
-            draws.append(TrainIndex(item, self.size(step), self.expressions, (self.seed, turn, item)))
-        return draws
+@dataclass(frozen=True)
+class ByReference:
+    """Samples as images with one sample each: the published runs draw references, whose image may come repeatedly."""
+
+    samples: Sequence[Sample]
+
+    @property
+    def num_images(self) -> int:
+        """The number of samples."""
+        return len(self.samples)
+
+    def samples_of(self, index: int) -> tuple[Sample, ...]:
+        """Return sample `index` alone."""
+        return (self.samples[index],)
+
+
+# ── the order ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class TrainIndex(NamedTuple):
-    """One image or reference to be drawn, and the seed that picks its expressions."""
+    """One image to be drawn, and the seed that chooses its expressions."""
 
-    item: int
+    image: int
     size: int
     expressions: int
     seed: tuple[int, ...]
 
 
-_permutations: dict[tuple[int, int, int], np.ndarray] = {}
+@dataclass(frozen=True, kw_only=True)
+class TrainOrder:
+    """The draws of every step: a function of these numbers and of nothing else."""
+
+    num_images: int
+    batch_size: int
+    """Images of a step."""
+    expressions: int
+    """The greatest number of expressions drawn from an image."""
+    sizes: tuple[tuple[int, int], ...]
+    """Pairs (first step, side in pixels), in rising order of the step; the first starts at 0."""
+    seed: int
+
+    def size(self, step: int) -> int:
+        """Return the side of the images at a step, pixels."""
+        return [side for first, side in self.sizes if first <= step][-1]
+
+    def at(self, step: int) -> list[TrainIndex]:
+        """Return the draws of a step. All images are drawn once, in a new order each time, before any is repeated."""
+        indices = []
+        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+            turn, place = divmod(position, self.num_images)
+            image = int(_permutation(self.seed, turn, self.num_images)[place])
+            indices.append(TrainIndex(image, self.size(step), self.expressions, (self.seed, turn, image)))
+        return indices
 
 
+@lru_cache(maxsize=2)  # a batch touches two passes at most
 def _permutation(seed: int, turn: int, count: int) -> np.ndarray:
-    key = (seed, turn, count)
-    if key not in _permutations:
-        while len(_permutations) > 1:  # a batch touches two at most
-            _permutations.pop(next(iter(_permutations)))
-        _permutations[key] = np.random.default_rng(key).permutation(count)
-    return _permutations[key]
+    return np.random.default_rng((seed, turn, count)).permutation(count)
+
+
+class Shard(NamedTuple):
+    """The part of every step that one of several processes computes, cut into equally large pieces."""
+
+    rank: int = 0
+    num_processes: int = 1
+    pieces: int = 1
+
+    def of(self, indices: list[TrainIndex]) -> Iterator[list[TrainIndex]]:
+        """Yield the pieces of this shard."""
+        length = len(indices) // (self.num_processes * self.pieces)
+        for piece in range(self.pieces):
+            start = (self.rank * self.pieces + piece) * length
+            yield indices[start : start + length]
+
+
+WHOLE = Shard()
+"""All of every step, in one piece."""
+
+
+# ── one image ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class TrainItem(NamedTuple):
-    """One image and K of its expressions, as tensors."""
+    """One image and K of its expressions, as tensors (see `Batch`)."""
 
     pixels: Float[Tensor, "3 S S"]
     tokens: Int64[Tensor, "K L"]
     padding: Bool[Tensor, "K L"]
     target: Float[Tensor, "K 1 h w"]
+    valid: Float[Tensor, "K 1 h w"]
     weight: Float[Tensor, "K"]
+
+
+_Pair = tuple[Sample, Expression]
 
 
 class TrainTransform(Dataset[TrainItem | RefsegError]):
     """Turns a draw into tensors: letterboxes the image, tokenises its expressions, resizes their masks.
 
-    What cannot be read is returned as the error that says so: it may have to travel from another process.
+    An error of the data is returned, not raised: it may have to travel from a worker process.
 
     Args:
-        data: what is drawn from.
-        word_length: tokens of an expression, at most.
+        data: the images.
+        inputs: the preprocessing of the model; the side of the square is that of each draw.
         target: how masks are shrunk (see `shrink`).
-        emphasis: how much an expression of a form counts, where others count 1.
-        mirror: how often an image is mirrored, 0..1, where all of the words drawn for it can be (see `mirrored`).
-        zoom: how often a part of an image takes its place, 0..1, with the expressions that tell things by their looks.
-        by_reference: whether draws are of references instead of images; `data` is then a sequence of samples too.
+        emphasis: the weight of expressions by their form; 1 for all others.
+        mirror: the probability that an image is mirrored, 0..1, if all expressions drawn for it can be (see
+            `mirrored`).
+        zoom: the probability that an image is replaced by a crop of it, 0..1, with the expressions that describe
+            appearance alone.
     """
 
     def __init__(
         self,
         data: ImageData,
-        word_length: int,
+        inputs: Inputs,
         target: str = "coverage",
         emphasis: Mapping[str, float] = MappingProxyType({}),
         *,
         mirror: float = 0.0,
         zoom: float = 0.0,
-        by_reference: bool = False,
     ) -> None:
-        self.data, self.target, self.emphasis, self.mirror = data, target, dict(emphasis), mirror
-        self.zoom, self.by_reference = zoom, by_reference
-        self.tokenizer = Tokenizer(word_length)
+        self.data, self.inputs, self.target, self.emphasis = data, inputs, target, dict(emphasis)
+        self.mirror, self.zoom = mirror, zoom
 
-    def __getitem__(self, draw: TrainIndex) -> TrainItem | RefsegError:
+    def __getitem__(self, index: TrainIndex) -> TrainItem | RefsegError:
         try:
-            return self._draw(draw)
+            return self._item(index)
         except RefsegError as error:
             return error
 
-    def _draw(self, draw: TrainIndex) -> TrainItem:
-        rng = np.random.default_rng(draw.seed)
-        samples = self._samples(draw.item)
-        pairs = [(sample, i) for sample in samples for i in range(len(sample.expressions))]
+    def _item(self, index: TrainIndex) -> TrainItem:
+        rng = np.random.default_rng(index.seed)
+        samples = self.data.samples_of(index.image)
+        pairs = [(sample, expression) for sample in samples for expression in sample.expressions]
         image = samples[0].load_image()
         masks = _Masks(image.height, image.width)
         if self.zoom > 0 and rng.random() < self.zoom:
             pairs = masks.zoom(pairs, rng)
-        chosen = [pairs[i] for i in rng.permutation(len(pairs))[: draw.expressions]]
-        expressions = [sample.expressions[i] for sample, i in chosen]
-        other_way = [mirrored(expression) for expression in expressions] if self.mirror > 0 else [None]
-        masks.flip = None not in other_way and rng.random() < self.mirror
-        pixels, frame = letterbox(image if masks.whole else Image.fromarray(masks.view(np.asarray(image))), draw.size)
-        seen = {  # once for all expressions of a sample
-            sample.id: shrink(frame.letterbox_mask(masks.view(masks.of(sample))), self.target)
+        chosen = [pairs[i] for i in rng.permutation(len(pairs))[: index.expressions]]
+        texts = [expression.text for _, expression in chosen]
+        flipped = [mirrored(text) for text in texts] if self.mirror > 0 else [None]
+        masks.flip = None not in flipped and rng.random() < self.mirror
+        if not masks.whole:
+            image = Image.fromarray(masks.view(np.asarray(image)))
+        pixels, frame = replace(self.inputs, image_size=index.size).pixels(image)
+        shrunk = {  # once for all expressions of a sample
+            sample.id: self._shrink(sample, masks, frame)
             for sample in {sample.id: sample for sample, _ in chosen}.values()
         }
-        words = self.tokenizer([words for words in other_way if words is not None] if masks.flip else expressions)
-        target = torch.stack([seen[sample.id] for sample, _ in chosen])
-        weight = torch.tensor([self.emphasis.get(form_of(sample, i), 1.0) for sample, i in chosen])
-        return TrainItem(pixels, words.tokens, words.padding, target, weight)
+        words = self.inputs.tokens([text for text in flipped if text is not None] if masks.flip else texts)
+        return TrainItem(
+            pixels=torch.from_numpy(pixels),
+            tokens=torch.from_numpy(words.tokens),
+            padding=torch.from_numpy(words.padding),
+            target=torch.stack([shrunk[sample.id][0] for sample, _ in chosen]),
+            valid=torch.stack([shrunk[sample.id][1] for sample, _ in chosen]),
+            weight=torch.tensor([self.emphasis.get(_form(expression), 1.0) for _, expression in chosen]),
+        )
 
-    def _samples(self, item: int) -> tuple[Sample, ...]:
-        if not self.by_reference:
-            return self.data.samples_of(item)
-        assert isinstance(self.data, Sequence)
-        return (self.data[item],)
+    def _shrink(
+        self, sample: Sample, masks: _Masks, frame: Frame
+    ) -> tuple[Float[Tensor, "1 h w"], Float[Tensor, "1 h w"]]:
+        """Return the target of a sample and the weight of its cells (see `Batch`)."""
+
+        def small(mask: Bool[ndarray, "H W"]) -> Float[Tensor, "1 h w"]:
+            return shrink(torch.from_numpy(frame.letterbox_mask(masks.view(mask))), self.target)
+
+        if sample.load_ignored is None:
+            target = small(masks.of(sample))
+            return target, torch.ones_like(target)
+        ignored = sample.load_ignored()
+        target, valid = small(masks.of(sample) & ~ignored), (1 - small(ignored)).clamp(0, 1)
+        valid = torch.where(valid < ROUNDING, 0, valid)
+        # The fraction of the valid part: the cross-entropy of a cell is then the mean over its valid pixels.
+        return torch.where(valid > 0, target / valid, 0).clamp(0, 1), valid
+
+
+def _form(expression: Expression) -> str:
+    return str(expression.attributes.get("form", ""))
 
 
 class _Masks:
-    """The masks of an image's samples, each loaded once, and the part of the image that is looked at."""
+    """The masks of an image's samples, each loaded once, and the crop of the image that is used."""
 
     def __init__(self, height: int, width: int) -> None:
         self.size = height, width
@@ -194,67 +260,56 @@ class _Masks:
 
     @property
     def whole(self) -> bool:
-        """Whether the image is looked at as it is."""
+        """Whether the image is used unchanged."""
         return not self.flip and self.window == (slice(0, self.size[0]), slice(0, self.size[1]))
 
     def of(self, sample: Sample) -> Bool[ndarray, "H W"]:
-        """Return where a sample's meaning is; nowhere for what fits nothing."""
+        """Return the target mask of a sample; all False if nothing fits its expressions."""
         if sample.id not in self.loaded:
             self.loaded[sample.id] = np.zeros(self.size, bool) if sample.load_mask is None else sample.load_mask()
         return self.loaded[sample.id]
 
     def view(self, whole: ndarray) -> ndarray:
-        """Return the part of an image or mask that is looked at."""
+        """Return the crop of an image or mask, mirrored if the image is."""
         part = whole[self.window]
         return np.ascontiguousarray(part[:, ::-1] if self.flip else part)
 
-    def zoom(self, pairs: list[tuple[Sample, int]], rng: np.random.Generator) -> list[tuple[Sample, int]]:
-        """Look at a part around one of the meant things, and return the expressions that hold in it.
+    def zoom(self, pairs: list[_Pair], rng: np.random.Generator) -> list[_Pair]:
+        """Choose a crop around one of the targets, and return the expressions that hold in it.
 
-        Those tell a thing by its looks alone, and the thing is nearly all inside, or all outside: there they fit
-        nothing. Where no expression is of that kind, all stays as it was.
+        Those describe a target by its appearance alone, and the target is nearly all inside, or all outside: then
+        nothing fits them. If no expression is of that kind, the image stays whole.
         """
-        alone = [(sample, i) for sample, i in pairs if says_looks_alone(sample.expressions[i])]
-        meant = [pair for pair in alone if self.of(pair[0]).any()]
-        if not meant:
+        of_appearance = [pair for pair in pairs if says_looks_alone(pair[1].text)]
+        present = [pair for pair in of_appearance if self.of(pair[0]).any()]
+        if not present:
             return pairs
-        mask = self.of(meant[int(rng.integers(len(meant)))][0])
-        share = rng.uniform(*ZOOM)
+        mask = self.of(present[int(rng.integers(len(present)))][0])
+        fraction = rng.uniform(*CROP_FRACTION)
         for axis, length in enumerate(self.size):
             inside = np.flatnonzero(mask.any(axis=1 - axis))
-            side = max(round(share * length), int(inside[-1] - inside[0]) + 1)
+            side = max(round(fraction * length), int(inside[-1] - inside[0]) + 1)
             first, last = max(0, int(inside[-1]) + 1 - side), min(int(inside[0]), length - side)
             start = int(rng.integers(min(first, last), max(first, last) + 1))
             window = slice(start, start + side)
             self.window = (window, self.window[1]) if axis == 0 else (self.window[0], window)
-        return [pair for pair in alone if self._holds(self.of(pair[0]))]
+        return [pair for pair in of_appearance if self._holds(self.of(pair[0]))]
 
     def _holds(self, mask: Bool[ndarray, "H W"]) -> bool:
         inside, whole = np.count_nonzero(mask[self.window]), np.count_nonzero(mask)
-        return bool(inside == 0 or inside >= NEARLY_ALL * whole)
-
-
-def form_of(sample: Sample, index: int) -> str:
-    """Return the form of one expression of a sample, where its `forms` attribute says it, else an empty text."""
-    return part_of(sample, "forms", index)
-
-
-def part_of(sample: Sample, attribute: str, index: int) -> str:
-    """Return what an attribute that lists the expressions, joined by commas, says of one of them."""
-    parts = str(sample.attributes.get(attribute, "")).split(",")
-    return parts[index] if index < len(parts) else ""
+        return bool(inside == 0 or inside >= INSIDE * whole)
 
 
 def shrink(mask: Float[Tensor, "S S"], target: str) -> Float[Tensor, "1 h w"]:
     """Return a mask at a quarter of its side, as a target for logits.
 
-    Logits are enlarged with aligned corners: logit i of n comes to lie at pixel i * (S - 1) / (n - 1).
+    Logits are enlarged with aligned corners: logit i of n is enlarged to pixel i * (S - 1) / (n - 1).
 
     Args:
         mask: 0..1.
-        target: `coverage` takes the mask's share of the cell around just that place. `strided` takes every fourth
-            pixel, as the reference does (its code: nearest neighbour): there masks come out shifted, by nothing at the
-            left and top edges and up to 3 pixels at the right and bottom ones.
+        target: `coverage` takes the mean of the cell around that pixel. `strided` takes every fourth pixel, as CRIS
+            does (its code: nearest neighbour); its masks come out shifted, by nothing at the left and top edges and up
+            to 3 pixels at the right and bottom ones.
     """
     if target == "strided":
         return mask[None, ::STRIDE, ::STRIDE]
@@ -264,85 +319,70 @@ def shrink(mask: Float[Tensor, "S S"], target: str) -> Float[Tensor, "1 h w"]:
 
 @lru_cache(maxsize=8)
 def _cells(side: int) -> Float[Tensor, "h S"]:
-    """Return the share that each pixel of a line has in each cell around where its logit comes to lie."""
+    """Return the weight of each pixel of a line in the mean of each cell."""
     around = STRIDE // 2
     padded = F.pad(torch.eye(side)[:, None], (around, around), mode="replicate")
-    share = F.avg_pool1d(padded, 2 * around + 1, stride=1)
-    return F.interpolate(share, size=side // STRIDE, mode="linear", align_corners=True)[:, 0].T.contiguous()
+    mean = F.avg_pool1d(padded, 2 * around + 1, stride=1)
+    return F.interpolate(mean, size=side // STRIDE, mode="linear", align_corners=True)[:, 0].T.contiguous()
 
 
-class Share(NamedTuple):
-    """The part of every step that one of several processes computes, and in how many pieces."""
-
-    rank: int = 0
-    size: int = 1
-    pieces: int = 1
-
-    def of(self, draws: list[TrainIndex]) -> Iterator[list[TrainIndex]]:
-        """Yield the pieces of this share, equally long."""
-        length = len(draws) // (self.size * self.pieces)
-        for piece in range(self.pieces):
-            start = (self.rank * self.pieces + piece) * length
-            yield draws[start : start + length]
-
-
-WHOLE = Share()
-"""All of every step, in one piece."""
+# ── batches ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Steps(Sampler[list[TrainIndex]]):
-    def __init__(self, order: TrainOrder, steps: range, share: Share) -> None:
-        self.order, self.steps, self.share = order, steps, share
+    def __init__(self, order: TrainOrder, steps: range, shard: Shard) -> None:
+        self.order, self.steps, self.shard = order, steps, shard
 
     def __iter__(self) -> Iterator[list[TrainIndex]]:
-        return (piece for step in self.steps for piece in self.share.of(self.order.at(step)))
+        return (piece for step in self.steps for piece in self.shard.of(self.order.at(step)))
 
     def __len__(self) -> int:
-        return len(self.steps) * self.share.pieces
+        return len(self.steps) * self.shard.pieces
 
 
-def collate(drawn: Sequence[TrainItem | RefsegError]) -> Batch | RefsegError:
-    """Join images and their expressions into a batch, as long as its longest expression: the rest is padding.
+def collate(items: Sequence[TrainItem | RefsegError]) -> Batch | RefsegError:
+    """Join images and their expressions into a batch, with the tokens of its longest expression.
 
-    Where something could not be read, the first error that says so is returned instead.
+    If an item is an error, the first error is returned instead.
     """
-    for item in drawn:
+    for item in items:
         if isinstance(item, RefsegError):
             return item
-    return _join([item for item in drawn if isinstance(item, TrainItem)])
+    return _join([item for item in items if isinstance(item, TrainItem)])
 
 
-def _join(drawn: Sequence[TrainItem]) -> Batch:
-    counts = torch.tensor([len(item.tokens) for item in drawn])
-    tokens = torch.cat([item.tokens for item in drawn])
-    padding = torch.cat([item.padding for item in drawn])
+def _join(items: Sequence[TrainItem]) -> Batch:
+    counts = torch.tensor([len(item.tokens) for item in items])
+    tokens = torch.cat([item.tokens for item in items])
+    padding = torch.cat([item.padding for item in items])
     longest = int((~padding).sum(dim=1).max())
     return Batch(
-        pixels=torch.stack([item.pixels for item in drawn]),
+        pixels=torch.stack([item.pixels for item in items]),
         tokens=tokens[:, :longest],
         padding=padding[:, :longest],
-        image_index=torch.arange(len(drawn)).repeat_interleave(counts),
-        target=torch.cat([item.target for item in drawn]),
-        weight=torch.cat([item.weight for item in drawn]),
+        image_index=torch.arange(len(items)).repeat_interleave(counts),
+        target=torch.cat([item.target for item in items]),
+        valid=torch.cat([item.valid for item in items]),
+        weight=torch.cat([item.weight for item in items]),
     )
 
 
 def batches(
-    drawer: TrainTransform, order: TrainOrder, steps: range, workers: int = 0, share: Share = WHOLE
+    transform: TrainTransform, order: TrainOrder, steps: range, workers: int = 0, shard: Shard = WHOLE
 ) -> Iterator[Batch]:
-    """Yield the batches of some steps, as many a step as a share has pieces; the same for any number of workers.
+    """Yield the batches of some steps, one for each piece of the shard; equal for any number of workers.
 
     Raises:
-        RefsegError: something that was drawn cannot be read.
+        RefsegError: an image or a mask cannot be read.
     """
     loader = DataLoader(
-        drawer,
-        batch_sampler=_Steps(order, steps, share),
+        transform,
+        batch_sampler=_Steps(order, steps, shard),
         num_workers=workers,
         collate_fn=collate,
         prefetch_factor=4 if workers else None,
-        worker_init_fn=_serve,
-        # A loader draws a seed for its workers, which use none: from here, not from the model's random numbers.
+        worker_init_fn=_start_worker,
+        # A loader draws a seed for its workers, which use none: take it from here, not from the model's generator.
         generator=torch.Generator(),
     )
     for batch in loader:
@@ -351,11 +391,11 @@ def batches(
         yield batch
 
 
-def _serve(worker: int) -> None:
-    """Work on one thread, until the process that asks for batches says that it is done, or is gone.
+def _start_worker(worker: int) -> None:
+    """Use one thread, and ignore the signals that ask the training process to stop.
 
-    A terminal, or SLURM, signals the whole group of processes to stop. The one that learns may need this one's batch to
-    come to a whole step.
+    A terminal, or SLURM, signals the whole group of processes. The training process may need this one's batch to finish
+    its step; it ends its workers itself.
     """
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):

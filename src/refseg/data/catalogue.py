@@ -1,21 +1,20 @@
-"""THE table of data sets: a name, and a split, to samples."""
+"""The catalogue of data sets: opens a split by the name of its set."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
 
-from refseg.data.batches import ImageData
+from refseg.data.dataset import DataSet
 from refseg.data.formats.cris import cris
 from refseg.data.formats.folder import TABLES, folder
 from refseg.data.formats.mdetr import mdetr
 from refseg.data.formats.phrasecut import phrasecut
 from refseg.data.formats.reasonseg import reasonseg
-from refseg.data.formats.record import Source
+from refseg.data.formats.record import Problem, Source
 from refseg.data.formats.refer import refer
 from refseg.data.formats.regions import Overlap
 from refseg.data.formats.tables import holds_tables, tables
@@ -23,30 +22,7 @@ from refseg.data.references import References
 from refseg.data.shapes import Shapes
 from refseg.errors import DataError, UnknownNameError
 
-__all__ = ["DATA_SETS", "DataSet", "Known", "find", "open_data", "split_name"]
-
-
-@runtime_checkable
-class DataSet(ImageData, Protocol):
-    """A split of a data set, as evaluation needs it."""
-
-    @property
-    def name(self) -> str:
-        """What the set is called in results."""
-        ...
-
-    @property
-    def split(self) -> str:
-        """Which split it is."""
-        ...
-
-    def totals(self) -> dict[str, int]:
-        """Return how many `images`, `references` and `expressions` it has."""
-        ...
-
-    def digest(self) -> str:
-        """Return a hash that tells whether two results are of the same data."""
-        ...
+__all__ = ["DATA_SETS", "Known", "find", "image_files", "open_data", "split_name"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +30,12 @@ class Known:
     """A public data set."""
 
     find: Callable[[Path, str], Source]
-    """Finds it under a root; the second argument is the text field, `sent` or `raw`."""
+    """Finds it below a root folder; the second argument is the text field, `sent` or `raw`."""
     splits: tuple[str, ...]
     references: Mapping[str, int]
-    """How many references each split has as published."""
+    """The published number of references of each split."""
     note: str
+    """One line about the set."""
 
 
 def _refer(folder_name: str, references: str) -> Callable[[Path, str], Source]:
@@ -66,7 +43,7 @@ def _refer(folder_name: str, references: str) -> Callable[[Path, str], Source]:
 
 
 def _either(root: Path, name: str) -> Path:
-    """A root may be the folder of all sets, or that of the set itself."""
+    """Return the folder of a set; the root may be the folder of all sets, or that of the set itself."""
     return root if root.name == name and not (root / name).is_dir() else root / name
 
 
@@ -100,7 +77,7 @@ DATA_SETS: MappingProxyType[str, Known] = MappingProxyType(
             find=_refer("refcoco+", "refs(unc).p"),
             splits=("train", "val", "testA", "testB"),
             references={"train": 42278, "val": 3805, "testA": 1975, "testB": 1798},
-            note="RefCOCO+, UNC splits: no words of place",
+            note="RefCOCO+, UNC splits: without location words",
         ),
         "refcocog-umd": Known(
             find=_refer("refcocog", "refs(umd).p"),
@@ -141,7 +118,7 @@ DATA_SETS: MappingProxyType[str, Known] = MappingProxyType(
             ),
             splits=("train", "val", "test", "miniv"),
             references={"train": 308893, "val": 20350, "test": 18980},
-            note="PhraseCut: phrases that may mean several things",
+            note="PhraseCut: phrases that may refer to several objects",
         ),
         "reasonseg": Known(
             find=lambda root, _: reasonseg(
@@ -153,9 +130,8 @@ DATA_SETS: MappingProxyType[str, Known] = MappingProxyType(
         ),
     }
 )
-"""`cris/NAME` and `mdetr/NAME` are the same sets in those projects' files; a path is a folder of one's own data, or of
-the hub's tables."""
-MIGRATED = ("cris/", "mdetr/")
+"""Public data sets by name. `cris/NAME` and `mdetr/NAME` are the same sets in the files of those projects."""
+OF_PROJECTS = ("cris/", "mdetr/")
 
 
 def open_data(
@@ -172,15 +148,18 @@ def open_data(
         data: `NAME:SPLIT`. The name is `shapes`, one of `DATA_SETS`, `cris/NAME` or `mdetr/NAME` for the files that
             the reference CRIS and MDETR make of them, or the path of a folder of your own (see `formats.folder`) or of
             the Hugging Face hub's tables (see `formats.tables`).
-            The split `all` is every reference there is.
+            The split `all` holds the references of every split.
         root: the folder that holds the public sets; neither Shapes nor your own folder needs it.
         text_field: `sent` or `raw`, for REFER's files: the cleaned sentences or the raw ones.
-        overlap: what pixels are that several polygons of one annotation cover: `union`, or `lavt`: background.
-        images: where the images are, if they are not with the data.
+        overlap: how a pixel counts that several polygons of one annotation cover: `union`, as part of the mask; `lavt`,
+            as background.
+        images: the folder of the images, if they are not with the data.
+
+    Rows that cannot be used are skipped; `DataSet.skipped_note` tells how many.
 
     Raises:
         UnknownNameError: there is no such data set.
-        DataError: it is not there, it has no such split, or a row of it is wrong.
+        DataError: the set or the split does not exist, or no row of it can be used.
     """
     name, split = split_name(data)
     if name == "shapes":
@@ -199,7 +178,7 @@ def split_name(data: str) -> tuple[str, str]:
     """Return name and split of `NAME:SPLIT`.
 
     Raises:
-        DataError: there is no split.
+        DataError: no split is named.
     """
     name, colon, split = data.rpartition(":")
     if not colon or not name or not split or "/" in split or "\\" in split:
@@ -208,15 +187,15 @@ def split_name(data: str) -> tuple[str, str]:
 
 
 def find(name: str, root: str | os.PathLike[str] | None = None, *, text_field: str = "sent") -> Source:
-    """Return where a data set is and how it is read.
+    """Return the files of a data set and how they are read.
 
     Raises:
         UnknownNameError: there is no such data set.
-        DataError: it is not there.
+        DataError: its files are missing.
     """
     if text_field not in ("sent", "raw"):
         raise DataError(f"text_field must be sent or raw, got {text_field!r}")
-    if name in DATA_SETS or name.startswith(MIGRATED):
+    if name in DATA_SETS or name.startswith(OF_PROJECTS):
         if root is None:
             raise DataError(f"where is {name}? give the folder that holds it, with --data ROOT")
         folder_ = Path(root)
@@ -241,6 +220,24 @@ def find(name: str, root: str | os.PathLike[str] | None = None, *, text_field: s
     if os.sep in name or name.startswith("."):
         raise DataError(f"{name}: no such folder")
     raise UnknownNameError("data set", name, ("shapes", *DATA_SETS))
+
+
+def image_files(name: str, root: str | os.PathLike[str], splits: Sequence[str] = ()) -> list[str]:
+    """Return the names of the images that some splits of a data set need, or all splits if none is named.
+
+    Raises:
+        UnknownNameError: there is no such data set.
+        DataError: its files are missing or cannot be read.
+    """
+    source = find(name, root)
+    problems: list[Problem] = []  # rows that cannot be used need no images
+    return list(
+        dict.fromkeys(
+            record.file
+            for record in source.read(problems.append)
+            if not splits or any(source.in_split(record.split, split) for split in splits)
+        )
+    )
 
 
 def _finetune_files(root: Path, name: str) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""A linter for data sets: what is wrong with rows, images, masks and words, told before a model learns it."""
+"""A linter for data sets: finds faulty rows, images, masks and expressions before a model is trained on them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,15 +19,17 @@ from tqdm import tqdm
 
 from refseg.data.catalogue import DATA_SETS, find
 from refseg.data.formats.record import Problem, Record, Source
-from refseg.data.formats.regions import Overlap, Part, paint
+from refseg.data.formats.regions import Overlap, Part
+from refseg.data.index import encodable
+from refseg.data.media import Media
 from refseg.errors import DataError, ExpressionError, ImageError
 from refseg.inputs.clip_bpe import WORD_LENGTH, Tokenizer, check_expression
-from refseg.inputs.read import BinaryFile, read_image, read_size
+from refseg.inputs.read import read_image, read_size
 
 __all__ = ["KINDS", "Finding", "Severity", "check", "table"]
 
 Severity: TypeAlias = Literal["error", "warning"]
-"""An error keeps the data from being used or makes a number wrong; a warning may be meant."""
+"""An error keeps a row from being used or makes a number wrong; a warning may be intended."""
 
 KINDS: MappingProxyType[str, Severity] = MappingProxyType(
     {
@@ -41,24 +44,26 @@ KINDS: MappingProxyType[str, Severity] = MappingProxyType(
         "lossy": "warning",
         "ambiguous": "warning",
         "split": "warning",
+        "partial": "warning",
         "limit": "warning",
         "odd": "warning",
         "count": "warning",
     }
 )
-"""What can be found, in the order in which it is told."""
+"""The kinds of findings, in the order in which they are listed."""
 FULL = 0.98
-"""Share of the image from which on a mask is said to cover it."""
+"""Fraction of the image that a mask covers from which on it is reported."""
 LOSSY = (".jpg", ".jpeg", ".webp")
-"""Kinds of file whose compression leaves pixels of a mask that are nearly 0, and so are taken as meant."""
+"""Endings of files whose compression turns zeros of a mask into small values, which count as part of the mask."""
 ODD = frozenset("\ufffd\ufeff\u200b")
-"""Characters of no sign that are left behind when texts are decoded, joined or copied."""
+"""Invisible characters that remain when texts are decoded, joined or copied."""
 SHOWN = 60
+"""Characters of an expression in a message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding(Problem):
-    """A problem, and how bad it is."""
+    """A problem and its severity."""
 
     severity: Severity
 
@@ -76,19 +81,19 @@ def check(
     progress: bool = False,
     seen: Counter[str] | None = None,
 ) -> list[Finding]:
-    """Return all that is wrong with a data set, in the order in which it was met.
+    """Return the faults of a data set, in the order in which they were found.
 
     Args:
         data: a data set, or its name without a split (see `open_data`).
         root: the folder that holds the public sets.
-        split: which split to look at; rows that cannot be read are told whatever split they are of.
-        images: where the images are, if they are not with the data.
+        split: the split to check; rows that cannot be read and whose split is not known are reported too.
+        images: the folder of the images, if they are not with the data.
         text_field: `sent` or `raw`, for REFER's files.
-        overlap: what pixels are that several polygons of one annotation cover.
+        overlap: how a pixel counts that several polygons of one annotation cover.
         word_length: tokens that the model reads of an expression, start and end included.
-        quick: read only the headers of images and masks, and draw no masks.
-        progress: whether to show a bar once it takes long.
-        seen: is given the number of `images`, `references` and `expressions` that were looked at.
+        quick: read only the headers of images and masks, and paint no masks.
+        progress: whether to show a progress bar once it takes long.
+        seen: receives the number of `images`, `references` and `expressions` that were checked.
 
     Raises:
         UnknownNameError: there is no such data set.
@@ -98,7 +103,8 @@ def check(
     if data == "shapes":
         raise DataError("shapes is generated and has no files: there is nothing to check")
     source = data if isinstance(data, Source) else find(data, root, text_field=text_field)
-    checker = _Checker(source, None if images is None else Path(images), overlap, Tokenizer(word_length), quick)
+    media = Media(source, images=None if images is None else Path(images), overlap=overlap)
+    checker = _Checker(source, media, Tokenizer(word_length), quick)
     wanted = checker.read(split)
     by_image: dict[str, list[Record]] = {}
     for record in wanted:
@@ -115,23 +121,15 @@ def check(
 
 
 class _Checker:
-    """Collects what is wrong while a data set is gone through."""
+    """Goes through a data set and collects its faults."""
 
-    def __init__(
-        self, source: Source, images: Path | None, overlap: Overlap, tokenizer: Tokenizer, quick: bool
-    ) -> None:
-        self.source, self.overlap, self.tokenizer, self.quick = source, overlap, tokenizer, quick
-        self.root = source.folder if images is None else images
-        self.places = source.image_folders if images is None else ("", *source.image_folders)
+    def __init__(self, source: Source, media: Media, tokenizer: Tokenizer, quick: bool) -> None:
+        self.source, self.media, self.tokenizer, self.quick = source, media, tokenizer, quick
         self.findings: list[Finding] = []
         self.first: dict[str, dict[str, Record]] = {}
         """By image, then by split: the first record of it."""
         self.wanted: set[str] = set()
-        """The splits that are looked at."""
-
-    def tell(self, problem: Problem) -> None:
-        """Take what a reader reports."""
-        self._add(problem.file, problem.row, problem.kind, problem.message)
+        """The splits that are checked."""
 
     def _tell(self, record: Record, kind: str, message: str) -> None:
         self._add(record.table or str(self.source.files[0]), record.row, kind, message)
@@ -143,129 +141,132 @@ class _Checker:
     # ── rows ──
 
     def read(self, split: str) -> list[Record]:
-        """Return the records of a split."""
+        """Return the records of a split that can be used, and report its rows that cannot."""
         wanted: list[Record] = []
         rows: dict[str, str] = {}
-        said: dict[str, str] = {}
+        """Where references stand, by id."""
+        expressions: dict[str, str] = {}
+        """The same by the ids of their expressions."""
         splits: set[str] = set()
-        for record in self.source.read(self.tell):
+
+        def is_wanted(name: str) -> bool:
+            return split == "all" or self.source.in_split(name, split)
+
+        def report(problem: Problem) -> None:
+            if problem.split:
+                splits.add(problem.split)
+            if not problem.split or is_wanted(problem.split):
+                self._add(problem.file, problem.row, problem.kind, problem.message)
+
+        for record in self.source.read(report):
             splits.add(record.split)
-            chosen = split == "all" or self.source.in_split(record.split, split)
-            if not _is_whole(record):
+            chosen = is_wanted(record.split)
+            if not encodable(record):
                 if chosen:
                     self._tell(record, "row", "holds half a character (a lone surrogate), which cannot be written")
                 continue
-            same = [f"the id {record.id!r} is that of {rows[record.id]} too"] if record.id in rows else []
-            if not same:  # if it is, those of the expressions may well be made from it
-                known = [one for one in record.expression_ids if one in said]
-                same = [f"the id {one!r} of an expression is one of {said[one]} too" for one in known]
-            rows.setdefault(record.id, _where(record))
-            said.update(dict.fromkeys(record.expression_ids, _where(record)))
-            for message in same if chosen else ():
-                self._tell(record, "duplicate", message)
             self.first.setdefault(record.image_id, {}).setdefault(record.split, record)
-            if chosen:
-                self.wanted.add(record.split)
-                wanted.append(record)
+            if not chosen:
+                continue
+            self.wanted.add(record.split)
+            if record.id in rows:
+                self._tell(record, "duplicate", f"the id {record.id!r} is that of {rows[record.id]} too")
+                continue
+            for one in record.expression_ids:
+                if one in expressions:
+                    message = f"the id {one!r} of an expression is one of {expressions[one]} too"
+                    self._tell(record, "duplicate", message)
+                expressions.setdefault(one, _where(record))
+            rows[record.id] = _where(record)
+            for message in record.warnings:
+                self._tell(record, "partial", message)
+            wanted.append(record)
         if not splits and not self.findings:
             raise DataError(f"{self.source.files[0]}: holds no references")
-        if splits and not wanted:
-            there = ", ".join(sorted(splits))
-            raise DataError(f"{self.source.files[0]}: has no split {split!r}; it has {there}, or take all")
+        if splits and not any(map(is_wanted, splits)):
+            known = ", ".join(sorted(splits))
+            raise DataError(f"{self.source.files[0]}: has no split {split!r}; it has {known}, or take all")
         return wanted
 
     # ── images ──
 
     def look_at(self, file: str, records: Sequence[Record]) -> None:
-        """Check an image and all that is said of it."""
+        """Check an image and all of its records."""
         size = self._image(file, records)
-        meant: dict[str, tuple[str, Record]] = {}
+        regions: dict[str, tuple[str, Record]] = {}
+        """Of the image, by expression."""
         for record in records:
             region = self._region(record, record.size or size)
-            self._words(record)
+            self._expressions(record)
             if region is None:
                 continue
             for expression in record.expressions:
-                other, earlier = meant.setdefault(" ".join(expression.lower().split()), (region, record))
+                other, earlier = regions.setdefault(" ".join(expression.lower().split()), (region, record))
                 if other != region:
-                    message = f"{_short(expression)} means another region of {file} in {_place(earlier)}"
+                    message = f"{_short(expression)} refers to another region of {file} in {_place(earlier)}"
                     self._tell(record, "ambiguous", message)
 
     def _image(self, file: str, records: Sequence[Record]) -> tuple[int, int] | None:
-        """Return the size of an image, if it can be read."""
+        """Return the size of an image, (height, width), if it can be read."""
         sizes = {record.size: record for record in reversed(records) if record.size is not None}
         try:
-            size = self._size(file)
-        except ImageError as error:
-            self._tell(records[0], "image", f"image {file}: {error}")
+            source = self.media.find_image(file) if self.source.image is None else self.source.image(file)
         except DataError as error:
             count = f"{len(records)} references need it" if len(records) > 1 else "a reference needs it"
-            self._tell(records[0], "missing", f"image {file} is not there, and {count}; {error}")
+            self._tell(records[0], "missing", f"{error}; {count}")
         else:
-            for said, record in sizes.items():
-                if said != size:
-                    self._tell(record, "image", f"{file} is {_by(size)}, but the data say {_by(said)}")
-            return size
+            try:
+                size = read_size(source) if self.quick else read_image(source).size[::-1]
+            except ImageError as error:
+                self._tell(records[0], "image", f"image {file}: {error}")
+            else:
+                for said, record in sizes.items():
+                    if said != size:
+                        self._tell(record, "image", f"{file} is {_by(size)}, but the data say {_by(said)}")
+                return size
         if len(sizes) > 1:
             told = " and ".join(f"{_by(said)} ({_place(record)})" for said, record in reversed(sizes.items()))
             self._tell(records[0], "image", f"{file} is said to be of several sizes: {told}")
         return None
 
-    def _size(self, file: str) -> tuple[int, int]:
-        """Return height and width of an image that can be decoded, or, in a hurry, recognised."""
-        place: Path | BinaryFile | None
-        place = self._find(file) if self.source.image is None else self.source.image(file)
-        if place is None:
-            raise DataError(f"looked in {', '.join(str(self.root / place) for place in self.places[:3])}")
-        return read_size(place) if self.quick else read_image(place).size[::-1]
-
-    def _find(self, file: str) -> Path | None:
-        for place in self.places:
-            path = self.root / place / file
-            if os.path.isfile(path):  # unlike Path.is_file, false where it may not be asked
-                # Images of one set lie in one place: the next is looked for there first.
-                self.places = (place, *(other for other in self.places if other != place))
-                return path
-        return None
-
     # ── masks ──
 
     def _region(self, record: Record, size: tuple[int, int] | None) -> str | None:
-        """Check a mask and return what tells whether two are the same; None if it cannot be known."""
+        """Check a mask and return text that is equal for equal masks; None if the mask cannot be read."""
         if not record.parts:
             return ""
-        if size is None:  # the image cannot be read, which is told already
+        if size is None:  # the image cannot be read, which is reported already
             return None
         for part in record.parts:
             if Path(part.get("file", "")).suffix.lower() in LOSSY:
-                self._tell(record, "lossy", f"the mask {part['file']} is of a lossy kind, which blurs it; use PNG")
+                self._tell(record, "lossy", f"the mask {part['file']} has lossy compression, which blurs it; use PNG")
         try:
             if self.quick:
                 for part in record.parts:
-                    self._check_size(part, size)
+                    self._check_size(record, part, size)
                 return json.dumps(record.parts, sort_keys=True)
-            meant = paint(record.parts, *size, folder=self.source.folder, overlap=self.overlap).meant
+            target = self.media.paint(record.parts, *size, image=record.file).target
         except (DataError, ImageError) as error:
             self._tell(record, "mask", str(error))
             return None
-        if not meant.any():
-            self._tell(record, "empty", "the mask is empty, yet the reference is said to mean something")
-        elif (share := float(meant.mean())) >= FULL:
-            self._tell(record, "full", f"the mask covers {share:.1%} of the image; is it the wrong way round?")
-        return hashlib.sha256(np.packbits(meant).tobytes()).hexdigest()
+        if not target.any():
+            self._tell(record, "empty", "the mask is empty, but the reference has a target")
+        elif (share := float(target.mean())) >= FULL:
+            self._tell(record, "full", f"the mask covers {share:.1%} of the image; is it inverted?")
+        return hashlib.sha256(np.packbits(target).tobytes()).hexdigest()
 
-    def _check_size(self, part: Part, size: tuple[int, int]) -> None:
+    def _check_size(self, record: Record, part: Part, size: tuple[int, int]) -> None:
         found = size
         if "rle" in part:
             found = (part["rle"]["size"][0], part["rle"]["size"][1])
         elif "file" in part:
-            found = read_size(self.source.folder / part["file"])
+            found = read_size(self.media.find_mask(part["file"], record.file))
         if found != size:
             raise DataError(f"the mask is {_by(found)}, its image {_by(size)}")
 
-    # ── words ──
+    # ── expressions ──
 
-    def _words(self, record: Record) -> None:
+    def _expressions(self, record: Record) -> None:
         cut = self.tokenizer(record.expressions).truncated
         for expression, truncated in zip(record.expressions, cut, strict=True):
             try:
@@ -275,18 +276,18 @@ class _Checker:
                 continue
             if odd := [character for character in expression if _is_odd(character)]:
                 code = f"U+{ord(odd[0]):04X}"
-                self._tell(record, "odd", f"{_short(expression)} holds the character {code}, which no text needs")
+                self._tell(record, "odd", f"{_short(expression)} holds the character {code}, which no expression needs")
             if not any(character.isalpha() for character in expression):
                 self._tell(record, "odd", f"{_short(expression)} holds no letters")
             if truncated:
                 count = len(self.tokenizer.encode(expression))
                 limit = self.tokenizer.word_length
-                self._tell(record, "limit", f"{_short(expression)} is of {count} tokens; all after {limit} is cut off")
+                self._tell(record, "limit", f"{_short(expression)} has {count} tokens; all after {limit} are cut off")
 
     # ── splits ──
 
     def compare_splits(self) -> None:
-        """Look for images that are in two splits: by their ids, and in a folder of one's own also by their bytes."""
+        """Report images that are in two splits: with the same id, and in a folder of one's own with the same bytes."""
         for image_id, by_split in self.first.items():
             one, *others = by_split.values()
             for other in others:
@@ -296,11 +297,14 @@ class _Checker:
             self._compare_files()
 
     def _compare_files(self) -> None:
-        """A copy under another name is the same image. Only files of the same length need to be read for that."""
+        """Report copies of an image in two splits. Only files of the same length need to be read for that."""
         records = [record for by_split in self.first.values() for record in by_split.values()]
         if len({record.split for record in records}) < 2:
             return
-        paths = [(record, path) for record in records if (path := self._find(record.file)) is not None]
+        paths: list[tuple[Record, Path]] = []
+        for record in records:
+            with suppress(DataError):  # a missing image is reported already
+                paths.append((record, self.media.find_image(record.file)))
         lengths = Counter(_length(path) for _, path in paths)
         copies: dict[str, list[Record]] = {}
         for record, path in paths:
@@ -316,7 +320,7 @@ class _Checker:
                         break
 
     def count(self, wanted: Iterable[Record], published: dict[str, int]) -> None:
-        """Compare the number of references with those that were published, by split."""
+        """Compare the number of references of each split with the published one."""
         splits = Counter(record.split for record in wanted)
         for split, expected in published.items():
             found = sum(number for name, number in splits.items() if self.source.in_split(name, split))
@@ -329,9 +333,9 @@ def table(findings: Iterable[Finding], *, most: int = 20, folder: Path | None = 
     """Return findings as lines of text, the worst first, kind by kind.
 
     Args:
-        findings: what `check` found.
+        findings: from `check`.
         most: lines of each kind; the rest is counted.
-        folder: what the names of files are told relative to.
+        folder: the folder that file names are shown relative to.
     """
     kinds: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
     for finding in findings:
@@ -356,14 +360,6 @@ def _relative(file: str, folder: Path | None) -> str:
     return file
 
 
-def _is_whole(record: Record) -> bool:
-    try:
-        "".join((record.id, record.image_id, record.file, *record.expressions, *record.expression_ids)).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _place(record: Record) -> str:
     return record.row or record.id
 
@@ -381,7 +377,7 @@ def _short(expression: str) -> str:
 
 
 def _is_odd(character: str) -> bool:
-    """Whether a character is a control, of private use, or of none that is known."""
+    """Return whether a character is a control, of private use, or not assigned."""
     return character in ODD or unicodedata.category(character) in ("Cc", "Co", "Cn")
 
 
@@ -393,7 +389,7 @@ def _length(path: Path) -> int:
 
 
 def _digest(path: Path) -> str:
-    """Return a hash of a file, or nothing where it cannot be read, which is told already."""
+    """Return a hash of a file; empty where it cannot be read, which is reported already."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

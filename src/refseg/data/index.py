@@ -1,4 +1,8 @@
-"""The index of a data set: its references in a small database, so that a large set opens at once the second time."""
+"""The index of a data set: its references in a small database, so that a large set opens at once the second time.
+
+The index holds what the set's own files say and nothing about the files of images and masks, which are looked up when
+they are read (`Media`). It is made anew when one of the set's files has changed.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +12,38 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from refseg.data.formats.record import Problem, Record, Report, Source, refuse
+import refseg
+from refseg.data.formats.record import Problem, Record, Source
 from refseg.errors import DataError, OutputError
+from refseg.files import user_cache
 
-__all__ = ["Index", "build", "cache_folder", "open_index"]
+__all__ = ["Index", "build", "encodable", "open_index"]
 
-VERSION = 1
-"""Of what is stored and how: an index of another version is made anew."""
+VERSION = f"2 {refseg.__version__}"
+"""Of the tables and of the readers that fill them: an index of another version is made anew."""
 TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE image (
-    number INTEGER PRIMARY KEY, file TEXT UNIQUE, image_id TEXT, height INTEGER, width INTEGER
-);
+CREATE TABLE image (number INTEGER PRIMARY KEY, file TEXT, image_id TEXT, height INTEGER, width INTEGER);
 CREATE TABLE reference (
-    number INTEGER PRIMARY KEY, id TEXT UNIQUE, image INTEGER, split TEXT, expressions TEXT, expression_ids TEXT,
-    parts TEXT, attributes TEXT, row TEXT
+    number INTEGER PRIMARY KEY, id TEXT, image INTEGER, split TEXT, expressions TEXT, expression_ids TEXT, parts TEXT,
+    attributes TEXT, file TEXT, row TEXT, repeated INTEGER
 );
+CREATE TABLE problem (number INTEGER PRIMARY KEY, file TEXT, row TEXT, kind TEXT, message TEXT, split TEXT);
 """
-BY_IMAGE = "CREATE INDEX reference_of_image ON reference (image); CREATE INDEX reference_of_split ON reference (split);"
+INDICES = """
+CREATE INDEX reference_of_image ON reference (image);
+CREATE INDEX reference_of_split ON reference (split);
+CREATE INDEX repeated_id ON reference (id) WHERE repeated;
+"""
+SMALL = 4 * 2**20
+"""Bytes up to which a file is told from another by its content."""
 ABANDONED = 24 * 60 * 60
-"""Seconds after which what another process has not finished writing is taken for what it left behind."""
+"""Seconds after which an unfinished index of another process is removed."""
 ABOUT = "SELECT key, value FROM about"
-
-
-def cache_folder() -> Path:
-    """Return where indices are kept: `$REFSEG_CACHE`, or `refseg` in the user's cache folder."""
-    if chosen := os.environ.get("REFSEG_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refseg"
 
 
 def open_index(source: Source, *, options: str = "") -> Index:
@@ -51,15 +54,15 @@ def open_index(source: Source, *, options: str = "") -> Index:
         options: what else decides how it is read; each has an index of its own.
 
     Raises:
-        DataError: the data set cannot be read, or a row of it is wrong.
+        DataError: the data set cannot be read, or no row of it can be used.
         OutputError: the index cannot be written.
     """
     key = f"{source.format}\n{source.folder.resolve()}\n{[str(file) for file in source.files[:1]]}\n{options}"
-    path = cache_folder() / "index" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.sqlite"
+    path = user_cache("index", f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:24]}.sqlite")
     state = _state(source)
     with suppress(sqlite3.Error, DataError):
         index = Index(path)
-        if index.about == {"version": str(VERSION), "state": state}:
+        if index.about == {"version": VERSION, "state": state}:
             return index
         index.close()
     build(source, path, state)
@@ -67,22 +70,32 @@ def open_index(source: Source, *, options: str = "") -> Index:
 
 
 def _state(source: Source) -> str:
-    """Return what tells whether the files are those that were read: their names, sizes and times."""
+    """Return a hash that tells whether the files are those that were read.
+
+    Size and time of modification alone do not tell: programs set the time, and a file system's clock may be coarse.
+    Small files are told by their content. Large ones are told by their inode and the time of its last change too, which
+    no program can set.
+    """
+    digest = hashlib.sha256()
     try:
-        stats = [(str(file), os.stat(file)) for file in source.files]
+        for file in source.files:
+            stat = os.stat(file)
+            state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
+            if stat.st_size <= SMALL:
+                state = hashlib.sha256(file.read_bytes()).hexdigest()
+            digest.update(f"{file}\0{state}\n".encode("utf-8", "surrogateescape"))
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    digest = hashlib.sha256()
-    for name, stat in stats:
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
-def build(source: Source, path: Path, state: str = "", report: Report = refuse) -> None:
-    """Read a data set and write its index; it takes the place of an older one only when it is whole.
+def build(source: Source, path: Path, state: str = "") -> None:
+    """Read a data set and write its index; it replaces an older one only when it is complete.
+
+    Rows that cannot be used are stored as problems, in place of references.
 
     Raises:
-        DataError: the data set cannot be read, or (as `report` decides) a row of it is wrong.
+        DataError: the data set cannot be read, or no row of it can be used.
         OutputError: the index cannot be written.
     """
     draft = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
@@ -91,9 +104,9 @@ def build(source: Source, path: Path, state: str = "", report: Report = refuse) 
         draft.unlink(missing_ok=True)
         with closing(sqlite3.connect(draft)) as database:
             database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + TABLES)
-            _fill(database, source, report)
-            database.executescript(BY_IMAGE)
-            database.executemany("INSERT INTO about VALUES (?, ?)", {"version": str(VERSION), "state": state}.items())
+            _Filler(database).fill(source)
+            database.executescript(INDICES)
+            database.executemany("INSERT INTO about VALUES (?, ?)", {"version": VERSION, "state": state}.items())
             database.commit()
         with draft.open("rb+") as file:
             os.fsync(file.fileno())  # or its name might outlive a loss of power, and its content not
@@ -109,57 +122,98 @@ def build(source: Source, path: Path, state: str = "", report: Report = refuse) 
             draft.unlink(missing_ok=True)
 
 
-def _fill(database: sqlite3.Connection, source: Source, report: Report) -> None:
-    images: dict[str, tuple[int, tuple[int, int] | None]] = {}
-    rows: dict[str, str] = {}
+class _Filler:
+    """Writes the records of a data set, and its problems, into a database."""
 
-    def references() -> Iterator[tuple[Any, ...]]:
-        for record in source.read(report):
-            number, size = images.get(record.file, (len(images), record.size))
-            values = (
-                len(rows),
-                record.id,
-                number,
-                record.split,
-                json.dumps(record.expressions, ensure_ascii=False),
-                json.dumps(record.expression_ids, ensure_ascii=False),
-                json.dumps(record.parts),
-                json.dumps(record.attributes, ensure_ascii=False),
-                record.row,
-            )
-            file = record.table or str(source.files[0])
-            if problem := _problem(record, values, rows.get(record.id), size):
-                report(Problem(file=file, row=record.row, kind=problem[0], message=problem[1]))
-                continue
-            if record.file not in images:
-                images[record.file] = number, size
-                image = (number, record.file, record.image_id, *(size or (None, None)))
-                database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?)", image)
-            rows[record.id] = record.row or file
-            yield values
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self.database = database
+        self.images: dict[tuple[str, tuple[int, int] | None], int] = {}
+        """Numbers of images by file and size."""
+        self.sizes: dict[tuple[str, str], tuple[int, int] | None] = {}
+        """Sizes of images by split and file: rows contradict each other only within a split."""
+        self.rows: dict[tuple[str, str], str] = {}
+        """Where references stand, by split and id."""
+        self.problems: list[Problem] = []
 
-    database.executemany("INSERT INTO reference VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", references())
-    if not rows:
-        raise DataError(f"{source.files[0]}: holds no references")
+    def fill(self, source: Source) -> None:
+        """Read all records.
+
+        Raises:
+            DataError: the data set cannot be read, or no row of it can be used.
+        """
+        self.database.executemany(
+            "INSERT INTO reference VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (values for record in source.read(self.problems.append) if (values := self._reference(record, source))),
+        )
+        problems = (
+            (number, *map(_encodable_text, (one.file, one.row, one.kind, one.message, one.split)))
+            for number, one in enumerate(self.problems)
+        )
+        self.database.executemany("INSERT INTO problem VALUES (?, ?, ?, ?, ?, ?)", problems)
+        if not self.rows:
+            if self.problems:
+                raise DataError(f"{source.files[0]}: no row of it can be used; the first: {self.problems[0]}")
+            raise DataError(f"{source.files[0]}: holds no references")
+        self.database.execute(
+            "UPDATE reference SET repeated = 1 WHERE id IN (SELECT id FROM reference GROUP BY id HAVING COUNT(*) > 1)"
+        )
+
+    def _reference(self, record: Record, source: Source) -> tuple[Any, ...] | None:
+        """Return the values of a record's row; None, and a problem, where it contradicts an earlier one."""
+        file = record.table or str(source.files[0])
+        if problem := self._problem(record):
+            kind, message = problem
+            self.problems.append(Problem(file=file, row=record.row, kind=kind, message=message, split=record.split))
+            return None
+        image = self.images.get((record.file, record.size))
+        if image is None:
+            image = self.images[record.file, record.size] = len(self.images)
+            values = (image, record.file, record.image_id, *(record.size or (None, None)))
+            self.database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?)", values)
+        self.sizes[record.split, record.file] = record.size
+        self.rows[record.split, record.id] = record.row or file
+        return (
+            len(self.rows) - 1,
+            record.id,
+            image,
+            record.split,
+            json.dumps(record.expressions, ensure_ascii=False),
+            json.dumps(record.expression_ids, ensure_ascii=False),
+            json.dumps(record.parts),
+            json.dumps(record.attributes, ensure_ascii=False),
+            file,
+            record.row,
+            0,
+        )
+
+    def _problem(self, record: Record) -> tuple[str, str] | None:
+        """Return the kind of problem that a well-formed record has, and a message; None if it can be used."""
+        if not encodable(record):
+            return "row", "holds half a character (a lone surrogate), which no text can be written with"
+        earlier = self.rows.get((record.split, record.id))
+        if earlier is not None:
+            return "duplicate", f"the id {record.id!r} is that of {earlier} too"
+        if self.sizes.get((record.split, record.file), record.size) != record.size:
+            return "image", f"says that {record.file} is of another size than an earlier row says"
+        return None
 
 
-def _problem(
-    record: Record, values: tuple[Any, ...], earlier: str | None, size: tuple[int, int] | None
-) -> tuple[str, str] | None:
-    """Return the kind of what is wrong with a record that is fine in itself, and a message; or nothing."""
-    if earlier is not None:
-        return "duplicate", f"the id {record.id!r} is that of {earlier} too"
-    if size != record.size:
-        return "image", f"says that {record.file} is of another size than an earlier row says"
+def encodable(record: Record) -> bool:
+    """Return whether all text of a record can be written as UTF-8, which a lone surrogate cannot."""
+    texts = (record.id, record.image_id, record.file, record.split, *record.expressions, *record.expression_ids)
     try:
-        "".join((record.file, record.image_id, *(value for value in values if isinstance(value, str)))).encode()
+        "".join((*texts, json.dumps(record.attributes, ensure_ascii=False))).encode()
     except UnicodeEncodeError:
-        return "row", "holds half a character (a lone surrogate), which no text can be written with"
-    return None
+        return False
+    return True
+
+
+def _encodable_text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class _Connection(sqlite3.Connection):
-    """Closes itself when nobody has it any more, wherever that is."""
+    """Closes itself when its last owner drops it."""
 
     def __del__(self) -> None:
         with suppress(sqlite3.Error):  # it may never have been opened
@@ -167,7 +221,7 @@ class _Connection(sqlite3.Connection):
 
 
 class Index:
-    """An open index. It may be handed to other processes, and asked from any thread."""
+    """An open index. It may be sent to other processes, and used from any thread."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -179,17 +233,17 @@ class Index:
         self.about = dict(self.ask(ABOUT))
 
     def ask(self, question: str, *values: Any) -> list[Any]:
-        """Return the rows that answer a question in SQL.
+        """Return the rows of an SQL query.
 
         Raises:
-            DataError: the index has been made anew since it was opened, so that its numbers mean other things.
+            DataError: the index has been made anew since it was opened, so that its numbers mean other rows.
         """
         if self._process != os.getpid():  # after a fork a connection must not be used by both
             self._local, self._process = threading.local(), os.getpid()
         database = getattr(self._local, "database", None)
         if database is None:
             uri = f"{self.path.absolute().as_uri()}?mode=ro&immutable=1"
-            # What other threads opened is closed by whichever drops it last.
+            # A connection that another thread opened is closed by the thread that drops it last.
             database = sqlite3.connect(uri, uri=True, factory=_Connection, check_same_thread=False)
             if self.about and dict(database.execute(ABOUT)) != self.about:
                 raise DataError(f"{self.path}: the data changed while they were in use; open them again")

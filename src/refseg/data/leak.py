@@ -1,8 +1,8 @@
-"""Which images of a split a model may have seen before: those that are also in its training data.
+"""Finds the images of a split that are also in a model's training data.
 
-Images are told apart by their names. `COCO_train2014_000000123456.jpg`, `000000123456.jpg` and, in a list of ids, the
-number 123456 are COCO's image 123456, whatever data set names it. Other names are the same where one path ends with
-the other, whatever kind of file it is: `a.jpg`, `images/a.png` and `a` are the same, `x/a.jpg` and `y/a.jpg` are not.
+Images are compared by name. `COCO_train2014_000000123456.jpg`, `000000123456.jpg` and, in a list of ids, the number
+123456 are COCO's image 123456 in every data set. Other names are equal where one path ends with the other, whatever
+the file's ending: `a.jpg`, `images/a.png` and `a` are equal, `x/a.jpg` and `y/a.jpg` are not.
 """
 
 from __future__ import annotations
@@ -14,17 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from refseg.data.catalogue import DataSet
+from refseg.data.dataset import DataSet
 from refseg.data.formats.record import read_json
-from refseg.data.references import References
 from refseg.errors import DataError
 
 __all__ = ["COCO_PARTS", "Images", "Leak", "coco_part", "find_leaks", "images_of", "read_list"]
 
 COCO_NAME = re.compile(r"(?:COCO_(?P<part>train2014|val2014|test2014|test2015)_)?(?P<number>\d{12})(?:_\d+)?(?:\.\w+)?")
-"""REFER's files of references add the number of the annotation to the name."""
+"""The name of an image of COCO. REFER's files of references add the number of the annotation."""
 COCO_PARTS = ("coco-train2014", "coco-val2014", "coco-train2017")
-"""Parts of COCO that an image's name tells whether it belongs to."""
+"""Parts of COCO for which an image's name tells whether it belongs to them."""
 FILE_FIELDS = ("file_name", "file", "image", "img_name", "image_path", "filename")
 ID_FIELDS = ("coco_id", "image_id", "id")
 
@@ -36,9 +35,9 @@ class Images:
         """Take a list of images.
 
         Args:
-            name: what the list is called.
+            name: of the list.
             listed: numbers, ids and names of files.
-            parts: of COCO, that are all meant, such as `train2014`.
+            parts: of COCO that belong to the list entirely, such as `train2014`.
         """
         self.name, self.parts = name, frozenset(parts)
         self._coco: set[int] = set()
@@ -72,7 +71,7 @@ def _coco(name: str) -> re.Match[str] | None:
 
 
 def _path(name: str) -> tuple[str, ...]:
-    """Return the parts of a path, the last without what kind of file it is."""
+    """Return the parts of a path, the last one without its ending."""
     path = PurePosixPath(name.replace("\\", "/"))
     return tuple(part for part in (*path.parent.parts, path.stem) if part not in ("", ".", "/"))
 
@@ -85,13 +84,13 @@ def _tail(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 def read_list(path: Path) -> Images:
     """Read a list of images.
 
-    It is a text file with an id or a name a line; or JSON: a list of ids, names or objects, an object with such a list
-    under `images` (as COCO's annotations are), or an object a line. Of an object counts the name of its file, else its
-    `coco_id` (Visual Genome's `image_data.json` has it; where it is null, the image is not COCO's), `image_id` or
-    `id`.
+    It is a text file with an id or a name per line; or JSON: a list of ids, names or objects, an object with such a
+    list under `images` (as in COCO's annotations), or an object per line. An object is read by the name of its file,
+    else by its `coco_id` (as in Visual Genome's `image_data.json`; where it is null, the image is not COCO's),
+    `image_id` or `id`.
 
     Raises:
-        DataError: it is missing, broken, or names no images.
+        DataError: the file is missing, broken, or names no images.
     """
     if path.suffix.lower() == ".json":
         values = read_json(path)
@@ -99,7 +98,7 @@ def read_list(path: Path) -> Images:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError:
-            raise DataError(f"{path}: is no text in UTF-8; list one id or file name a line") from None
+            raise DataError(f"{path}: is not UTF-8 text; list one id or file name per line") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from None
         values = [line.strip() for line in lines if line.strip()]
@@ -131,7 +130,7 @@ def _object(path: Path, number: int, line: str) -> Any:
 
 
 def _named(value: Mapping[str, Any], place: str) -> list[str | int]:
-    """Return what an object of a list calls its image; nothing for one that is known not to be COCO's."""
+    """Return the image's name or id in an object of a list; an empty list if it is known not to be COCO's."""
     for field in FILE_FIELDS:
         if isinstance(value.get(field), str) and value[field]:
             return [value[field]]
@@ -152,12 +151,12 @@ def images_of(data: DataSet) -> Images:
 
 
 def coco_part(name: str, data: DataSet) -> Images:
-    """Return a part of COCO, one of `COCO_PARTS`, as a list that a split is compared with.
+    """Return a part of COCO, one of `COCO_PARTS`, as a list to compare a split with.
 
-    COCO's train2017 is train2014 and most of val2014, so it can be told for a split without images of val2014.
+    COCO's train2017 is train2014 and most of val2014, so it is only known for a split without images of val2014.
 
     Raises:
-        DataError: no image of the split is known to be COCO's, or the names do not tell.
+        DataError: no image of the split is known to be COCO's, or its names do not tell the part.
     """
     part = name.removeprefix("coco-")
     found = {match["part"] for files in _files(data).values() for file in files if (match := _coco(file))}
@@ -171,14 +170,12 @@ def coco_part(name: str, data: DataSet) -> Images:
 
 
 def _files(data: DataSet) -> dict[str, list[str]]:
-    """Return the names of images' files by their ids; nothing where images are no files."""
-    if not isinstance(data, References):
-        return {}
+    """Return the names of image files by `image_id`; an empty dict where images are not files."""
     return {id: [_name(id, file) for file in files] for id, files in data.files().items()}
 
 
 def _name(id: str, file: str) -> str:
-    """Return the name of an image; one inside a table has none, but tables are of COCO's images and ids."""
+    """Return the name of an image. Inside a table it has none, but tables hold COCO's images with COCO's ids."""
     if ".parquet#" not in file:
         return file
     return f"{int(id):012d}" if id.isdecimal() else id
@@ -186,19 +183,20 @@ def _name(id: str, file: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """What of a split is in a list of images."""
+    """The part of a split that is in a list of images."""
 
     against: str
+    """The name of the list."""
     listed: int | None
-    """How many images the list has; None where it is not a list."""
+    """The number of images in the list; None where it is not known."""
     images: frozenset[str]
-    """Those of the split that are in it, by `image_id`."""
+    """The split's images that are in the list, by `image_id`."""
     references: int
     expressions: int
 
 
 def find_leaks(data: DataSet, lists: Sequence[Images]) -> list[Leak]:
-    """Return what of a split is in each list, and at last, where there are several, what is in any of them."""
+    """Return the part of a split that is in each list, and last, for several lists, the part that is in any of them."""
     files = _files(data)
     counts: dict[str, list[int]] = {}
     for image in range(data.num_images):

@@ -1,10 +1,9 @@
-"""Real data as samples: an index, read an image at a time, and the images where they lie."""
+"""A split of a data set on disk as samples: text from its index, images and masks from their files when needed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,20 +12,30 @@ from typing import Any, overload
 import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
-from PIL import Image
 
-from refseg.data.formats.record import Source
-from refseg.data.formats.regions import Overlap, Painted, paint
+from refseg.data.formats.record import Problem, Source
+from refseg.data.formats.regions import Overlap, Painted
 from refseg.data.index import open_index
+from refseg.data.media import Media
 from refseg.errors import DataError, ImageError
-from refseg.inputs.read import BinaryFile, read_image, read_size
-from refseg.values import Sample
+from refseg.values import Expression, Sample
 
 __all__ = ["References"]
 
+WANTED = "split IN (SELECT value FROM json_each(?1))"
+"""For `{wanted}` in queries; as one value, since a query takes a limited number of them."""
+REPEATED = """
+SELECT number, file, row, id, split, (
+    SELECT earlier.row FROM reference AS earlier
+    WHERE earlier.repeated AND earlier.id = reference.id AND earlier.number < reference.number AND earlier.{wanted}
+) AS before
+FROM reference WHERE repeated AND {wanted} AND before IS NOT NULL ORDER BY number
+"""
+"""References whose id another split of the wanted ones has too; within a split the index holds an id once."""
+
 
 class References(Sequence[Sample]):
-    """The references of one split, in the order of their images; images and masks are read when asked for."""
+    """The references of one split, in the order of their images; images and masks are read when they are loaded."""
 
     def __init__(
         self,
@@ -38,37 +47,58 @@ class References(Sequence[Sample]):
         images: Path | None = None,
         options: str = "",
     ) -> None:
-        """Open a split.
+        """Open a split. Rows that cannot be used are left out (see `skipped`).
 
         Args:
             source: the data set.
-            name: what it is called in results.
-            split: one of those that the set has, or `all`.
-            overlap: what pixels are that several polygons of an annotation cover.
-            images: where the images are, if they are not with the data.
+            name: its name in results.
+            split: a split of the set, or `all`.
+            overlap: how a pixel counts that several polygons of an annotation cover.
+            images: the folder of the images, if they are not with the data.
             options: what else decides how the source is read (see `open_index`).
 
         Raises:
-            DataError: the set cannot be read, a row of it is wrong, or it has no such split.
+            DataError: the set cannot be read, it has no such split, or no row of the split can be used.
         """
         self.name, self.split = name, split
-        self._files = _Files(source, name, images, overlap)
+        self._media = Media(source, images=images, overlap=overlap)
         self._index = open_index(source, options=options)
-        self.splits = tuple(sorted(row[0] for row in self._index.ask("SELECT DISTINCT split FROM reference")))
+        known = self._index.ask("SELECT split FROM reference UNION SELECT split FROM problem")
+        self.splits = tuple(sorted(row[0] for row in known if row[0]))
         self._wanted = [one for one in self.splits if split == "all" or source.in_split(one, split)]
         if not self._wanted:
             raise DataError(f"{name} has no split {split!r}; it has {', '.join(self.splits)}, or take all")
-        rows = self._ask("SELECT number, image FROM reference WHERE split IN ({}) ORDER BY image, number")
+        repeated = self._ask(REPEATED) if len(self._wanted) > 1 else []
+        problems = self._ask(
+            "SELECT file, row, kind, message, split FROM problem WHERE {wanted} OR split = '' ORDER BY number"
+        )
+        self.skipped: tuple[Problem, ...] = tuple(
+            Problem(file=file, row=row, kind=kind, message=message, split=of)
+            for file, row, kind, message, of in (
+                *problems,
+                *(
+                    (file, row, "duplicate", f"the id {id!r} is that of {before} too", of)
+                    for _, file, row, id, of, before in repeated
+                ),
+            )
+        )
+        """Rows of the split that cannot be used, and those whose split is not known."""
+        self._left_out = frozenset(row[0] for row in repeated)
+        rows = self._ask("SELECT number, image FROM reference WHERE {wanted} ORDER BY image, number")
+        rows = [row for row in rows if row[0] not in self._left_out] if self._left_out else rows
+        if not rows:
+            raise DataError(f"no row of {name}:{split} can be used; {self.skipped_note()}")
         self._numbers = np.array([row[0] for row in rows], dtype=np.int64)
         self._images, self._starts = np.unique(np.array([row[1] for row in rows], dtype=np.int64), return_index=True)
 
     def _ask(self, question: str) -> list[Any]:
-        rows: list[Any] = self._index.ask(question.format(",".join("?" * len(self._wanted))), *self._wanted)
-        return rows
+        return self._index.ask(question.format(wanted=WANTED), json.dumps(self._wanted))
+
+    # ── samples ──
 
     @property
     def num_images(self) -> int:
-        """How many images the split has."""
+        """The number of images of the split."""
         return len(self._images)
 
     def __len__(self) -> int:
@@ -91,13 +121,13 @@ class References(Sequence[Sample]):
         if not 0 <= index < self.num_images:
             raise IndexError(f"image {index} of {self.num_images}")
         rows = self._index.ask(
-            "SELECT reference.id, image_id, file, height, width, split, expressions, expression_ids, parts, attributes "
-            "FROM reference JOIN image ON image.number = reference.image WHERE image = ? "
-            "ORDER BY reference.number",
+            "SELECT reference.number, reference.id, image_id, image.file, height, width, split, expressions, "
+            "expression_ids, parts, attributes FROM reference JOIN image ON image.number = reference.image "
+            "WHERE image = ? ORDER BY reference.number",
             int(self._images[index]),
         )
         wanted = set(self._wanted)
-        return tuple(self._sample(*row) for row in rows if row[5] in wanted)
+        return tuple(self._sample(*row[1:]) for row in rows if row[6] in wanted and row[0] not in self._left_out)
 
     def _sample(
         self,
@@ -113,123 +143,90 @@ class References(Sequence[Sample]):
         attributes: str,
     ) -> Sample:
         size = None if height is None or width is None else (height, width)
-        draw = _Region(self._files, id, file, size, parts)
+        region = _Region(self._media, self.name, id, file, size, parts)
         return Sample(
             id=id,
             image_id=image_id,
-            expressions=tuple(json.loads(expressions)),
-            expression_ids=tuple(json.loads(expression_ids)),
-            load_image=partial(self._files.load_image, file, size),
-            load_mask=None if parts == "[]" else draw.meant,
-            load_ignored=draw.ignored if '"ignored": true' in parts else None,
+            expressions=tuple(
+                Expression(text=text, id=expression_id)
+                for text, expression_id in zip(json.loads(expressions), json.loads(expression_ids), strict=True)
+            ),
+            load_image=partial(self._media.read_image, file, size),
+            load_mask=None if parts == "[]" else region.target,
+            load_ignored=region.ignored if '"ignored": true' in parts else None,
             split=split,
             source=self.name,
             attributes=json.loads(attributes),
         )
 
+    def objects(self, index: int) -> None:
+        """Return None: the data set does not know all objects of an image."""
+
+    # ── the split as a whole ──
+
+    @property
+    def skipped_count(self) -> int:
+        """The number of rows that cannot be used."""
+        return len(self.skipped)
+
+    def skipped_note(self) -> str | None:
+        """Return one line with the number of skipped rows and the first reason, or None if none was skipped."""
+        if not self.skipped:
+            return None
+        rows = "1 row was" if len(self.skipped) == 1 else f"{len(self.skipped):,} rows were"
+        return f"{self.name}:{self.split}: {rows} skipped, the first is {self.skipped[0]}"
+
     def digest(self) -> str:
-        """Return a hash of the split: of its ids, words, regions and images' names. Pixels are not looked at."""
+        """Return a hash of the split's ids, expressions, regions and names of files; pixels are not read."""
         digest = hashlib.sha256()
-        question = (
-            "SELECT reference.id, file, expressions, expression_ids, parts FROM reference "
-            "JOIN image ON image.number = reference.image WHERE split IN ({}) ORDER BY reference.id"
+        rows = self._ask(
+            "SELECT reference.number, reference.id, image.file, expressions, expression_ids, parts FROM reference "
+            "JOIN image ON image.number = reference.image WHERE {wanted} ORDER BY reference.id"
         )
-        for row in self._ask(question):
+        for number, id, file, expressions, expression_ids, parts in rows:
+            if number in self._left_out:
+                continue
+            if '"file"' in parts:
+                named = [
+                    {**part, "file": self._media.mask_name(part["file"], file)} if "file" in part else part
+                    for part in json.loads(parts)
+                ]
+                parts = json.dumps(named)
+            row = (id, self._media.image_name(file), expressions, expression_ids, parts)
             digest.update("\0".join(row).encode() + b"\n")
         return digest.hexdigest()
 
     def files(self) -> dict[str, list[str]]:
-        """Return the names of the images' files, of all splits, by `image_id`."""
+        """Return the names of the image files of all splits by `image_id`."""
         files: dict[str, list[str]] = {}
-        for image_id, file in self._index.ask("SELECT image_id, file FROM image"):
+        for image_id, file in self._index.ask("SELECT DISTINCT image_id, file FROM image"):
             files.setdefault(image_id, []).append(file)
         return files
 
     def totals(self) -> dict[str, int]:
-        """Return how many images, references and expressions the split has."""
-        question = "SELECT COALESCE(SUM(json_array_length(expressions)), 0) FROM reference WHERE split IN ({})"
-        return {
-            "images": self.num_images,
-            "references": len(self),
-            "expressions": int(self._ask(question)[0][0]),
-        }
-
-
-class _Files:
-    """Where a set's images and masks lie: all of the set that its samples take along to other processes."""
-
-    def __init__(self, source: Source, name: str, images: Path | None, overlap: Overlap) -> None:
-        self.name, self.folder, self.overlap = name, source.folder, overlap
-        self.root = source.folder if images is None else images
-        self.places = source.image_folders if images is None else ("", *source.image_folders)
-        self.image = source.image
-
-    def find_image(self, file: str) -> Path:
-        """Return where an image lies.
-
-        Raises:
-            DataError: nowhere.
-        """
-        for place in self.places:
-            path = self.root / place / file
-            if os.path.isfile(path):  # unlike Path.is_file, false where it may not be asked
-                # Images of one set lie in one place: the next is looked for there first.
-                self.places = (place, *(other for other in self.places if other != place))
-                return path
-        tried = ", ".join(str(self.root / place) for place in self.places[:3])
-        raise DataError(f"image {file} of {self.name} is not there; looked in {tried} and other usual places")
-
-    def load_image(self, file: str, size: tuple[int, int] | None) -> Image.Image:
-        """Return an image as RGB.
-
-        Raises:
-            DataError: it is not there, cannot be read, or is not of the size, (height, width), that the data tell.
-        """
-        path, source = self._open(file)
-        try:
-            image = read_image(source)
-        except ImageError as error:
-            raise DataError(f"{path}: {error}") from None
-        if size is not None and (image.height, image.width) != size:
-            raise DataError(f"{path}: is {image.width} x {image.height}, but the data say {size[1]} x {size[0]}")
-        return image
-
-    def image_size(self, file: str) -> tuple[int, int]:
-        """Return height and width of an image, if possible without decoding it.
-
-        Raises:
-            DataError: it is not there, or no image.
-        """
-        path, source = self._open(file)
-        try:
-            return read_size(source)
-        except ImageError as error:
-            raise DataError(f"{path}: {error}") from None
-
-    def _open(self, file: str) -> tuple[Path, Path | BinaryFile]:
-        """Return what an image is called in messages, and what it can be read from."""
-        if self.image is None:
-            path = self.find_image(file)
-            return path, path
-        return self.folder / file, self.image(file)
+        """Return the number of images, references and expressions of the split."""
+        counts = self._ask("SELECT number, json_array_length(expressions) FROM reference WHERE {wanted}")
+        expressions = sum(count for number, count in counts if number not in self._left_out)
+        return {"images": self.num_images, "references": len(self), "expressions": expressions}
 
 
 class _Region:
-    """Paints the region of a sample when asked; a class and not a closure, since samples travel to other processes."""
+    """Paints the region of a sample when it is loaded; not a closure, since samples travel to other processes."""
 
-    def __init__(self, files: _Files, id: str, file: str, size: tuple[int, int] | None, parts: str) -> None:
-        self.files, self.id, self.file, self.size, self.parts = files, id, file, size, parts
+    def __init__(self, media: Media, name: str, id: str, file: str, size: tuple[int, int] | None, parts: str) -> None:
+        self.media, self.name, self.id, self.file, self.size, self.parts = media, name, id, file, size, parts
 
-    def meant(self) -> Bool[ndarray, "H W"]:
-        return self._paint().meant
+    def target(self) -> Bool[ndarray, "H W"]:
+        """Return the target mask."""
+        return self._paint().target
 
     def ignored(self) -> Bool[ndarray, "H W"]:
+        """Return the ignored pixels."""
         return self._paint().ignored
 
     def _paint(self) -> Painted:
-        files = self.files
-        height, width = self.size or files.image_size(self.file)
+        height, width = self.size or self.media.image_size(self.file)
         try:
-            return paint(json.loads(self.parts), height, width, folder=files.folder, overlap=files.overlap)
+            return self.media.paint(json.loads(self.parts), height, width, image=self.file)
         except (DataError, ImageError) as error:
-            raise DataError(f"{files.name}: reference {self.id}: {error}") from None
+            raise DataError(f"{self.name}: reference {self.id}: {error}") from None

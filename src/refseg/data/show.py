@@ -1,4 +1,4 @@
-"""Samples to look at: one image, or one HTML page, of photos with their masks and their words."""
+"""Shows samples with their masks and expressions, as one image or one HTML page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from refseg.data.catalogue import DataSet
+from refseg.data.dataset import DataSet
 from refseg.errors import ConfigError, DataError, OutputError, RefsegError
 from refseg.files import write_bytes
 from refseg.values import Sample
@@ -21,16 +21,16 @@ from refseg.writers.overlay import overlay
 __all__ = ["KINDS", "beyond_font", "check_kind", "choose", "named", "page", "save", "sheet"]
 
 KINDS = (".png", ".jpg", ".jpeg", ".html")
-"""What can be written."""
+"""Endings of the files that can be written."""
 TILE = 320
-"""Width of an image in the sheet, pixels; as many are the most of its height."""
+"""Largest width and height of an image in the sheet, pixels."""
 GAP = 12
 FONT, LINE = 14, 18
 MOST_LINES = 10
 LONGEST = 400
 """Characters of an expression that are shown."""
 TALLEST = 65_000
-"""Pixels of a sheet; JPEG cannot hold more."""
+"""Largest height of a sheet, pixels; JPEG cannot store more."""
 STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #222; background: #fff; }
 main { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1.5rem; }
@@ -43,7 +43,7 @@ ul { margin: .25rem 0; padding-left: 1.2rem; }
 
 
 def choose(data: DataSet, n: int, seed: int = 0) -> list[Sample]:
-    """Return n samples drawn at random, of as many images as there are, in their order in the data.
+    """Return n samples drawn at random from as many different images as possible, in their order in the data.
 
     Raises:
         ConfigError: n or the seed is out of range.
@@ -89,10 +89,10 @@ def named(data: DataSet, ids: Sequence[str]) -> list[Sample]:
 
 
 def check_kind(path: Path) -> str:
-    """Return what kind of file a path names, one of `KINDS`.
+    """Return the ending of a path, one of `KINDS`.
 
     Raises:
-        OutputError: it is another.
+        OutputError: it is another one.
     """
     kind = path.suffix.lower()
     if kind not in KINDS:
@@ -101,7 +101,7 @@ def check_kind(path: Path) -> str:
 
 
 def save(samples: Sequence[Sample], path: Path, *, title: str, columns: int = 4) -> None:
-    """Write samples as one file, whole or not at all; its name says what kind.
+    """Write samples as one file, completely or not at all.
 
     Args:
         samples: at least one.
@@ -111,8 +111,8 @@ def save(samples: Sequence[Sample], path: Path, *, title: str, columns: int = 4)
 
     Raises:
         ConfigError: columns is out of range.
-        DataError: no image at all can be shown.
-        OutputError: the file is of another kind, or cannot be written.
+        DataError: none of the images can be shown.
+        OutputError: the path has another ending, or cannot be written.
     """
     kind = check_kind(path)
     if kind == ".html":
@@ -125,9 +125,9 @@ def save(samples: Sequence[Sample], path: Path, *, title: str, columns: int = 4)
 
 
 def sheet(samples: Sequence[Sample], *, columns: int = 4) -> Image.Image:
-    """Return one image of samples in a grid, each with its id and its words beneath.
+    """Return one image of samples in a grid, each with its id and its expressions beneath.
 
-    What the font that comes with Pillow has no sign for is shown as a box; a page (`page`) shows all.
+    Characters that the font of Pillow lacks are shown as boxes; an HTML page (`page`) shows all.
 
     Args:
         samples: at least one.
@@ -135,8 +135,8 @@ def sheet(samples: Sequence[Sample], *, columns: int = 4) -> Image.Image:
 
     Raises:
         ConfigError: columns is out of range.
-        DataError: no image at all can be shown.
-        OutputError: the sheet would be higher than images can be.
+        DataError: none of the images can be shown.
+        OutputError: the sheet would be taller than image formats allow.
     """
     if not 1 <= columns <= 20:
         raise ConfigError(f"a sheet has 1 to 20 columns, not {columns}")
@@ -165,18 +165,18 @@ def page(samples: Sequence[Sample], title: str) -> str:
     """Return an HTML page of samples that needs no other file.
 
     Raises:
-        DataError: no image at all can be shown.
+        DataError: none of the images can be shown.
     """
     figures = []
     for sample, image, wrong in _drawn(samples):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=88)
         source = base64.b64encode(buffer.getvalue()).decode("ascii")
-        words = "".join(f'<li dir="auto">{_escaped(expression)}</li>' for expression in sample.expressions)
+        expressions = "".join(f'<li dir="auto">{_escaped(expression.text)}</li>' for expression in sample.expressions)
         message = f'<p class="wrong">{_escaped(wrong)}</p>' if wrong else ""
         figures.append(
             f'<figure><img src="data:image/jpeg;base64,{source}" width="{image.width}" height="{image.height}" '
-            f'alt=""><figcaption><small>{_escaped(_heading(sample))}</small><ul>{words}</ul>{message}</figcaption>'
+            f'alt=""><figcaption><small>{_escaped(_heading(sample))}</small><ul>{expressions}</ul>{message}</figcaption>'
             "</figure>"
         )
     return (
@@ -187,12 +187,12 @@ def page(samples: Sequence[Sample], title: str) -> str:
 
 
 def beyond_font(samples: Iterable[Sample]) -> bool:
-    """Return whether a sheet cannot show all words: its font has Latin letters, and few others."""
-    return any(character > "\u024f" for sample in samples for one in sample.expressions for character in one)
+    """Return whether a sheet cannot show all expressions: its font has few letters that are not Latin."""
+    return any(character > "\u024f" for sample in samples for one in sample.expressions for character in one.text)
 
 
 def _drawn(samples: Sequence[Sample]) -> Iterator[tuple[Sample, Image.Image, str]]:
-    """Yield each sample with its image as large as a tile, and with what is wrong if it cannot be drawn."""
+    """Yield each sample with its image, scaled to a tile, and an error message where it cannot be drawn."""
     failures = 0
     for sample in samples:
         try:
@@ -217,18 +217,18 @@ def _draw(sample: Sample) -> Image.Image:
         raise DataError(
             f"the mask of {sample.id} is {mask.shape[1]} x {mask.shape[0]}, its image {image.width} x {image.height}"
         )
-    # Whatever has a meant pixel in it is shown as meant, so that the smallest thing is seen.
+    # A pixel that covers any of the mask is shown as part of it, so that the smallest mask is visible.
     covered = Image.fromarray(mask.astype(np.uint8) * 255).resize(size, Image.Resampling.BOX)
     return overlay(small, np.asarray(covered) > 0)
 
 
 def _heading(sample: Sample) -> str:
-    return f"{sample.id} ({sample.split})" + (", fits nothing" if sample.load_mask is None else "")
+    return f"{sample.id} ({sample.split})" + (", nothing fits" if sample.load_mask is None else "")
 
 
 def _caption(sample: Sample, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, wrong: str) -> list[tuple[str, str]]:
-    """Return the lines under an image with their colours."""
-    texts = [(_heading(sample), "#666"), *((one, "black") for one in sample.expressions), (wrong, "#a00")]
+    """Return the lines beneath an image with their colours."""
+    texts = [(_heading(sample), "#666"), *((one.text, "black") for one in sample.expressions), (wrong, "#a00")]
     lines = [(line, colour) for text, colour in texts for line in _wrapped(_plain(text), font)]
     return lines if len(lines) <= MOST_LINES else [*lines[: MOST_LINES - 1], ("...", "#666")]
 
@@ -251,7 +251,7 @@ def _wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> I
 
 
 def _plain(text: str) -> str:
-    """Return a text as one line of characters that can be drawn and written."""
+    """Return a text as one line of printable characters, shortened."""
     line = " ".join(text.split())
     cut = line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
     return "".join(character if character.isprintable() else "\ufffd" for character in cut)

@@ -1,4 +1,4 @@
-"""What a data set is like, split by split: how much there is, how long its expressions are, how large its masks."""
+"""Statistics of a data set by split: counts, lengths of expressions, areas of masks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from refseg.data.catalogue import DataSet
+from refseg.data.dataset import DataSet
 from refseg.data.words import has_location_word
 from refseg.inputs.clip_bpe import WORD_LENGTH, Tokenizer
 from refseg.values import Sample
@@ -19,31 +19,32 @@ __all__ = ["markdown", "plot", "statistics"]
 
 TOTAL = "total"
 MOST_WORDS = 15
-"""Of the histogram: longer expressions are counted together."""
+"""Longest bin of the histogram in words; longer expressions are counted together."""
 AREAS = (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-"""Shares of the image where the bins of the histogram of masks begin; they grow as masks do, by ratios."""
+"""Lower edges of the bins of the histogram of mask areas, as fractions of the image; about logarithmic."""
 
 
 def statistics(
     data: DataSet, *, word_length: int = WORD_LENGTH, masks: bool = False, progress: bool = False
 ) -> dict[str, Any]:
-    """Return the figures of each split, and of all together where there are several, as values of JSON.
+    """Return the statistics of each split, and of all together where there are several, as JSON values.
 
-    They are `name`, `word_length`, and under `splits`, for each: `images`, `references`, `expressions`;
-    `expressions_per_reference`; `words` of an expression (`min`, `mean`, `max`); the shares, of 1, of expressions with
-    a word of place (`location_words`) and of those with more tokens than `word_length` (`over_limit`); the share of
-    references that mean nothing (`no_target`); `distractors`, things of the target's kind beside it, where that is known
-    (`known` references, `mean`, and the share with `any`); `mask_area`, shares of the image (`quartiles`, and the
-    number of `masks`), if asked for; and `histograms` of words and areas.
+    They are `name`, `word_length`, `skipped` (rows that cannot be used) and, for each of `splits`: `images`,
+    `references`, `expressions`; `expressions_per_reference`; `words` of an expression (`min`, `mean`, `max`); the
+    fractions of expressions with a location word (`location_words`) and with more tokens than `word_length`
+    (`over_limit`); the fraction of references without a target (`no_target`); `distractors`, other objects of the
+    target's kind, where their number is known (`known` references, `mean`, and the fraction with `any`); `mask_area`
+    as a fraction of the image (`quartiles`, and the number of `masks`), if requested; and `histograms` of words and
+    areas.
 
     Args:
         data: the data set.
         word_length: tokens that the model reads of an expression, start and end included.
-        masks: whether to draw all masks, which takes about a millisecond for each.
-        progress: whether to show a bar once it takes long.
+        masks: whether to paint all masks, which takes about a millisecond for each.
+        progress: whether to show a progress bar once it takes long.
 
     Raises:
-        DataError: a mask cannot be drawn.
+        DataError: a mask cannot be read.
         ConfigError: word_length is out of range.
     """
     tokenizer = Tokenizer(word_length)
@@ -51,14 +52,14 @@ def statistics(
     splits: dict[str, _Split] = {}
     for image in tqdm(range(data.num_images), unit="image", delay=2, disable=not progress):
         for sample in data.samples_of(image):
-            over = sum(tokenizer(sample.expressions).truncated)
+            over = sum(tokenizer([one.text for one in sample.expressions]).truncated)
             area = float(sample.load_mask().mean()) if masks and sample.load_mask is not None else None
             for split in (splits.setdefault(sample.split, _Split()), total):
                 split.add(sample, over, area)
     found = {name: splits[name].figures() for name in sorted(splits, key=_order)}
     if len(found) > 1:
         found[TOTAL] = total.figures()
-    return {"name": data.name, "word_length": word_length, "splits": found}
+    return {"name": data.name, "word_length": word_length, "skipped": data.skipped_count, "splits": found}
 
 
 def _order(split: str) -> tuple[int, str]:
@@ -67,24 +68,24 @@ def _order(split: str) -> tuple[int, str]:
 
 
 class _Split:
-    """What is counted of a split."""
+    """The counts of a split."""
 
     def __init__(self) -> None:
-        self.num_images: set[str] = set()
+        self.images: set[str] = set()
         self.references = self.expressions = self.located = self.over = self.absent = 0
         self.words: Counter[int] = Counter()
         self.distractors: list[int] = []
         self.areas: list[float] = []
 
     def add(self, sample: Sample, over: int, area: float | None) -> None:
-        self.num_images.add(sample.image_id)
+        self.images.add(sample.image_id)
         self.references += 1
         self.expressions += len(sample.expressions)
         self.over += over
         self.absent += sample.load_mask is None
         for expression in sample.expressions:
-            self.words[len(expression.split())] += 1
-            self.located += has_location_word(expression)
+            self.words[len(expression.text.split())] += 1
+            self.located += has_location_word(expression.text)
         distractors = sample.attributes.get("distractors")
         if isinstance(distractors, int) and sample.load_mask is not None:
             self.distractors.append(distractors)
@@ -95,7 +96,7 @@ class _Split:
         words = sum(length * count for length, count in self.words.items())
         lengths = [self.words[length] for length in range(1, MOST_WORDS + 1)]
         figures: dict[str, Any] = {
-            "images": len(self.num_images),
+            "images": len(self.images),
             "references": self.references,
             "expressions": self.expressions,
             "expressions_per_reference": self.expressions / self.references,
@@ -140,16 +141,16 @@ ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "expressions": lambda of: f"{of['expressions']:,}",
     "expressions a reference": lambda of: f"{of['expressions_per_reference']:.2f}",
     "words: mean (min to max)": lambda of: f"{of['words']['mean']:.2f} ({of['words']['min']} to {of['words']['max']})",
-    "with a word of place": lambda of: f"{of['location_words']:.1%}",
+    "with a location word": lambda of: f"{of['location_words']:.1%}",
     "over {word_length} tokens": lambda of: f"{of['over_limit']:.2%}",
-    "references to nothing": lambda of: f"{of['no_target']:.1%}",
+    "references without a target": lambda of: f"{of['no_target']:.1%}",
     "others of the target's kind": _distractors,
-    "mask's share: median (quartiles)": _area,
+    "mask area: median (quartiles)": _area,
 }
 
 
 def markdown(figures: Mapping[str, Any]) -> str:
-    """Return what `statistics` found as a Markdown table, a column for each split."""
+    """Return the result of `statistics` as a Markdown table with a column for each split."""
     splits = figures["splits"]
     cells = [[_cell(figures["name"]), *map(_cell, splits)]]
     for row, show in ROWS.items():
@@ -167,18 +168,18 @@ def _cell(text: str) -> str:
 # ── the plot ──
 
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#999999")
-"""Okabe and Ito's, which people who see fewer colours can tell apart."""
+"""Okabe and Ito's colours, which can be told apart with impaired colour vision."""
 WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 760, 260, 48, 46, 44
 
 
 def plot(figures: Mapping[str, Any]) -> str:
-    """Return histograms of what `statistics` found as an SVG: words of expressions and, if drawn, areas of masks."""
+    """Return the histograms of `statistics` as an SVG: lengths of expressions and, if present, areas of masks."""
     splits = {name: split for name, split in figures["splits"].items() if name != TOTAL}
     lengths = [*map(str, range(1, MOST_WORDS + 1)), f"> {MOST_WORDS}"]
     panels = [_panel("Words of an expression", lengths, _shares(splits, "words"))]
     if areas := _shares(splits, "mask_area"):
         edges = [f"{100 * edge:g} %" for edge in AREAS]
-        panels.append(_panel("Share of the image that the mask covers, from ...", edges, areas))
+        panels.append(_panel("Mask area as a fraction of the image, from ...", edges, areas))
     height = HEIGHT * len(panels) + 30
     legend = "".join(
         f'<rect x="{LEFT + 120 * i}" y="10" width="12" height="12" fill="{COLOURS[i % len(COLOURS)]}"/>'
@@ -195,7 +196,7 @@ def plot(figures: Mapping[str, Any]) -> str:
 
 
 def _shares(splits: Mapping[str, Any], name: str) -> list[list[float]]:
-    """Return the histogram of each split as shares of 1; no list at all where none has one."""
+    """Return the histogram of each split as fractions; an empty list where no split has one."""
     counts = [split["histograms"].get(name, []) for split in splits.values()]
     return [[one / sum(of) for one in of] for of in counts] if any(counts) else []
 

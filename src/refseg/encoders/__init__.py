@@ -1,1 +1,1 @@
-"""CLIP's encoders: pixels and tokens in, features out."""
+"""CLIP's image and text encoders, and the files of their weights."""

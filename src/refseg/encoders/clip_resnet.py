@@ -1,8 +1,8 @@
-"""CLIP's ModifiedResNet as CRIS uses it: pixels -> a pyramid at strides 8, 16 and 32.
+"""CLIP's ModifiedResNet as CRIS uses it: from pixels to feature maps at strides 8, 16 and 32.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", section 2.4: a ResNet-D with
 three stem convolutions, average pooling before every strided convolution, and attention pooling at its end. CRIS
-(Wang et al., CVPR 2022, section 3.1) keeps the grid: its attention pool is a self-attention over all positions.
+(Wang et al., CVPR 2022, section 3.1) keeps the grid: its attention pool is self-attention over all positions.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class ResNetConfig:
     layers: tuple[int, int, int, int]
     """Bottlenecks in each of the four stages."""
     width: int
-    """Channels after the stem; stage i gives 4 * 2**i * width."""
+    """Channels after the stem; stage i (from 0) has 4 * 2**i * width output channels."""
     heads: int
     """Heads of the attention pool."""
     output_dim: int
     """Channels of the last map: the dimension of CLIP's joint space."""
     pretrained_size: int = 224
-    """Side in pixels that CLIP was trained at: it fixes the positional embedding's grid, a 32nd of it."""
+    """Side in pixels of the images in pretraining; the grid of the positional embedding has a 32nd of it."""
 
     def __post_init__(self) -> None:
         if min(*self.layers, self.width, self.heads, self.output_dim) < 1 or self.width % 2:
@@ -46,12 +46,12 @@ class ResNetConfig:
 
     @property
     def channels(self) -> tuple[int, int, int]:
-        """Channels of the pyramid's three maps."""
+        """Channels of the three feature maps."""
         return self.width * 8, self.width * 16, self.output_dim
 
 
 class Pyramid(NamedTuple):
-    """The feature maps of an image at three scales."""
+    """The feature maps of an image at strides 8, 16 and 32."""
 
     v3: Float[Tensor, "B C3 H8 W8"]
     v4: Float[Tensor, "B C4 H16 W16"]
@@ -59,7 +59,7 @@ class Pyramid(NamedTuple):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut; a stride is an average pooling, never a strided convolution."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; average pooling takes the place of strided convolutions."""
 
     expansion = 4
 
@@ -76,13 +76,13 @@ class Bottleneck(nn.Module):
         self.downsample: nn.Sequential | None = None
         if stride > 1 or inplanes != outplanes:
             self.downsample = nn.Sequential()
-            # CLIP's names: the pooling has none of the numbers, so that the convolution is "0".
+            # In CLIP's names the pooling is "-1", and the convolution "0".
             self.downsample.add_module("-1", nn.AvgPool2d(stride))
             self.downsample.add_module("0", nn.Conv2d(inplanes, outplanes, 1, bias=False))
             self.downsample.add_module("1", BatchNorm2d(outplanes))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C2 H2 W2"]:
-        """Transform a map; a stride of 2 halves its sides."""
+        """Return the feature map; a stride of 2 halves its sides."""
         h = F.relu(self.bn1(self.conv1(x)), inplace=True)
         h = F.relu(self.bn2(self.conv2(h)), inplace=True)
         h = self.bn3(self.conv3(self.avgpool(h)))
@@ -91,10 +91,10 @@ class Bottleneck(nn.Module):
 
 
 class AttentionPool2d(nn.Module):
-    """CLIP's attention pool turned into self-attention over all positions, beside a convolutional shortcut.
+    """CLIP's attention pool as self-attention over all positions, with a convolutional shortcut.
 
-    CLIP's weights are kept. Its first positional embedding, that of the pooled token, is of use in `pool` alone; the
-    others are resized to the grid. `connect` is CRIS' own, is in no CLIP archive, and takes no part in `pool`.
+    The first positional embedding belongs to the pooled token and is used by `pool` only; the others are resized to the
+    grid. The shortcut `connect` is CRIS', is not part of CLIP's weights, and is not used by `pool`.
     """
 
     def __init__(self, grid: int, channels: int, heads: int, output_dim: int) -> None:
@@ -108,36 +108,36 @@ class AttentionPool2d(nn.Module):
         self.connect = nn.Sequential(nn.Conv2d(channels, output_dim, 1, bias=False), BatchNorm2d(output_dim))
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
-        """Mix all positions and project them into CLIP's joint space, no longer pooled."""
+        """Return the features of all positions in CLIP's joint space."""
         batch, _, height, width = x.shape
         tokens = self._tokens(x)
         pooled = self._attend(tokens, tokens).mT.reshape(batch, -1, height, width)
         return F.relu(pooled + self.connect(x), inplace=True)
 
     def pool(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E"]:
-        """Pool as CLIP does: the mean, at the first positional embedding, attends to itself and to all positions."""
+        """Return CLIP's pooled features: the mean over positions attends to itself and to all of them."""
         mean = x.mean(dim=(2, 3)) + self.positional_embedding[0].to(x.dtype)
         tokens = torch.cat([mean[:, None], self._tokens(x)], dim=1)
         return self._attend(tokens[:, :1], tokens)[:, 0]
 
     def values(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E H W"]:
-        """Take each position through the pool as if it were alone: it attends to itself, and to nothing else."""
+        """Return the features of each position in CLIP's joint space if it attends to itself only."""
         tokens: Tensor = self.c_proj(self.v_proj(self._tokens(x)))
         return tokens.mT.reshape(len(x), -1, *x.shape[2:])
 
     def _tokens(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
-        """Return a map as a sequence, with its positions."""
+        """Return a map as a sequence with positional embeddings."""
         position = resize_positions(self.positional_embedding, (x.shape[2], x.shape[3]))
         return (x + position.to(x.dtype)).flatten(2).mT
 
     def _attend(self, queries: Float[Tensor, "B Q C"], tokens: Float[Tensor, "B T C"]) -> Float[Tensor, "B Q E"]:
-        """Let queries attend to tokens, and project them into CLIP's joint space."""
+        """Return the attention of queries to tokens, projected into CLIP's joint space."""
 
         def split(projected: Tensor) -> Tensor:
             return projected.reshape(*projected.shape[:2], self.heads, -1).transpose(1, 2)
 
         query, key, value = split(self.q_proj(queries)), split(self.k_proj(tokens)), split(self.v_proj(tokens))
-        # Written out: the grid is small, and the fused attention of a CPU is slow backwards.
+        # Not F.scaled_dot_product_attention: the grid is small, and its backward pass on a CPU is slower.
         attention = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1)
         mixed: Tensor = self.c_proj((attention @ value).transpose(1, 2).flatten(2))
         return mixed
@@ -167,22 +167,22 @@ class ModifiedResNet(nn.Module):
         self.attnpool = AttentionPool2d(config.pretrained_size // 32, inplanes, config.heads, config.output_dim)
 
     def forward(self, pixels: Float[Tensor, "B 3 S S"]) -> Pyramid:
-        """Encode normalised pixels, S a multiple of 32, into maps of S/8, S/16 and S/32."""
+        """Return the feature maps of normalised pixels; S is a multiple of 32."""
         v3, v4, last = self._stages(pixels)
         return Pyramid(v3, v4, self.attnpool(last))
 
     def pool(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E"]:
-        """Encode normalised pixels, S a multiple of 32, into CLIP's own embedding of an image, in the joint space."""
+        """Return CLIP's image embedding of normalised pixels; S is a multiple of 32."""
         pooled: Tensor = self.attnpool.pool(self._stages(pixels)[-1])
         return pooled
 
     def values(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B E H32 W32"]:
-        """Encode normalised pixels, S a multiple of 32, into a map of the joint space, each position for itself."""
+        """Return the map of `AttentionPool2d.values` of normalised pixels; S is a multiple of 32."""
         values: Tensor = self.attnpool.values(self._stages(pixels)[-1])
         return values
 
     def _stages(self, pixels: Float[Tensor, "B 3 S S"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what leaves the last three stages, before any attention."""
+        """Return the outputs of the last three stages, before the attention pool."""
         x = F.relu(self.bn1(self.conv1(pixels)), inplace=True)
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)
         x = F.relu(self.bn3(self.conv3(x)), inplace=True)

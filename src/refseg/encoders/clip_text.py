@@ -1,4 +1,4 @@
-"""CLIP's text transformer: tokens -> words and sentence."""
+"""CLIP's text transformer: from tokens to features of each token and of the whole expression."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class TextConfig:
     heads: int
     layers: int
     output_dim: int
-    """The dimension of CLIP's joint space, and of the sentence."""
+    """The dimension of CLIP's joint space."""
     context_length: int = 77
-    """The most tokens that have a positional embedding."""
+    """The number of positional embeddings, and the most tokens of an expression."""
     vocabulary_size: int = 49408
 
     def __post_init__(self) -> None:
@@ -36,18 +36,18 @@ class TextConfig:
 
 
 class Language(NamedTuple):
-    """An expression, encoded."""
+    """The features of an expression."""
 
     words: Float[Tensor, "B L D"]
-    """One vector a token, before the projection into the joint space."""
+    """The features of each token, before the projection into the joint space."""
     sentence: Float[Tensor, "B E"]
-    """The end token's vector in the joint space."""
+    """The features of the whole expression: the end token's, in the joint space."""
 
 
 class TextTransformer(nn.Module):
     """The text encoder, with OpenAI's key names.
 
-    Attention is causal, so that padding after the end token changes nothing before it and needs no mask here.
+    Attention is causal, so that padding after the end token does not affect the tokens before it and needs no mask.
     """
 
     def __init__(self, config: TextConfig) -> None:
@@ -61,7 +61,7 @@ class TextTransformer(nn.Module):
         )
         self.ln_final = nn.LayerNorm(width)
         self.text_projection = nn.Parameter(torch.empty(width, config.output_dim))
-        # Of no use in segmentation. It stays because every CLIP and every CRIS checkpoint holds it.
+        # Not used in segmentation; a part of every CLIP and every CRIS checkpoint.
         self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
         nn.init.normal_(self.token_embedding.weight, std=0.02)
         nn.init.normal_(self.positional_embedding, std=0.01)
@@ -69,36 +69,36 @@ class TextTransformer(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The transformer's blocks, for a model that runs them itself, between `embed` and `ln_final`."""
+        """The transformer's blocks, for models that run them one by one between `embed` and `ln_final`."""
         resblocks = self.transformer.resblocks
         assert isinstance(resblocks, nn.ModuleList)
         return resblocks
 
     @staticmethod
     def causal_mask(length: int, like: Float[Tensor, "..."]) -> Float[Tensor, "L L"]:
-        """Return what a block adds to its attention logits, so that a token sees none after it, as `like` is stored."""
+        """Return the causal mask that is added to attention logits, with the device and type of `like`."""
         return torch.full((length, length), float("-inf"), device=like.device, dtype=like.dtype).triu(1)
 
     @staticmethod
     def sentence_of(words: Float[Tensor, "B L D"], tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B D"]:
-        """Pick the end token's vector: it stands at the highest id, and is the first of these."""
+        """Return the end token's features; it is the first token with the highest id."""
         return words[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
 
     def embed(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """Turn tokens, L at most `context_length`, into what the first block takes."""
+        """Return the input of the first block; L is at most `context_length`."""
         embedded: Tensor = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         return embedded
 
     def project(self, words: Float[Tensor, "*B D"]) -> Float[Tensor, "*B E"]:
-        """Take words, as `Language` has them, into CLIP's joint space; the end token's vector becomes the sentence."""
+        """Return the features of tokens (`Language.words`) in CLIP's joint space."""
         return words @ self.text_projection
 
     def forward(self, tokens: Int64[Tensor, "B L"]) -> Language:
-        """Encode tokens, L at most `context_length`; the sentence stands at the highest id, the first end token."""
+        """Return the features of expressions; L is at most `context_length`."""
         x = self.embed(tokens)
         causal = self.causal_mask(tokens.shape[1], x)
         for block in self.blocks:
             x = block(x, causal)
         words = self.ln_final(x)
-        # Here one vector of each expression is projected, and not all of its words.
+        # Only the end token of each expression is projected.
         return Language(words, self.project(self.sentence_of(words, tokens)))

@@ -1,8 +1,8 @@
-"""CLIP's vision transformer: pixels -> a class token and a grid of patches, in width and in the joint space.
+"""CLIP's vision transformer: from pixels to features of a class token and a grid of patches.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", section 2.4: Dosovitskiy's
-transformer with one more layer norm, on the embedded patches. CLIP projects its class token alone; here all tokens are
-projected, since what is to be segmented stands in the patches.
+transformer with one more layer norm, on the embedded patches. CLIP projects its class token only; here all tokens are
+projected, since segmentation needs the patches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ViTConfig:
     """Sizes of a vision transformer."""
 
     patch: int
-    """Side in pixels of the squares that become tokens."""
+    """Side of a patch in pixels."""
     width: int
     """Channels of a token."""
     layers: int
@@ -33,7 +33,7 @@ class ViTConfig:
     output_dim: int
     """The dimension of CLIP's joint space."""
     pretrained_size: int = 224
-    """Side in pixels that CLIP was trained at: it fixes the positional embedding's grid."""
+    """Side in pixels of the images in pretraining, which determines the grid of the positional embedding."""
 
     def __post_init__(self) -> None:
         if min(self.patch, self.width, self.layers, self.heads, self.output_dim) < 1:
@@ -47,17 +47,17 @@ class ViTConfig:
 
     @property
     def grid(self) -> int:
-        """Patches on a side of the images that CLIP was trained at."""
+        """The number of patches on a side of the images in pretraining."""
         return self.pretrained_size // self.patch
 
 
 class Patches(NamedTuple):
-    """An image as tokens: the class token first, then the patches, row by row."""
+    """The features of an image: of the class token first, then of the patches, row by row."""
 
     tokens: Float[Tensor, "B T E"]
-    """All tokens in the joint space."""
+    """The features of all tokens in the joint space."""
     kept: tuple[Float[Tensor, "B T D"], ...]
-    """The tokens after those blocks that were asked for, in the order that they were asked for."""
+    """The features after the requested blocks, in the requested order."""
 
 
 class VisionTransformer(nn.Module):
@@ -82,20 +82,20 @@ class VisionTransformer(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The transformer's blocks, for a model that runs them itself, between `embed` and `project`."""
+        """The transformer's blocks, for models that run them one by one between `embed` and `project`."""
         resblocks = self.transformer.resblocks
         assert isinstance(resblocks, nn.ModuleList)
         return resblocks
 
     def embed(self, pixels: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B T D"]:
-        """Cut normalised pixels, S a multiple of the patch, into T = 1 + (S/patch)**2 tokens, the class token first.
+        """Return the input of the first block: T = 1 + (S/patch)**2 tokens of normalised pixels, the class token first.
 
         Raises:
-            ImageError: S is no multiple of the patch.
+            ImageError: S is not a multiple of the patch.
         """
         side = pixels.shape[-1]
         if side % self.patch:
-            # The convolution would leave the rest of the image out, and no mask would lie where it belongs.
+            # The convolution would ignore the rest of the image, and masks would be displaced.
             raise ImageError(f"an image of {side} pixels on a side cannot be cut into patches of {self.patch}")
         patches = self.conv1(pixels)
         first = self.class_embedding.to(patches.dtype).expand(len(pixels), 1, -1)
@@ -104,19 +104,20 @@ class VisionTransformer(nn.Module):
         return normed
 
     def project(self, tokens: Float[Tensor, "B T D"]) -> Float[Tensor, "B T E"]:
-        """Take what leaves the last block, class token and patches alike, into CLIP's joint space."""
+        """Return the output of the last block in CLIP's joint space."""
         projected: Tensor = self.ln_post(tokens) @ self.proj
         return projected
 
     def forward(self, pixels: Float[Tensor, "B 3 S S"], keep: tuple[int, ...] = ()) -> Patches:
-        """Encode normalised pixels, S a multiple of the patch, into T = 1 + (S/patch)**2 tokens.
+        """Return the features of T = 1 + (S/patch)**2 tokens.
 
         Args:
-            pixels: Of any such S: the positions are resized to the grid.
-            keep: Numbers of the blocks after which the tokens are handed out too; 1 is the first block.
+            pixels: Normalised pixels; S is a multiple of the patch. Positional embeddings are resized to their grid.
+            keep: Numbers of the blocks whose output is returned too; 1 is the first block.
 
         Raises:
             ConfigError: There is no block of such a number.
+            ImageError: S is not a multiple of the patch.
         """
         blocks = self.blocks
         if any(not 1 <= number <= len(blocks) for number in keep):
@@ -129,7 +130,7 @@ class VisionTransformer(nn.Module):
         return Patches(self.project(tokens), tuple(kept[number] for number in keep))
 
     def _positions(self, grid: int) -> Float[Tensor, "T D"]:
-        """Return the positions of a grid that has so many patches on a side; the class token's is always the same."""
+        """Return the positional embeddings of a grid with this number of patches on a side, the class token's first."""
         if grid == self.grid:
             return self.positional_embedding
         resized = resize_positions(self.positional_embedding, (grid, grid))

@@ -1,4 +1,4 @@
-"""What a model's confidence in its masks is worth: scores that are the IoU to expect, and a confidence too low to answer."""
+"""Fit a calibration: scores that equal the IoU to expect, and a confidence below which masks are rejected."""
 
 from __future__ import annotations
 
@@ -10,80 +10,67 @@ from numpy import ndarray
 
 from refseg.errors import DataError
 from refseg.evaluation.metrics import Outcome
-from refseg.evaluation.reliability import measure_reliability
 from refseg.values import Calibration
 
-__all__ = ["expected_calibration_error", "fit", "rejection_threshold"]
+__all__ = ["fit", "rejection_threshold"]
 
-FEWEST = 100
-"""Expressions that a calibration takes; fewer say too little."""
-IN_A_GROUP = 25
-"""Expressions whose mean makes a knot, at least: single ones would be noise."""
-MOST_KNOTS = 20
-
-
-def expected_calibration_error(scores: Float[ndarray, "N"], ious: Float[ndarray, "N"]) -> float:
-    """Return the mean distance between score and IoU, in ten bins of the score (see `reliability`).
-
-    Raises:
-        DataError: there are no scores, or they do not lie in 0..1.
-    """
-    found = measure_reliability(scores, ious)
-    if found is None:
-        raise DataError("the calibration error needs scores, and they must lie in 0..1")
-    return found.error
+MIN_EXPRESSIONS = 100
+"""A calibration of fewer expressions would be mostly noise."""
+GROUP_SIZE = 25
+"""The least number of expressions whose mean is a knot."""
+MAX_KNOTS = 20
 
 
 def fit(outcomes: Sequence[Outcome], *, rejections: float | None = None) -> Calibration:
-    """Return the calibration that outcomes of an uncalibrated model ask for.
+    """Return the calibration of a model from its outcomes without one.
 
-    Expressions in the order of their confidence are put into groups of the same size; groups whose mean IoU falls though
-    their confidence rises are merged (isotonic regression by pooling adjacent violators). Each group is a knot. Expressions
-    that fit nothing have an IoU of 0; those that nothing was found for are left out, since their score is 0.
+    Expressions, sorted by confidence, are put into groups of equal size; groups whose mean IoU falls while their
+    confidence rises are merged (isotonic regression by pooling adjacent violators). Each group is a knot. Expressions
+    that fit nothing have an IoU of 0; empty masks are left out, since their score is 0.
 
     Args:
         outcomes: of a validation split; their scores are the model's confidences.
-        rejections: the share of the expressions that mean something whose answer may be refused; None refuses none.
+        rejections: the share of the expressions with a target whose mask may be rejected; None rejects no mask.
 
     Raises:
-        DataError: there are too few outcomes, or nothing was found for any of them.
+        DataError: there are too few outcomes, or all masks are empty.
     """
-    if len(outcomes) < FEWEST:
-        raise DataError(f"a calibration needs {FEWEST} expressions or more, got {len(outcomes)}")
+    if len(outcomes) < MIN_EXPRESSIONS:
+        raise DataError(f"a calibration needs {MIN_EXPRESSIONS} expressions or more, got {len(outcomes)}")
     confidences = np.array([one.score for one in outcomes], dtype=float)
     ious = np.array([one.iou if one.present else 0.0 for one in outcomes], dtype=float)
     present = np.array([one.present for one in outcomes], dtype=bool)
-    found = confidences > 0
-    if not found.any():
-        raise DataError("the model finds nothing at all, so that its score cannot be calibrated")
-    knots = _rising(confidences[found], ious[found])
+    answered = confidences > 0
+    if not answered.any():
+        raise DataError("all masks of the model are empty, so its score cannot be calibrated")
+    knots = _rising(confidences[answered], ious[answered])
     below = 0.0 if rejections is None else rejection_threshold(confidences, present, rejections)
     return Calibration(knots=knots, reject_below=below)
 
 
 def rejection_threshold(confidences: Float[ndarray, "N"], present: Bool[ndarray, "N"], rejections: float) -> float:
-    """Return the highest confidence below which no more than a share of the expressions that mean something lie.
+    """Return the highest confidence that rejects at most a share of the expressions with a target.
 
     Raises:
-        DataError: no expression means something.
+        DataError: no expression has a target.
     """
     ordered = np.sort(confidences[present])
     if not len(ordered):
-        raise DataError("no expression means something, so that no rejection can be weighed")
+        raise DataError("no expression has a target, so no rejection can be chosen")
     return float(ordered[min(int(rejections * len(ordered)), len(ordered) - 1)])
 
 
 def _rising(confidences: Float[ndarray, "N"], ious: Float[ndarray, "N"]) -> tuple[tuple[float, float], ...]:
     """Return pairs (mean confidence, mean IoU) of groups, both rising."""
     order = np.argsort(confidences, kind="stable")
-    groups = np.array_split(order, min(max(len(order) // IN_A_GROUP, 1), MOST_KNOTS))
+    groups = np.array_split(order, min(max(len(order) // GROUP_SIZE, 1), MAX_KNOTS))
     pooled: list[tuple[int, float, float]] = []
     for group in groups:
         size, confidence, iou = len(group), float(confidences[group].mean()), float(ious[group].mean())
         while pooled and (pooled[-1][2] >= iou or pooled[-1][1] >= confidence):
-            n, before, lower = pooled.pop()
-            confidence = (n * before + size * confidence) / (n + size)
-            iou = (n * lower + size * iou) / (n + size)
+            n, lower_confidence, lower_iou = pooled.pop()
+            confidence = (n * lower_confidence + size * confidence) / (n + size)
+            iou = (n * lower_iou + size * iou) / (n + size)
             size += n
         pooled.append((size, confidence, iou))
     return tuple((min(confidence, 1.0), min(iou, 1.0)) for _, confidence, iou in pooled)

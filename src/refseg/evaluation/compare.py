@@ -1,7 +1,7 @@
-"""Two results of the same data, expression by expression: by how much one is better, and whether that may be chance.
+"""Compare two results of the same data, expression by expression, and test whether the difference may be chance.
 
-Differences are of the second result over the first: above 0 the second is better. Expressions of one image do not
-come out independently, so that images are drawn and flipped as a whole.
+Differences are the second result minus the first: above 0 the second is better. Expressions of one image are not
+independent, so images are drawn and flipped as a whole.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 
 from refseg.errors import DataError
-from refseg.evaluation.figures import About, about
-from refseg.evaluation.metrics import BREAKDOWNS, CONFIDENCE, Outcome, ratios, resample
+from refseg.evaluation.about import About, about
+from refseg.evaluation.metrics import BREAKDOWNS, CONFIDENCE, Outcome, ratios, resample, sorted_groups
 from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.result import Result
-from refseg.evaluation.tables import MOST_GROUPS, ORDER
 
 __all__ = ["Change", "Comparison", "Difference", "compare", "sign_flip", "verdict"]
 
 FLIPS = 10_000
 ENUMERATED = 12
-"""Up to so many images that differ, all ways to flip them are tried."""
+"""If at most this many images differ, all ways to flip them are tried."""
 COUNTED = {"overall_iou": "mean_iou", "ciou": "giou"}
-"""Whose denominators, which are 1 or 0, tell over how many expressions a metric is whose own are pixels."""
+"""By a metric whose denominators are pixels: the one whose denominators are 1 or 0 and so count its expressions."""
 SHOWN = 10
 """Expressions that are listed as most improved, and as most worsened."""
+MAX_GROUPS = 40
+"""The largest groups of a breakdown; other data sets may have any number of groups."""
 LEVEL = 0.05
-"""The p-value below which a difference is called real."""
+"""The p-value below which a difference is called significant."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,34 +40,34 @@ class Difference:
     """One metric of both results, as fractions of 1."""
 
     n: int
-    """Expressions that it is over."""
+    """The number of expressions that the metric is over."""
     first: float
     second: float
     difference: float
     """The second minus the first."""
     low: float | None
-    """Of the 95 % interval of the difference; None where there are too few images to tell."""
+    """Of the 95 % interval of the difference; None if there are too few images."""
     high: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """How one expression came out in both."""
+    """The IoU of one expression in both results."""
 
     id: str
     image: str
     expression: str
     first: float
-    """Its IoU in the first result."""
+    """IoU in the first result."""
     second: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How two results differ."""
+    """The differences of two results."""
 
     first: str
-    """What made the first result."""
+    """The model or the predictions of the first result."""
     second: str
     data: str
     split: str
@@ -74,20 +75,20 @@ class Comparison:
     whole: bool
     num_images: int
     n: int
-    """Expressions that mean something; mean IoU, wins, ties and losses are over them."""
+    """Expressions with a target; mean IoU, wins, ties and losses are over them."""
     n_absent: int
     metrics: dict[str, Difference]
     p_value: float | None
-    """Of the difference in mean IoU (see `sign_flip`); None where no expression means something."""
+    """Of the difference in mean IoU (see `sign_flip`); None if no expression has a target."""
     wins: int
-    """Expressions of which the second result has the higher IoU."""
+    """Expressions for which the second result has the higher IoU."""
     ties: int
     losses: int
     improved: tuple[Change, ...]
-    """The expressions that the second gains most on, the most first."""
+    """The expressions that gain most in the second result, the largest gain first."""
     worsened: tuple[Change, ...]
     by: dict[str, dict[str, Difference]]
-    """The difference in mean IoU, by what is known of the expressions (see `metrics.breakdown`); the largest groups."""
+    """The difference in mean IoU by the groups of `metrics.breakdown`, the `MAX_GROUPS` largest of each."""
 
 
 def compare(a: Result, b: Result, *, seed: int = 0) -> Comparison:
@@ -163,23 +164,23 @@ def _check_ids(ours: Set[str], theirs: Set[str]) -> None:
 
 def _check_pairs(pairs: Sequence[tuple[Outcome, Outcome]]) -> None:
     for one, other in pairs:
-        if (one.present, one.image, one.meant) != (other.present, other.image, other.meant):
-            raise DataError(f"not comparable: expression {one.id[:60]} has another image or meaning in the second")
+        if (one.present, one.image, one.target_pixels) != (other.present, other.image, other.target_pixels):
+            raise DataError(f"not comparable: expression {one.id[:60]} has another image or target in the second")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Paired:
-    """A metric's numerators and denominators in both results: it is the ratio of their sums."""
+    """The numerators and denominators of a metric in both results; the metric is the ratio of their sums."""
 
     n: int
-    """Expressions that it is over."""
+    """The number of expressions that the metric is over."""
     before: Float[ndarray, "N"]
     below_before: Float[ndarray, "N"]
     after: Float[ndarray, "N"]
     below_after: Float[ndarray, "N"]
 
     def of(self, chosen: Bool[ndarray, "N"]) -> _Paired:
-        """Return it over some of the expressions."""
+        """Return the metric over some of the expressions."""
         return _Paired(
             n=int(chosen.sum()),
             before=self.before * chosen,
@@ -208,7 +209,7 @@ def _paired_columns(before: Sequence[Outcome], after: Sequence[Outcome], protoco
 
 
 def _differences(columns: Mapping[str, _Paired], image: ndarray, seed: int) -> dict[str, Difference]:
-    """Return the difference of each metric that something was counted for in both results."""
+    """Return the difference of each metric that is over at least one expression in both results."""
     images = int(image.max()) + 1
     totals = np.zeros((images, 4 * len(columns)))
     np.add.at(totals, image, np.concatenate([one.stacked() for one in columns.values()], axis=1))
@@ -240,9 +241,9 @@ def _edges(drawn: Float[ndarray, "R 4"]) -> tuple[float | None, float | None]:
 def sign_flip(changes: Float[ndarray, "N"], image: ndarray, *, seed: int = 0) -> float:
     """Return the two-sided p-value of the mean of paired changes, by flipping the signs of whole images.
 
-    Were there no difference between two models, then the changes of each image could as well have come out with the
-    opposite sign. The p-value is the share of flips whose sum of changes is as far from 0 as the real one, or
-    further: over all flips where few images differ, else over 10,000 random ones with the real one among them.
+    If two models do not differ, the changes of each image are as likely to have the opposite sign. The p-value is the
+    share of flips whose sum of changes is at least as far from 0 as the observed one: over all flips if few images
+    differ, otherwise over 10,000 random ones and the observed one.
 
     Args:
         changes: of each expression.
@@ -253,14 +254,14 @@ def sign_flip(changes: Float[ndarray, "N"], image: ndarray, *, seed: int = 0) ->
     by_image = by_image[by_image != 0]
     if not len(by_image):
         return 1.0
-    # Sums in another order differ in their last digits: what is equal must not count as less.
+    # The last digits of a sum depend on its order; equal sums must not count as less.
     reached = abs(float(by_image.sum())) - 1e-9 * float(np.abs(by_image).sum())
     if len(by_image) <= ENUMERATED:
         ways = np.arange(2 ** len(by_image))[:, None] >> np.arange(len(by_image)) & 1
         return float((np.abs((1 - 2 * ways) @ by_image) >= reached).mean())
     rng = np.random.default_rng(seed)
     beyond = 0
-    for _ in range(FLIPS // 500):  # in parts, for there may be many images
+    for _ in range(FLIPS // 500):  # in parts, because there may be many images
         signs = 1 - 2 * rng.integers(0, 2, (500, len(by_image)), dtype=np.int8)
         beyond += int((np.abs(signs @ by_image) >= reached).sum())
     return (beyond + 1) / (FLIPS + 1)
@@ -269,7 +270,7 @@ def sign_flip(changes: Float[ndarray, "N"], image: ndarray, *, seed: int = 0) ->
 def _most_changed(
     pairs: Sequence[tuple[Outcome, Outcome]], iou: _Paired
 ) -> tuple[tuple[Change, ...], tuple[Change, ...]]:
-    """Return the expressions that the second result gains most on, and those that it loses most on."""
+    """Return the expressions that gain most in the second result, and those that lose most."""
     changes = [
         Change(id=one.id, image=one.image, expression=one.expression, first=first, second=second)
         for (one, _), first, second in zip(pairs, iou.before.tolist(), iou.after.tolist(), strict=True)
@@ -291,22 +292,21 @@ def _broken_down(
         keys = _keys(outcomes, key_of)
         counts = Counter(key for key in keys.tolist() if key is not None)
         if counts:
-            largest = [key for key, _ in counts.most_common(MOST_GROUPS)]
-            largest.sort(key=lambda key: (ORDER.get(key, 0), key))
+            largest = sorted_groups(key for key, _ in counts.most_common(MAX_GROUPS))
             found[name] = _differences({key: iou.of(keys == key) for key in largest}, image, seed)
     return found
 
 
 def _keys(outcomes: Sequence[Outcome], key_of: Callable[[Outcome], str | None]) -> ndarray:
-    """Return the group of each expression, None for those of none."""
+    """Return the group of each expression, None for those that belong to none."""
     return np.array([key_of(one) if one.present else None for one in outcomes], dtype=object)
 
 
 def verdict(comparison: Comparison) -> str:
-    """Return one plain sentence that says whether the difference in mean IoU is real."""
+    """Return one sentence that says whether the difference in mean IoU is significant."""
     found, p = comparison.metrics.get("mean_iou"), comparison.p_value
     if found is None or p is None:
-        return "Nothing to tell: no expression means something."
+        return "Nothing to compare: no expression has a target."
     if not comparison.wins and not comparison.losses:
         return "There is no difference: every expression has the same IoU in both results."
     points, better = (
@@ -315,11 +315,11 @@ def verdict(comparison: Comparison) -> str:
     )
     how = f"p = {p:.2g}, over {comparison.n:,} expressions in {comparison.num_images:,} images"
     if found.low is None or found.high is None:
-        return f"Too few images to tell whether the difference of {points} is real ({how})."
+        return f"Too few images to test the difference of {points} ({how})."
     how = f"95 % interval of the difference {100 * found.low:+.2f} to {100 * found.high:+.2f}, {how}"
-    surely = not found.low <= 0 <= found.high
-    if p < LEVEL and surely:
-        return f"The {better} result is better by {points}, and that is hardly chance: {how}."
-    if p < LEVEL or surely:
-        return f"The {better} result is ahead by {points}, but whether that is chance is on the edge: {how}."
-    return f"The difference of {points} may well be chance: {how}."
+    outside = not found.low <= 0 <= found.high
+    if p < LEVEL and outside:
+        return f"The {better} result is better by {points}, and the difference is significant: {how}."
+    if p < LEVEL or outside:
+        return f"The {better} result is ahead by {points}; interval and p-value disagree on the significance: {how}."
+    return f"The difference of {points} is not significant: {how}."

@@ -1,12 +1,12 @@
-"""From pixels to numbers: each expression is counted once, and every number is made from those counts.
+"""Metrics: the pixels of each expression are counted once, and every metric is computed from those counts.
 
-The field says "IoU" for two things. Here mean IoU is the mean over expressions, and overall IoU is the sum of the
-intersections over the sum of the unions, which favours large objects. Both are always reported.
+"IoU" of a data set has two meanings. Here mean IoU is the mean over expressions, and overall IoU is the sum of the
+intersections over the sum of the unions, which gives large objects more weight. Both are always reported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,15 +21,13 @@ from refseg.evaluation.protocols import PROTOCOLS, Protocol
 __all__ = [
     "BREAKDOWNS",
     "CONFIDENCE",
-    "LENGTHS",
-    "SIZES",
     "Outcome",
     "breakdown",
     "count",
     "intervals",
-    "overlap",
     "ratios",
     "resample",
+    "sorted_groups",
     "summarise",
 ]
 
@@ -39,107 +37,105 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How one expression came out, in pixels."""
+    """The result of one expression, in pixels."""
 
     id: str
     """Of the expression, unique within the data set."""
     reference: str
-    """Of the sample that it belongs to."""
+    """The id of the sample that it belongs to."""
     image: str
     expression: str
     present: bool
-    """Whether the expression means something."""
+    """Whether something in the image fits the expression."""
     intersection: int
-    """Pixels that are both found and meant."""
+    """Pixels of both the predicted mask and the target mask."""
     union: int
-    """Pixels that are found or meant."""
-    found: int
-    """Pixels of the mask."""
-    meant: int
-    """Pixels of the true mask; 0 where the expression fits nothing."""
-    pixels: int
-    """Of the image, as it was compared."""
+    """Pixels of the predicted mask or the target mask."""
+    predicted_pixels: int
+    target_pixels: int
+    """0 where nothing fits the expression."""
+    image_pixels: int
+    """Of the image at the size at which the masks were compared."""
     score: float
-    """The model's own score, 0..1."""
+    """Of the prediction, 0..1."""
     empty: bool
-    """Whether the model says that nothing fits."""
+    """Whether the answer is that nothing fits."""
     truncated: bool = False
     """Whether the expression was longer than the model reads."""
-    pointed: bool | None = None
-    """Whether the mask overlaps the meant object more than any other; None where the objects are not known."""
+    points_at_target: bool | None = None
+    """Whether the predicted mask overlaps the target more than any other object; None if the objects are not known."""
     attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
+    """Of the sample and of the expression."""
 
     @property
     def iou(self) -> float:
-        """Intersection over union, 0 where nothing is found nor meant."""
+        """Intersection over union, 0 where both masks are empty."""
         return self.intersection / self.union if self.union else 0.0
 
 
-def overlap(prediction: Bool[ndarray, "H W"], truth: Bool[ndarray, "H W"]) -> tuple[int, int]:
-    """Return the pixels of the intersection and of the union."""
-    intersection = int(np.count_nonzero(prediction & truth))
-    return intersection, int(np.count_nonzero(prediction)) + int(np.count_nonzero(truth)) - intersection
-
-
 def count(
-    prediction: Bool[ndarray, "H W"], truth: Bool[ndarray, "H W"] | None, ignored: Bool[ndarray, "H W"] | None = None
+    prediction: Bool[ndarray, "H W"], target: Bool[ndarray, "H W"] | None, ignored: Bool[ndarray, "H W"] | None = None
 ) -> dict[str, int]:
     """Return the pixel counts of an `Outcome`.
 
     Args:
-        prediction: what was found.
-        truth: what is meant; None where nothing is.
-        ignored: pixels that count neither for nor against.
+        prediction: the predicted mask.
+        target: the target mask; None where nothing fits.
+        ignored: pixels that are left out of all counts.
     """
     if ignored is not None:
         prediction = prediction & ~ignored
-        truth = None if truth is None else truth & ~ignored
-    found = int(np.count_nonzero(prediction))
-    meant = 0 if truth is None else int(np.count_nonzero(truth))
-    intersection = 0 if truth is None else int(np.count_nonzero(prediction & truth))
+        target = None if target is None else target & ~ignored
+    predicted_pixels = int(np.count_nonzero(prediction))
+    target_pixels = 0 if target is None else int(np.count_nonzero(target))
+    intersection = 0 if target is None else int(np.count_nonzero(prediction & target))
     return {
         "intersection": intersection,
-        "union": found + meant - intersection,
-        "found": found,
-        "meant": meant,
-        "pixels": prediction.size,
+        "union": predicted_pixels + target_pixels - intersection,
+        "predicted_pixels": predicted_pixels,
+        "target_pixels": target_pixels,
+        "image_pixels": prediction.size,
     }
 
 
 class _Columns:
-    """Outcomes as arrays, by a protocol's rules."""
+    """Outcomes as arrays, counted by the rules of a protocol."""
 
     def __init__(self, outcomes: Sequence[Outcome], protocol: Protocol) -> None:
         def column(name: str, kind: Any) -> ndarray:
             return np.array([getattr(one, name) for one in outcomes], dtype=kind)
 
         self.present = column("present", bool)
-        if not protocol.absent and not self.present.all():
+        if not protocol.no_target and not self.present.all():
             raise DataError(
                 f"the {protocol.name} protocol has no rule for expressions that fit nothing; take refseg or gres"
             )
-        found, union, intersection = (column(name, np.int64) for name in ("found", "union", "intersection"))
-        self.told = column("empty", bool) | (found < protocol.fewest)
-        """Where the model says that nothing fits."""
-        total = union + protocol.guard
+        union, intersection = column("union", np.int64), column("intersection", np.int64)
+        self.nothing_fits = column("empty", bool) | (column("predicted_pixels", np.int64) < protocol.min_pixels)
+        """Whether the answer is that nothing fits."""
+        total = union + protocol.epsilon
         self.iou = np.divide(intersection, total, out=np.zeros(len(outcomes)), where=total > 0)
         self.intersection, self.union = intersection, union
-        self.pointed = np.array([np.nan if one.pointed is None else one.pointed for one in outcomes], dtype=float)
-        # gRefCOCO: what is rightly said to be absent is a hit, and costs the sums nothing; a target that is said to be
-        # absent is a miss, and costs the sums the union with the mask all the same.
-        self.general_iou = np.where(self.present, np.where(self.told, 0.0, self.iou), self.told.astype(float))
-        self.general_intersection = np.where(self.present & ~self.told, intersection, 0)
-        self.general_union = np.where(~self.present & self.told, 0, union)
+        self.points_at_target = np.array(
+            [np.nan if one.points_at_target is None else one.points_at_target for one in outcomes], dtype=float
+        )
+        # gRefCOCO: an expression that fits nothing has IoU 1 and adds nothing to the sums if the answer says so. A
+        # target that the answer denies has IoU 0, and the sum of unions still grows by its union with the mask.
+        self.general_iou = np.where(
+            self.present, np.where(self.nothing_fits, 0.0, self.iou), self.nothing_fits.astype(float)
+        )
+        self.general_intersection = np.where(self.present & ~self.nothing_fits, intersection, 0)
+        self.general_union = np.where(~self.present & self.nothing_fits, 0, union)
 
     def hits(self, protocol: Protocol, threshold: float) -> Bool[ndarray, "N"]:
         iou = self.general_iou if protocol.name == "gres" else self.iou
         return iou > threshold if protocol.strict else iou >= threshold
 
     def sums(self, protocol: Protocol) -> dict[str, tuple[Float[ndarray, "N"], Float[ndarray, "N"]]]:
-        """Return each metric as numerators and denominators of the expressions: it is the ratio of their sums."""
+        """Return numerators and denominators of each metric by expression; the metric is the ratio of their sums."""
         present, absent = self.present.astype(float), (~self.present).astype(float)
-        everything = np.ones(len(self.present))
-        known = np.where(np.isnan(self.pointed), 0.0, present)
+        every = np.ones(len(self.present))
+        known = np.where(np.isnan(self.points_at_target), 0.0, present)
         sums = {
             "mean_iou": (self.iou * present, present),
             "overall_iou": (self.intersection * present, self.union * present),
@@ -147,27 +143,30 @@ class _Columns:
                 f"precision@{threshold:.1f}": (self.hits(protocol, threshold) * present, present)
                 for threshold in protocol.thresholds
             },
-            "n_acc": (self.told * absent, absent),
-            "t_acc": (~self.told * present, present),
-            "pointing": (np.nan_to_num(self.pointed) * known, known),
+            "n_acc": (self.nothing_fits * absent, absent),
+            "t_acc": (~self.nothing_fits * present, present),
+            "pointing": (np.nan_to_num(self.points_at_target) * known, known),
         }
         if absent.any():
-            sums["giou"] = (self.general_iou, everything)
+            sums["giou"] = (self.general_iou, every)
             sums["ciou"] = (self.general_intersection.astype(float), self.general_union.astype(float))
         return sums
 
 
 def summarise(outcomes: Sequence[Outcome], protocol: Protocol = PROTOCOLS["refseg"]) -> dict[str, Any]:
-    """Return the metrics, all fractions of 1; those that nothing was counted for are None.
+    """Return the metrics, all fractions of 1; a metric over no expressions is None.
 
-    `mean_iou`, `overall_iou` and `precision` (the share of expressions with IoU at, or above, each threshold) are over
-    the `n` expressions that mean something. `n_acc` is the share of the `n_absent` others of which the model says so,
-    `t_acc` the share of the `n` of which it does not. Where some fit nothing, `giou` and `ciou` are gRefCOCO's mean and
-    cumulative IoU over all. `pointing` is the share of masks that overlap the meant object more than any other.
-    `mean_iou_by_reference` is the mean over references of the mean over their expressions.
+    `mean_iou`, `overall_iou` and `precision` (the share of expressions with an IoU of at least, or above, each
+    threshold) are over the `n` expressions that have a target. `n_acc` is the share of the `n_absent` others that are
+    answered by "nothing fits", `t_acc` the share of the `n` that are not. If there are expressions that fit nothing,
+    `giou` and `ciou` are gRefCOCO's mean and cumulative IoU over all expressions. `pointing` is the share of masks that
+    overlap the target more than any other object. `mean_iou_by_reference` is the mean over references of the mean over
+    their expressions.
+
+    Source: gRefCOCO (GRES, CVPR 2023), section 3, for N-acc, T-acc, gIoU and cIoU.
 
     Raises:
-        DataError: the protocol has no rule for expressions that fit nothing, and there are some.
+        DataError: there are expressions that fit nothing, and the protocol has no rule for them.
     """
     columns = _Columns(outcomes, protocol)
     figures: dict[str, Any] = {"n": int(columns.present.sum()), "n_absent": int((~columns.present).sum())}
@@ -194,7 +193,7 @@ def intervals(
 ) -> dict[str, list[float]]:
     """Return bootstrap confidence intervals (95 %) of the metrics, as pairs [low, high].
 
-    Images are drawn, not expressions, 1,000 times: expressions of one image do not come out independently.
+    Images are drawn, not expressions, 1,000 times, because expressions of one image are not independent.
     """
     columns = _Columns(outcomes, protocol)
     _, image = np.unique(np.array([one.image for one in outcomes]), return_inverse=True)
@@ -227,7 +226,7 @@ def resample(totals: Float[ndarray, "P K"], *, seed: int = 0) -> Float[ndarray, 
 def ratios(
     outcomes: Sequence[Outcome], protocol: Protocol = PROTOCOLS["refseg"]
 ) -> dict[str, tuple[Float[ndarray, "N"], Float[ndarray, "N"]]]:
-    """Return each metric as numerators and denominators, one of each for every outcome; it is the ratio of their sums.
+    """Return the numerators and denominators of each metric by outcome; the metric is the ratio of their sums.
 
     Raises:
         DataError: as `summarise` does.
@@ -240,7 +239,7 @@ LENGTHS = ((2, "1-2 words"), (5, "3-5 words"), (10, "6-10 words"), (10**9, "more
 
 
 def _size(one: Outcome) -> str:
-    share = one.meant / one.pixels
+    share = one.target_pixels / one.image_pixels
     return next(name for limit, name in SIZES if share < limit)
 
 
@@ -262,6 +261,14 @@ def _attribute(name: str) -> Callable[[Outcome], str | None]:
     return lambda one: None if name not in one.attributes else str(one.attributes[name]).lower()
 
 
+GROUP_ORDER = {name: place for names in (SIZES, LENGTHS) for place, (_, name) in enumerate(names)}
+
+
+def sorted_groups(names: Iterable[str]) -> list[str]:
+    """Return the names of a breakdown's groups in the order in which they are shown."""
+    return sorted(names, key=lambda name: (GROUP_ORDER.get(name, 0), name))
+
+
 BREAKDOWNS: dict[str, Callable[[Outcome], str | None]] = {
     "size": _size,
     "words": _length,
@@ -269,12 +276,13 @@ BREAKDOWNS: dict[str, Callable[[Outcome], str | None]] = {
     "distractors": _distractors,
     **{name: _attribute(name) for name in ("style", "form", "held_out", "targets")},
 }
+"""Returns the group of an outcome, or None if it belongs to none, by the name of the breakdown."""
 
 
 def breakdown(
     outcomes: Sequence[Outcome], protocol: Protocol = PROTOCOLS["refseg"]
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return `n`, `mean_iou`, `overall_iou` and `pointing` of the present expressions, by what is known of them."""
+    """Return `n`, `mean_iou`, `overall_iou` and `pointing` of expressions with a target, by group (`BREAKDOWNS`)."""
     found = {}
     for name, key_of in BREAKDOWNS.items():
         groups: dict[str, list[Outcome]] = {}

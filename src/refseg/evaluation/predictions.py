@@ -1,58 +1,79 @@
-"""Masks on disk, of our models or of any other's: written by an evaluation, scored by every convention.
+"""Stored masks of any model: written by an evaluation, scored by every protocol.
 
 A file of predictions has one JSON object a line:
 
-- `sent_id`, the id of the expression in the data set; or `image` (the image's id or file name) and `text`;
-- `rle`, the mask as COCO's run lengths, of the image's own size; or `mask`, the name of an image of it, relative to
-  the file, where what is not 0 is found; neither, or null, says that nothing fits;
-- `score`, 0..1, and `empty`, if the model says them.
+- `sent_id`, the id of the expression in the data set; or `image` and `text`. The image is its path within the data set
+  (its id); its file name, or that without the ending, will do if no other image of the data set has it;
+- `rle`, the mask as COCO's run lengths, of the image's own size; or `mask`, the name of an image file, relative to the
+  file of predictions, whose nonzero pixels are the mask; neither, or null, means that nothing fits;
+- `score`, 0..1, and `empty`, if the model gives them.
 
-A folder of PNGs works too: `<sent_id>.png`.
+A folder of PNGs named `<sent_id>.png` works too.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Any
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 from tqdm import tqdm
 
-from refseg.data.batches import ImageData
+from refseg.data.dataset import DataSet
 from refseg.data.formats.record import safe_name, take
-from refseg.data.formats.regions import check_part, decode, encode
 from refseg.errors import DataError, ImageError
-from refseg.evaluation.evaluate import Known, Objects, expression_id, known_of, outcome_of
+from refseg.evaluation.evaluate import Objects, Target, make_outcome, target_of
 from refseg.evaluation.metrics import Outcome
 from refseg.evaluation.protocols import Protocol
 from refseg.inputs.read import read_mask
-from refseg.values import Prediction, Sample
+from refseg.masks import check_rle, decode_rle
+from refseg.values import Expression, Prediction, Sample
 
-__all__ = ["Predictions", "line_of", "score"]
+__all__ = ["Matched", "Predictions", "Row", "line_of", "score"]
+
+IMAGE_ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)2014_)?(\d{12})")
+"""The file names of COCO's images, without their ending; data sets on COCO call the images by the number alone."""
 
 
-def line_of(sample: Sample, id: str, prediction: Prediction) -> str:
+def line_of(sample: Sample, expression: Expression, prediction: Prediction) -> str:
     """Return the line of a file of predictions that stores a prediction."""
     return json.dumps(
         {
-            "sent_id": id,
+            "sent_id": expression.id,
             "image": sample.image_id,
             "text": prediction.expression,
-            "rle": encode(prediction.mask),
+            "rle": prediction.rle,
             "score": round(prediction.score, 6),
             "empty": prediction.empty,
         },
         ensure_ascii=False,
+        allow_nan=False,
     )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One stored prediction, checked; its mask is not decoded yet."""
+
+    place: str
+    """For messages: `line 17`, or the name of a mask file."""
+    rle: dict[str, Any] | None = None
+    mask: str | None = None
+    """The name of a mask file."""
+    score: float | None = None
+    empty: bool = False
+
+
 class Predictions:
-    """Stored masks, looked up by expression; a mask is decoded when asked for."""
+    """Stored masks; `match` finds the one of each expression."""
 
     def __init__(self, path: Path) -> None:
         """Read a file of predictions, or a folder of masks.
@@ -61,14 +82,16 @@ class Predictions:
             DataError: it is missing, a line is wrong, or two lines are of the same expression.
         """
         self.path = path
-        self._by_id: dict[str, Any] = {}
-        self._by_words: dict[tuple[str, str], Any] = {}
+        self.by_id: dict[str, Row] = {}
+        """By the id of the expression."""
+        self.by_text: dict[tuple[str, str], Row] = {}
+        """By the name of the image, as it was written, and the expression."""
         digest = hashlib.sha256()
         if path.is_dir():
             for file in sorted(path.glob("*.png")):
-                self._by_id[file.stem] = {"mask": file.name}
+                self.by_id[file.stem] = Row(place=file.name, mask=file.name)
                 digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-            if not self._by_id:
+            if not self.by_id:
                 raise DataError(f"{path}: holds no masks (*.png)")
         else:
             self._read(digest.update)
@@ -88,69 +111,146 @@ class Predictions:
             if not line.strip():
                 continue
             try:
-                self._take(json.loads(line))
+                self._add(f"line {number}", json.loads(line, parse_constant=_refuse_constant))
             except (ValueError, RecursionError, DataError) as error:
                 raise DataError(f"{self.path}: line {number}: {error}") from None
 
-    def _take(self, row: Any) -> None:
-        for kind in ("rle", "mask"):
-            if take(row, kind, (dict, str, type(None)), None) is not None:
-                check_part({"rle": row["rle"]}) if kind == "rle" else safe_name(row["mask"])
-        score = take(row, "score", (int, float, type(None)), None)
+    def _add(self, place: str, values: Any) -> None:
+        rle = take(values, "rle", (dict, type(None)), None)
+        mask = take(values, "mask", (str, type(None)), None)
+        score = take(values, "score", (int, float, type(None)), None)
         if score is not None and not 0 <= score <= 1:
             raise DataError(f"the score must lie in 0..1, got {score}")
-        take(row, "empty", (bool, type(None)), None)
-        id = take(row, "sent_id", (str, int), None)
-        store: dict[Any, Any] = self._by_id
-        key: Any = str(id)
-        if id is None:
-            image = Path(str(take(row, "image", (str, int)))).stem
-            store, key = self._by_words, (image, take(row, "text", str).strip())
-        if key in store:
-            raise DataError(f"there is a line of {key} already")
-        store[key] = row
+        row = Row(
+            place=place,
+            rle=None if rle is None else check_rle(rle),
+            mask=None if mask is None else safe_name(mask),
+            score=None if score is None else float(score),
+            empty=bool(take(values, "empty", (bool, type(None)), None)),
+        )
+        id = take(values, "sent_id", (str, int), None)
+        if id is not None:
+            other = self.by_id.setdefault(str(id), row)
+        else:
+            key = str(take(values, "image", (str, int))), take(values, "text", str).strip()
+            other = self.by_text.setdefault(key, row)
+        if other is not row:
+            raise DataError(f"is of the same expression as {other.place}")
 
-    def __len__(self) -> int:
-        return len(self._by_id) + len(self._by_words)
+    def match(self, data: DataSet) -> Matched:
+        """Return the rows by the expressions of a data set.
 
-    def of(self, sample: Sample, index: int) -> Any:
-        """Return what is stored of one of a sample's expressions, None where nothing is."""
-        found = self._by_id.get(expression_id(sample, index))
-        if found is not None:
-            return found
-        for image in (sample.image_id, Path(sample.image_id).stem, *_coco_names(sample.image_id)):
-            if (image, sample.expressions[index].strip()) in self._by_words:
-                return self._by_words[image, sample.expressions[index].strip()]
-        return None
+        Raises:
+            DataError: the name of an image could be that of several images, or two rows are of the same expression.
+        """
+        return Matched(self, data)
 
-    def mask(self, row: Any, size: tuple[int, int]) -> Bool[ndarray, "H W"]:
-        """Return a stored mask.
+    def mask(self, row: Row, size: tuple[int, int]) -> Bool[ndarray, "H W"]:
+        """Return the mask of a row.
 
         Raises:
             DataError: it is broken, or not of that size, (height, width).
         """
-        if row.get("rle") is not None:
-            return decode(row["rle"], *size)
-        if row.get("mask") is None:
-            return np.zeros(size, dtype=bool)
         try:
-            mask = read_mask(self._folder / safe_name(row["mask"]))
-        except ImageError as error:
-            raise DataError(str(error)) from None
+            if row.rle is not None:
+                return decode_rle(row.rle, size=size)
+            if row.mask is None:
+                return np.zeros(size, dtype=bool)
+            mask = read_mask(self._folder / row.mask)
+        except (DataError, ImageError) as error:
+            raise DataError(f"{self.path}: {row.place}: {error}") from None
         if mask.shape != size:
-            raise DataError(f"{row['mask']}: is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}")
+            sizes = f"{row.mask} is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}"
+            raise DataError(f"{self.path}: {row.place}: {sizes}")
         return mask
 
 
-def _coco_names(image_id: str) -> Iterable[str]:
-    if image_id.isdigit():
-        yield from (f"COCO_{part}_{int(image_id):012d}" for part in ("train2014", "val2014"))
-        yield f"{int(image_id):012d}"
+class Matched:
+    """Stored predictions by the expressions of a data set."""
+
+    def __init__(self, predictions: Predictions, data: DataSet) -> None:
+        """Match the names of images in the rows with the images of the data (see `Predictions.match`)."""
+        self.path, self._by_id = predictions.path, predictions.by_id
+        self._by_text: dict[tuple[str, str], Row] = {}
+        self._unused = {*predictions.by_id.values(), *predictions.by_text.values()}
+        if not predictions.by_text:
+            return
+        images = _ImageNames(data)
+        for (name, text), row in predictions.by_text.items():
+            found = images.find(name)
+            if len(found) > 1:
+                raise DataError(
+                    f"{self.path}: {row.place}: image {name[:60]!r} could be {' or '.join(found[:2])}; write its path"
+                )
+            if found and self._by_text.setdefault((found[0], text), row) is not row:
+                other = self._by_text[found[0], text]
+                raise DataError(f"{self.path}: {row.place}: is of the same expression as {other.place}")
+
+    def row(self, sample: Sample, expression: Expression) -> Row:
+        """Return the row of an expression.
+
+        Raises:
+            DataError: there is none.
+        """
+        row = self._by_id.get(expression.id) or self._by_text.get((sample.image_id, expression.text.strip()))
+        if row is None:
+            raise DataError(f"{self.path}: has no prediction for expression {expression.id} ({expression.text[:60]!r})")
+        self._unused.discard(row)
+        return row
+
+    def check_all_used(self) -> None:
+        """Check that every row was returned by `row`.
+
+        Raises:
+            DataError: one was not.
+        """
+        if self._unused:
+            places = [row.place for row in self._unused]
+            first = min(places, key=lambda place: (len(place), place))
+            raise DataError(f"{self.path}: {len(places)} predictions belong to no expression of the data, as {first}")
+
+
+class _ImageNames:
+    """The names by which files of predictions may call the images of a data set."""
+
+    def __init__(self, data: DataSet) -> None:
+        files = data.files() or {data.samples_of(index)[0].image_id: [] for index in range(data.num_images)}
+        self.ids = files.keys()
+        self.paths: dict[str, set[str]] = {}
+        """Ids by the paths of their files, with and without the ending."""
+        self.names: dict[str, set[str]] = {}
+        """Ids by the last part of those paths."""
+        for id, paths in files.items():
+            for path in {id, *paths}:
+                for written in (path, _without_ending(path)):
+                    self.paths.setdefault(written, set()).add(id)
+                    self.names.setdefault(PurePosixPath(written).name, set()).add(id)
+
+    def find(self, name: str) -> list[str]:
+        """Return the ids of the images that a name can be of, sorted; the id and the path go before the bare name."""
+        if name in self.ids:
+            return [name]
+        path = str(PurePosixPath(name.replace("\\", "/")))
+        coco = COCO_NAME.fullmatch(PurePosixPath(_without_ending(path)).name)
+        for id in (path, _without_ending(path), str(int(coco[1])) if coco else path):
+            if id in self.ids:
+                return [id]
+        return sorted(self.paths.get(path) or self.names.get(path, ()))
+
+
+def _without_ending(name: str) -> str:
+    """Return a file name without the ending of an image; other dots are part of the name."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_ENDINGS else name
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise DataError(f"{name} is no number of JSON")
 
 
 def score(
     predictions: Predictions,
-    data: ImageData,
+    data: DataSet,
     protocol: Protocol,
     *,
     objects: Objects | None = None,
@@ -160,57 +260,49 @@ def score(
 
     Args:
         predictions: the masks.
-        data: what they are of.
-        protocol: how masks are compared; its threshold has no say here, as masks are.
-        objects: to measure pointing, where a data set knows all objects.
-        progress: whether to show a bar.
+        data: the images and their samples.
+        protocol: how masks are compared; its threshold is not used, because masks have none.
+        objects: the masks of all objects, for pointing.
+        progress: whether to show a progress bar.
 
     Raises:
-        DataError: an expression has no prediction, a prediction belongs to no expression, or a mask is broken or of
-            another size than its image.
+        DataError: an expression has no prediction, a prediction belongs to no expression, or a mask is broken or not
+            of the size of its image.
     """
-    outcomes, used = [], 0
+    matched = predictions.match(data)
+    outcomes = []
     for image in tqdm(range(data.num_images), unit="image", disable=not progress):
         masks = None if objects is None else objects(image)
-        for sample, known, size in _with_masks(data.samples_of(image), protocol):
-            for i, expression in enumerate(sample.expressions):
-                row = predictions.of(sample, i)
-                id = expression_id(sample, i)
-                if row is None:
-                    raise DataError(f"{predictions.path}: has no prediction for expression {id} ({expression[:60]!r})")
-                used += 1
-                try:
-                    mask = predictions.mask(row, size)
-                except DataError as error:
-                    raise DataError(f"{predictions.path}: expression {id}: {error}") from None
-                empty = bool(row.get("empty")) or not mask.any()
+        for sample, target, size in _with_targets(data.samples_of(image), protocol):
+            for expression in sample.expressions:
+                row = matched.row(sample, expression)
+                mask = predictions.mask(row, size)
+                empty = row.empty or not mask.any()
                 outcomes.append(
-                    outcome_of(
+                    make_outcome(
                         sample,
-                        i,
+                        expression,
                         mask,
-                        protocol.place(mask),
-                        known,
+                        protocol.resize_mask(mask),
+                        target,
                         masks,
-                        score=float(not empty) if row.get("score") is None else float(row["score"]),
+                        score=float(not empty) if row.score is None else row.score,
                         empty=empty,
                     )
                 )
-    if used < len(predictions):
-        raise DataError(
-            f"{predictions.path}: {len(predictions) - used} predictions belong to no expression of the data"
-        )
+    matched.check_all_used()
     return outcomes
 
 
-def _with_masks(samples: tuple[Sample, ...], protocol: Protocol) -> Iterator[tuple[Sample, Known, tuple[int, int]]]:
-    """Yield samples with what is known of them and the size of their image, read from a mask where that tells it."""
+def _with_targets(samples: tuple[Sample, ...], protocol: Protocol) -> Iterator[tuple[Sample, Target, tuple[int, int]]]:
+    """Yield samples with their targets and the sizes of their images, taken from the target mask if there is one."""
     size: tuple[int, int] | None = None
     for sample in samples:
-        known = known_of(sample, protocol)
-        if known[0] is not None and protocol.side is None:
-            yield sample, known, known[0].shape
+        target = target_of(sample, protocol)
+        if target[0] is not None and protocol.side is None:
+            yield sample, target, target[0].shape
             continue
         if size is None:
-            size = sample.load_image().size[::-1]
-        yield sample, known, size
+            image = sample.load_image()
+            size = image.height, image.width
+        yield sample, target, size

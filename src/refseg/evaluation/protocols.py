@@ -1,4 +1,4 @@
-"""The conventions by which the field turns masks into numbers, each under the name of whose code it is."""
+"""The conventions by which published code turns masks into numbers, each under the name of its project."""
 
 from __future__ import annotations
 
@@ -7,60 +7,88 @@ from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
-from torch.nn import functional
 
 from refseg.errors import UnknownNameError
+from refseg.values import Decision, Prediction
 
-__all__ = ["PROTOCOLS", "Protocol", "protocol"]
+__all__ = ["PROTOCOLS", "Protocol", "protocol", "resize_bilinear"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How a prediction and a true mask become pixels that are counted, and counts become numbers."""
+    """How a prediction and a target mask become pixel counts, and counts become metrics."""
 
     name: str
     threshold: float | None
-    """A pixel is found where its probability is greater; None: the threshold that the model has for this answer."""
+    """A pixel belongs to the mask where its probability is greater; None: by the model's own decision."""
     side: int | None
-    """Masks are compared after both were resized to a square of this side; None: at the image's own size."""
+    """Masks are compared after both are resized to a square of this side; None: at the image's own size."""
     strict: bool
-    """Whether precision at X counts IoUs above X, or also those of just X."""
+    """Whether precision at X counts IoUs greater than X; otherwise IoUs equal to X count too."""
     thresholds: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.9)
-    """The X of precision at X."""
+    """The values X of precision at X."""
     overlap: Literal["union", "lavt"] = "union"
-    """What pixels of the true mask are that several polygons cover (see `data.formats.regions`)."""
+    """How pixels are counted that several polygons of the target mask cover (see `data.formats.regions`)."""
     text_field: Literal["sent", "raw"] = "sent"
-    """Which of a sentence's two forms is asked, in REFER's files."""
-    fewest: int = 1
-    """A mask of fewer pixels says that nothing fits."""
-    absent: bool = True
+    """The form of an expression that is used, in REFER's files."""
+    min_pixels: int = 1
+    """A mask of fewer pixels is the answer that nothing fits."""
+    no_target: bool = True
     """Whether there is a rule for expressions that fit nothing."""
-    guard: float = 0.0
+    epsilon: float = 0.0
     """Added to every union."""
 
-    def find(self, probability: Float[ndarray, "H W"], own: float) -> Bool[ndarray, "h w"]:
-        """Return the mask that is compared.
+    def decide(self, prediction: Prediction) -> Prediction:
+        """Return the prediction that this protocol scores.
 
-        Args:
-            probability: at the image's own size.
-            own: the threshold that the model has for this answer.
+        A protocol with a threshold of its own uses nothing else: a relative threshold is part of the model's decision,
+        and a calibration is only valid for the thresholds that it was measured with.
         """
-        if self.side is not None:
-            maps = torch.from_numpy(np.ascontiguousarray(probability))[None, None].float()
-            maps = functional.interpolate(maps, (self.side, self.side), mode="bilinear", align_corners=False)
-            probability = maps[0, 0].numpy()
-        return probability > (own if self.threshold is None else self.threshold)
+        if self.threshold is None:
+            return prediction
+        return prediction.decided_by(Decision(threshold=self.threshold))
 
-    def place(self, mask: Bool[ndarray, "H W"]) -> Bool[ndarray, "h w"]:
-        """Return a mask of the image's own size as it is compared: the nearest pixel's value, where it is resized."""
+    def compared_mask(self, prediction: Prediction) -> Bool[ndarray, "h w"]:
+        """Return the mask of a decided prediction at the size at which masks are compared.
+
+        Where masks are resized, the probability is resized (bilinear) before the threshold is applied.
+        """
+        if self.side is None:
+            return prediction.mask
+        if prediction.empty:
+            return np.zeros((self.side, self.side), dtype=bool)
+        return resize_bilinear(prediction.probability, self.side) > prediction.threshold
+
+    def resize_mask(self, mask: Bool[ndarray, "H W"]) -> Bool[ndarray, "h w"]:
+        """Return a mask of the image's own size at the size at which masks are compared (nearest pixel)."""
         if self.side is None:
             return mask
         grey = Image.fromarray(mask.astype(np.uint8))
         return np.asarray(grey.resize((self.side, self.side), Image.Resampling.NEAREST)) > 0
+
+
+def resize_bilinear(values: Float[ndarray, "H W"], side: int) -> Float[ndarray, "{side} {side}"]:
+    """Return values at another size: bilinear, between the centres of pixels, without smoothing, float32.
+
+    Source: PyTorch's `interpolate(mode="bilinear", align_corners=False)`, which the code of LAVT and ReLA calls.
+    """
+    rows = _interpolate(np.asarray(values, dtype=np.float32), side)
+    return np.ascontiguousarray(_interpolate(rows.T, side).T)
+
+
+def _interpolate(values: Float[ndarray, "n m"], side: int) -> Float[ndarray, "{side} m"]:
+    """Return values interpolated along the first axis."""
+    length = len(values)
+    # PyTorch computes positions in float32, with one rounding after the multiplication and the subtraction.
+    scale = float(np.float32(length / side))
+    at = np.maximum((np.arange(side) + 0.5) * scale - 0.5, 0).astype(np.float32)
+    low = np.minimum(at.astype(np.int64), length - 1)
+    high = np.minimum(low + 1, length - 1)
+    share = (at - low.astype(np.float32))[:, None]
+    return np.asarray(values[low] * (1 - share) + values[high] * share, dtype=np.float32)
 
 
 PROTOCOLS: MappingProxyType[str, Protocol] = MappingProxyType(
@@ -69,7 +97,7 @@ PROTOCOLS: MappingProxyType[str, Protocol] = MappingProxyType(
         for one in (
             Protocol(name="refseg", threshold=None, side=None, strict=False),
             # CRIS, engine/engine.py: inverse letterbox, probability > 0.35, I / (U + 1e-6), Pr@X with >.
-            Protocol(name="cris", threshold=0.35, side=None, strict=True, guard=1e-6, absent=False),
+            Protocol(name="cris", threshold=0.35, side=None, strict=True, epsilon=1e-6, no_target=False),
             # LAVT, test.py: both at 480 x 480, the larger of two channels, raw sentences, overlapping polygons lost.
             Protocol(
                 name="lavt",
@@ -78,9 +106,9 @@ PROTOCOLS: MappingProxyType[str, Protocol] = MappingProxyType(
                 strict=False,
                 overlap="lavt",
                 text_field="raw",
-                absent=False,
+                no_target=False,
             ),
-            # ReLA, refer_evaluation.py: at the size of its input; models without a flag say "nothing" by < 50 pixels.
+            # ReLA, refer_evaluation.py: at the size of its input; fewer than 50 pixels mean that nothing fits.
             Protocol(
                 name="gres",
                 threshold=0.5,
@@ -88,7 +116,7 @@ PROTOCOLS: MappingProxyType[str, Protocol] = MappingProxyType(
                 strict=False,
                 thresholds=(0.7, 0.8, 0.9),
                 text_field="raw",
-                fewest=50,
+                min_pixels=50,
             ),
         )
     }
@@ -96,7 +124,7 @@ PROTOCOLS: MappingProxyType[str, Protocol] = MappingProxyType(
 
 
 def protocol(name: str) -> Protocol:
-    """Return a protocol by its name.
+    """Return the protocol of a name.
 
     Raises:
         UnknownNameError: there is none of that name.

@@ -1,4 +1,4 @@
-"""Whether a model's score keeps its promise: it is the IoU that the model expects, compared here with what came out."""
+"""Reliability of scores: a score is the IoU to expect of a mask, compared here with the IoU of the mask."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+
+from refseg.errors import DataError
 
 __all__ = ["Bin", "Reliability", "measure_reliability"]
 
@@ -21,14 +23,14 @@ class Bin:
     high: float
     n: int
     score: float | None
-    """The mean of their scores, None where there are none."""
+    """The mean of their scores, None if there are none."""
     iou: float | None
-    """The mean of their IoUs, None where there are none."""
+    """The mean of their IoUs, None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """A reliability diagram in numbers."""
+    """The values of a reliability diagram."""
 
     n: int
     bins: tuple[Bin, ...]
@@ -36,16 +38,19 @@ class Reliability:
     """The expected calibration error, 0..1 (see `measure_reliability`)."""
 
 
-def measure_reliability(scores: Float[ndarray, "N"], ious: Float[ndarray, "N"]) -> Reliability | None:
-    """Return the calibration of scores, 0..1, against IoUs; None where a score is no such number, or there are none.
+def measure_reliability(scores: Float[ndarray, "N"], ious: Float[ndarray, "N"]) -> Reliability:
+    """Compare scores, 0..1, with IoUs.
 
     The scores are put into ten bins of equal width: [0, 0.1), [0.1, 0.2) ... [0.9, 1]. The expected calibration error
-    is the sum over bins of n_b / N * |mean score of b - mean IoU of b|, with n_b of the N expressions in bin b. It is
-    the usual definition for classifiers with the IoU in the place of being right or wrong. It is 0 for a model whose
-    score equals its mean IoU in every bin, even if it is wrong about each single expression.
+    is the sum over bins of n_b / N * |mean score of b - mean IoU of b|, with n_b of the N expressions in bin b. This is
+    the usual definition for classifiers with the IoU in place of the accuracy. It is 0 if the mean score equals the
+    mean IoU in every bin, even if no single score equals its IoU.
+
+    Raises:
+        DataError: there are no scores, or they do not lie in 0..1.
     """
     if not len(scores) or not ((scores >= 0) & (scores <= 1)).all():
-        return None
+        raise DataError("the calibration error needs scores, and they must lie in 0..1")
     place = np.minimum((scores * BINS).astype(int), BINS - 1)
     bins = []
     for index in range(BINS):

@@ -1,36 +1,39 @@
-"""The file that holds a result: one JSON of numbers, and beside it one JSON line for each expression."""
+"""The file that holds a result: one JSON object of metrics, and beside it one JSON line for each expression."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from refseg import __version__
 from refseg.config import to_dict
-from refseg.data.catalogue import DATA_SETS, DataSet
+from refseg.data.catalogue import DATA_SETS
+from refseg.data.dataset import DataSet
 from refseg.errors import DataError
 from refseg.evaluation.metrics import Outcome, breakdown, intervals, summarise
 from refseg.evaluation.protocols import Protocol
 from refseg.files import write_text
+from refseg.published import catalogue_name
 
-__all__ = ["SCHEMA", "Result", "load_result", "make_result", "outcomes_path", "save_result"]
+__all__ = ["SCHEMA", "Result", "load_result", "make_result", "outcomes_path", "published_references", "save_result"]
 
-SCHEMA = "refseg-result/1"
+SCHEMA = "refseg-result/2"
 
 
 @dataclass(frozen=True)
 class Result:
-    """A result as it is stored: the numbers, and the outcomes that they were made from."""
+    """A stored result: the metrics, and the outcomes that they were computed from."""
 
     figures: dict[str, Any]
     """The JSON object (see `make_result`)."""
     outcomes: tuple[Outcome, ...]
-    """In the order of their ids."""
+    """Sorted by id."""
 
 
 def make_result(
@@ -42,26 +45,30 @@ def make_result(
     whole: bool = True,
     timing: dict[str, float] | None = None,
 ) -> Result:
-    """Return the result of some outcomes, whatever order they came in.
+    """Return the result of outcomes, whose order does not matter.
 
     Its figures are `schema`, `refseg` (the version), `made_by`, `data` (name, split, counts, digest), `protocol`, then
-    the metrics of `summarise`, `intervals` and `breakdown` as `intervals` and `by`, and `timing` where it was measured.
+    the metrics of `summarise`, `intervals` and `breakdown` as `intervals` and `by`, and `timing` if it was measured.
 
     Args:
         outcomes: each expression once.
-        data: what they are of.
+        data: the data set of the outcomes.
         protocol: how they were counted.
         made_by: the model or the predictions, as JSON.
-        whole: whether all of the split was scored; then its numbers of images and expressions are checked.
+        whole: whether all of the split was scored; then the numbers of images and expressions are checked.
         timing: seconds.
 
     Raises:
-        DataError: an expression is there twice, or one is missing from a whole.
+        DataError: there is no outcome, an expression was scored twice, one is missing from a whole, or a score is not
+            finite.
     """
     ordered = sorted(outcomes, key=lambda one: one.id)
     for one, other in pairwise(ordered):
         if one.id == other.id:
             raise DataError(f"expression {one.id} was scored twice")
+    for one in ordered:
+        if not math.isfinite(one.score):
+            raise DataError(f"the score of expression {one.id} is not finite")
     if not ordered:
         raise DataError(f"{data.name}:{data.split}: nothing was scored")
     counts = {
@@ -71,8 +78,14 @@ def make_result(
     }
     if whole and (expected := data.totals()) != counts:
         raise DataError(f"{data.name}:{data.split} has {expected}, but scored were {counts}")
-    published = DATA_SETS[data.name].references.get(data.split) if data.name in DATA_SETS else None
-    about_data: dict[str, Any] = {"name": data.name, "split": data.split, **counts, "digest": data.digest()}
+    about_data: dict[str, Any] = {
+        "name": data.name,
+        "split": data.split,
+        **counts,
+        "skipped": data.skipped_count,
+        "digest": data.digest(),
+    }
+    published = published_references(data.name, data.split)
     if published is not None:
         about_data["published_references"] = published
     figures = {
@@ -92,8 +105,14 @@ def make_result(
     return Result(figures, tuple(ordered))
 
 
+def published_references(data: str, split: str) -> int | None:
+    """Return how many references a split of a public data set has as published, None if that is not known."""
+    public = DATA_SETS.get(catalogue_name(data))
+    return None if public is None else public.references.get(split)
+
+
 def outcomes_path(path: Path) -> Path:
-    """Return where the outcomes of a result file are."""
+    """Return the path of the outcomes of a result file."""
     return path.with_suffix(".jsonl")
 
 
@@ -101,10 +120,10 @@ def save_result(result: Result, path: Path, *, outcomes: bool = True) -> None:
     """Write a result file, and the outcomes beside it.
 
     Raises:
-        OutputError: one cannot be written; what was there before is still there.
+        OutputError: one cannot be written; a file that is replaced stays as it was.
     """
     if outcomes:
-        lines = (json.dumps(asdict(one), ensure_ascii=False) for one in result.outcomes)
+        lines = (json.dumps(asdict(one), ensure_ascii=False, allow_nan=False) for one in result.outcomes)
         text = "".join(f"{line}\n" for line in lines)
         write_text(outcomes_path(path), text)
         result.figures["outcomes_sha256"] = hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
@@ -115,19 +134,26 @@ def load_result(path: Path) -> Result:
     """Read a result file and its outcomes.
 
     Raises:
-        DataError: one is missing, broken, of another schema, or they do not belong together.
+        DataError: one is missing, broken or of another schema, or they do not belong together.
     """
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
+        figures = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         if not isinstance(figures, dict) or figures.get("schema") != SCHEMA:
             raise DataError(f"{path}: is no result of `refseg evaluate` or `refseg score` ({SCHEMA})")
         written = outcomes_path(path).read_bytes()
         expected = figures.get("outcomes_sha256")
         if expected != hashlib.sha256(written).hexdigest():
             raise DataError(f"{outcomes_path(path)}: does not belong to {path.name}, or was changed since")
-        outcomes = tuple(Outcome(**json.loads(line)) for line in written.decode("utf-8").splitlines())
+        lines = written.decode("utf-8").splitlines()
+        outcomes = tuple(Outcome(**json.loads(line, parse_constant=_refuse_constant)) for line in lines)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+    except DataError:
+        raise
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: broken: {error}") from None
     return Result(figures, outcomes)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number of JSON")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-import torch
+import numpy as np
 from jaxtyping import Bool, Int64
+from numpy import ndarray
 from tokenizers import Regex, models, pre_tokenizers
 from tokenizers import Tokenizer as BytePairEncoder
-from torch import Tensor
 
 from refseg.errors import ConfigError, ExpressionError
 
@@ -51,9 +51,9 @@ WORD_END = "</w>"
 class Tokens:
     """Expressions as the text encoder takes them."""
 
-    tokens: Int64[Tensor, "B L"]
+    tokens: Int64[ndarray, "B L"]
     """Start token, the words' tokens, end token, then zeros."""
-    padding: Bool[Tensor, "B L"]
+    padding: Bool[ndarray, "B L"]
     """True where a token is padding. Only this tells: 0 is also the token of an exclamation mark inside a word."""
     truncated: tuple[bool, ...]
     """For each expression, whether its end was cut off to fit."""
@@ -90,11 +90,11 @@ class Tokenizer:
             raise ExpressionError("expressions must be a list of texts, but one text was given; put it into a list")
         length = self.word_length
         rows = [self._encode(text, most=length) for text in expressions]
-        tokens = torch.zeros(len(rows), length, dtype=torch.int64)
-        padding = torch.ones(len(rows), length, dtype=torch.bool)
+        tokens = np.zeros((len(rows), length), np.int64)
+        padding = np.ones((len(rows), length), bool)
         for number, row in enumerate(rows):
             kept = row if len(row) <= length else [*row[: length - 1], END_TOKEN]
-            tokens[number, : len(kept)] = torch.tensor(kept)
+            tokens[number, : len(kept)] = kept
             padding[number, : len(kept)] = False
         return Tokens(tokens, padding, tuple(len(row) > length for row in rows))
 

@@ -1,1 +1,1 @@
-"""The segmenters, one folder a family, and the zoo that names them."""
+"""The models, one folder for each family, and the table of models with a name."""

@@ -1,157 +1,172 @@
-"""The contract: what every segmenter takes, returns and declares."""
+"""The interface of every model: pixels and tokens in, logits out; images and expressions are encoded separately."""
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from refseg.encoders.clip_files import ClipSource
-from refseg.encoders.clip_resnet import ResNetConfig
-from refseg.encoders.clip_text import TextConfig
-from refseg.encoders.clip_vit import ViTConfig
-from refseg.errors import ConfigError
-from refseg.values import Calibration
+from refseg.config import from_dict, replace, to_dict
+from refseg.encoders.pretrained import ClipSource
+from refseg.errors import ConfigError, did_you_mean
+from refseg.inputs.preprocessing import Inputs
+from refseg.values import Decision
 
-__all__ = ["LARGEST_SIDE", "Grounder", "Segmenter", "SegmenterConfig", "check_inputs"]
-
-LARGEST_SIDE = 4096
-"""Of `image_size`: a config from an untrusted source must not make a predictor take all memory."""
+__all__ = ["Model", "ModelSpec", "PatchMapModel", "check_clip_sizes"]
 
 
-def check_inputs(config: SegmenterConfig, step: int) -> None:
-    """Refuse a config whose inputs its model cannot take.
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model without its weights: its architecture, its preprocessing, and the decision about its scores."""
 
-    Args:
-        config: with the two encoders' configs.
-        step: what the side of an image has to be a multiple of.
+    config: Any
+    """The sizes of the architecture, of the config class of a family."""
+    inputs: Inputs
+    decision: Decision
+
+    def changed(self, **changes: Any) -> ModelSpec:
+        """Return a copy with some fields of `config`, `inputs` or `decision` changed, such as `image_size=320`.
+
+        Raises:
+            ConfigError: None of the three has such a field, or a value does not fit.
+        """
+        parts: dict[str, Any] = {"config": self.config, "inputs": self.inputs, "decision": self.decision}
+        fields = {field.name: name for name, part in parts.items() for field in dataclasses.fields(part) if field.init}
+        for key in changes:
+            if key not in fields:
+                known = ", ".join(sorted(fields))
+                raise ConfigError(f"unknown field {key!r}{did_you_mean(key, fields)}; known are: {known}")
+        for name, part in parts.items():
+            chosen = {key: value for key, value in changes.items() if fields[key] == name}
+            parts[name] = replace(part, **chosen) if chosen else part
+        return ModelSpec(**parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the three parts as JSON values, by name."""
+        parts = {"config": self.config, "inputs": self.inputs, "decision": self.decision}
+        return {name: to_dict(part) for name, part in parts.items()}
+
+    @staticmethod
+    def from_dict(config: type[Any], values: Mapping[str, Any], *, where: str) -> ModelSpec:
+        """Return the spec that JSON values describe; other keys than those of the three parts are ignored.
+
+        Args:
+            config: The config class of the family.
+            values: As `to_dict` returns them.
+            where: The file of the values, for error messages.
+
+        Raises:
+            ConfigError: A part or one of its fields is missing, unknown or of a wrong type.
+        """
+        parts: dict[str, Any] = {}
+        for name, kind in (("config", config), ("inputs", Inputs), ("decision", Decision)):
+            if name not in values:
+                raise ConfigError(f"{where}: field {name!r} is missing")
+            parts[name] = from_dict(kind, values[name], where=f"{where}: {name}")
+        return ModelSpec(**parts)
+
+
+def check_clip_sizes(vision_dim: int, text_dim: int) -> None:
+    """Check that two encoders have the same output dimension, that of CLIP's joint embedding space.
 
     Raises:
-        ConfigError: the encoders do not fit each other, or a number is out of range.
+        ConfigError: They have not.
     """
-    vision, text = config.vision, config.text
-    if text.output_dim != vision.output_dim:
-        raise ConfigError("text.output_dim and vision.output_dim must be equal: both are CLIP's joint space")
-    if not step <= config.image_size <= LARGEST_SIDE or config.image_size % step:
-        raise ConfigError(f"image_size must be a multiple of {step} up to {LARGEST_SIDE}, got {config.image_size}")
-    if not 2 <= config.word_length <= text.context_length:
-        raise ConfigError(f"word_length must lie in 2..{text.context_length}, got {config.word_length}")
-    for name in ("threshold", "relative_threshold"):
-        value = getattr(config, name)
-        if value is not None and not 0 < value < 1:
-            raise ConfigError(f"{name} must lie between 0 and 1, got {value}")
+    if vision_dim != text_dim:
+        raise ConfigError(
+            f"text.output_dim ({text_dim}) must equal vision.output_dim ({vision_dim}): both project into one space"
+        )
 
 
-class SegmenterConfig(Protocol):
-    """What the config of any segmenter says about its encoders, its inputs and its outputs."""
+class Model(nn.Module, ABC):
+    """A referring image segmentation model: pixels and tokens in, logits out, in training and in evaluation.
 
-    @property
-    def vision(self) -> ResNetConfig | ViTConfig:
-        """Sizes of the image encoder."""
-        ...
+    What depends on the image alone is computed by `encode_image`, once for all expressions about it; `decode` computes
+    the rest. `forward` is `decode(encode_image(pixels), tokens, padding)`.
 
-    @property
-    def text(self) -> TextConfig:
-        """Sizes of the text encoder."""
-        ...
+    Args:
+        config: The sizes of the architecture.
+        inputs: The preprocessing of images and expressions.
+        decision: How probabilities become a mask.
 
-    @property
-    def image_size(self) -> int:
-        """S, the side in pixels of the square that images are letterboxed into."""
-        ...
-
-    @property
-    def word_length(self) -> int:
-        """L, the tokens that an expression is padded or cut to, start and end token included."""
-        ...
-
-    @property
-    def threshold(self) -> float:
-        """The probability above which a pixel belongs to the mask; where none exceeds it, nothing is found."""
-        ...
-
-    @property
-    def relative_threshold(self) -> float | None:
-        """A fraction of the highest probability, which decides instead where something is found; None: it does not.
-
-        A model in doubt gives all of a thing a lower probability, and a fixed threshold would cut off its border.
-        """
-        ...
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """What the model's confidence in its masks is worth, where that was measured."""
-        ...
-
-
-class Segmenter(nn.Module, ABC):
-    """A referring segmentation model: pixels and tokens in, logits out, in every mode.
-
-    The work splits into what depends on the image alone and what depends on the words, so that an image is encoded
-    once for many expressions: `forward` is `segment(encode_image(pixels), tokens, padding)`.
+    Raises:
+        ConfigError: The preprocessing does not fit the architecture.
     """
 
     family: ClassVar[str]
-    """The name of the model family, as a model folder's config gives it."""
-    objectives: ClassVar[tuple[str, ...]] = ("text-to-pixel", "mask")
-    """What the family can be trained to do (see `refseg.training.losses`)."""
-    unused: frozenset[str] = frozenset()
-    """Parameters that no gradient reaches: they are there because checkpoints hold them."""
-    borrowed: tuple[str, ...] = ()
-    """Parts that are a pretrained CLIP's and stay as they are: they never learn."""
+    """The name of the model family in a model folder's `config.json`."""
+    frozen_parts: tuple[str, ...] = ()
+    """Names of the submodules with the weights of a pretrained CLIP that are not trained."""
     clip: ClipSource | None = None
-    """Which CLIP the encoders were loaded from, where that is known."""
-    cell: int
-    """Pixels to a side of what attends to each other: of a patch, or of a cell of a map."""
-    config: Any
+    """The CLIP that the encoders were loaded from; None if they were not, or if it is not known."""
 
-    def silent(self, objective: str) -> frozenset[str]:
-        """Return the parameters that no gradient reaches when the model is trained to do this."""
-        return self.unused
+    def __init__(self, config: Any, inputs: Inputs, decision: Decision) -> None:
+        super().__init__()
+        self.config, self.inputs, self.decision = config, inputs, decision
+        step, longest = self.side_step(config), config.text.context_length
+        if inputs.image_size % step:
+            raise ConfigError(f"image_size must be a multiple of {step}, got {inputs.image_size}")
+        if inputs.word_length > longest:
+            raise ConfigError(f"word_length must be at most {longest}, got {inputs.word_length}")
+
+    @staticmethod
+    @abstractmethod
+    def side_step(config: Any) -> int:
+        """Return the number of pixels that `image_size` must be a multiple of."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The model without its weights."""
+        return ModelSpec(config=self.config, inputs=self.inputs, decision=self.decision)
+
+    def untrained(self) -> Model:
+        """Return a new model of the same spec with random weights."""
+        return type(self)(self.config, self.inputs, self.decision)
 
     @abstractmethod
-    def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> tuple[Tensor, ...]:
-        """Compute all that depends on the images alone: tensors whose first axis is the image."""
+    def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> dict[str, Tensor]:
+        """Compute everything that depends on the images alone.
+
+        Returns:
+            Tensors by name; the first axis is the image.
+        """
 
     @abstractmethod
-    def segment(
-        self, image: tuple[Tensor, ...], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    def decode(
+        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Segment B encoded images by B expressions; a first axis of one is shared by all expressions."""
+        """Compute the logits of B expressions.
+
+        Args:
+            image: B encoded images, or a single one for all expressions.
+            tokens: Of the expressions.
+            padding: True where a token is padding.
+
+        Returns:
+            Logits, S/4 on a side.
+        """
 
     def forward(
         self, pixels: Float[Tensor, "B 3 S S"], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Return logits at a quarter of the side; `padding` is True where a token is padding."""
-        return self.segment(self.encode_image(pixels), tokens, padding)
-
-    @abstractmethod
-    def is_backbone(self, parameter: str) -> bool:
-        """Whether a parameter belongs to the pretrained encoders, which train at a lower learning rate."""
-
-    @abstractmethod
-    def layers_above(self, parameter: str) -> int:
-        """Return how many layers of its encoder lie between a parameter of the backbone and the encoder's output."""
-
-    @abstractmethod
-    def blocks(self) -> list[nn.Module]:
-        """Return the parts that most of the work is done in, none inside another.
-
-        Training may compute them twice to save the memory of what is inside, or spread them over machines.
-        """
+        """Return logits, S/4 on a side; `padding` is True where a token is padding."""
+        return self.decode(self.encode_image(pixels), tokens, padding)
 
 
-class Grounder(Segmenter):
-    """A segmenter that compares patches with the sentence, so that it has a patch-level map to show as well."""
+class PatchMapModel(Model):
+    """A model that compares image patches with the expression, and so computes a patch-level map too."""
 
     @abstractmethod
     def ground(
-        self, image: tuple[Tensor, ...], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B g g"]:
-        """Return the cosine of each patch of B encoded images (or of one for all) and its sentence, -1..1."""
+        """Return the cosine similarity of each patch of B images (or of one for all) and the expression, -1..1."""
 
     @abstractmethod
     def map_logits(self, cosines: Float[Tensor, "B g g"]) -> Float[Tensor, "B 1 g g"]:
-        """Return the logits of a map of cosines: positive where a patch is taken to be meant."""
+        """Return the logits of a map of cosines, positive for patches that are predicted to belong to the target."""

@@ -1,4 +1,4 @@
-"""Maps of patches to the grid that all logits lie on."""
+"""Resizes patch-level maps to the grid of all logits."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from torch.nn import functional as F
 __all__ = ["STRIDE", "to_quarter"]
 
 STRIDE = 4
-"""Pixels of the square to a logit, on a side."""
+"""Side in pixels of the image region that one logit stands for."""
 
 
 def to_quarter(maps: Float[Tensor, "B C g g"], side: int) -> Float[Tensor, "B C h w"]:
-    """Resize maps whose cells tile a square of `side` pixels to a quarter of the side, linearly.
+    """Resize maps bilinearly to a quarter of the image's side.
 
-    Logits are enlarged with aligned corners: logit i of n comes to lie at pixel i * (side - 1) / (n - 1), and the value
-    of a cell belongs to its middle.
+    The value of a cell belongs to its centre. Logit i of n is placed at pixel i * (side - 1) / (n - 1), as logits are
+    later resized to pixels with aligned corners.
+
+    Args:
+        maps: Their g x g cells tile the image.
+        side: The side of the image in pixels.
     """
     count = side // STRIDE
-    # Where each logit lies, in the coordinates of `grid_sample`: -1 and 1 are the edges of the square.
+    # The positions of the logits in the coordinates of `grid_sample`: -1 and 1 are the edges of the image.
     line = (torch.linspace(0, side - 1, count, device=maps.device) + 0.5) * (2 / side) - 1
-    places = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
-    places = places.to(maps.dtype).expand(len(maps), count, count, 2)
-    return F.grid_sample(maps, places, mode="bilinear", padding_mode="border", align_corners=False)
+    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
+    grid = grid.to(maps.dtype).expand(len(maps), count, count, 2)
+    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)

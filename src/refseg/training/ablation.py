@@ -2,37 +2,144 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from refseg.config import from_dict, load_json, to_dict
-from refseg.errors import ConfigError, TrainingError
+from refseg.config import from_dict, load_json, save_json, to_dict
+from refseg.errors import ConfigError, TrainingError, UnknownNameError
 from refseg.evaluation.metrics import summarise
 from refseg.evaluation.thresholds import evaluate_with_own
-from refseg.files import write_text
-from refseg.models.base import Segmenter
+from refseg.models.base import Model
 from refseg.models.folder import load_model
 from refseg.predictor import Predictor
-from refseg.training.loop import Validation, train
-from refseg.training.recipes import ROWS, Recipe
+from refseg.training.data import open_recipe
+from refseg.training.loop import train
+from refseg.training.recipes import RECIPES, ROWS, Recipe, recipe
+from refseg.training.start import starting_model
 
-__all__ = ["Cell", "Stage", "ablate", "table"]
+__all__ = ["SYSTEMS", "Ablation", "Cell", "ablate", "table"]
 
 PRECISIONS = ("0.5", "0.6", "0.7", "0.8", "0.9")
 MEANS = ("pointing", "chosen_mean_iou", "chosen_pointing")
+EQUAL: Mapping[str, Any] = {
+    "steps_per_epoch": 250,
+    "batch_size": 8,
+    "expressions_per_image": 6,
+    "sizes": ((0.0, 96),),
+    "warmup_steps": 100,
+    "validation_images": 0,
+    "model.image_size": 96,
+}
+"""What the systems have in common: 1,500 steps in all, of equally many expressions."""
+RunChanges = tuple[str, Mapping[str, Any]]
+"""The name of a recipe, and its changes."""
+
+
+def _two_stages(**changes: Any) -> tuple[RunChanges, ...]:
+    return (
+        ("shapes-risclip", {**EQUAL, "epochs": 4, **changes}),
+        ("shapes-risclip-mask", {**EQUAL, "epochs": 2, **changes}),
+    )
+
+
+SYSTEMS: Mapping[str, tuple[RunChanges, ...]] = MappingProxyType(
+    {
+        "cris": (("shapes-ablation", {**EQUAL, "epochs": 6}),),
+        "cris-from-clip": (("shapes-ablation", {**EQUAL, "epochs": 6, "clip": "shapes-clip"}),),
+        "risclip": _two_stages(),
+        "risclip-without-cfe": _two_stages(**{"model.fusions": ()}),
+        "risclip-without-ske": _two_stages(**{"model.ske_layers": 0}),
+        "risclip-unfrozen": _two_stages(**{"model.frozen": False}),
+        "risclip-one-stage": (
+            (
+                "shapes-risclip-mask",
+                {**EQUAL, "epochs": 6, "freeze": (), "clip": "shapes-clip-vit", "init": None},
+            ),
+        ),
+    }
+)
+"""CRIS and RISCLIP on generated scenes with equal budgets, and RISCLIP without each of its parts. A system may take
+several runs, each of which starts from the weights of the one before."""
+
+
+class Stage(NamedTuple):
+    """One run of a row."""
+
+    name: str
+    """Of the recipe."""
+    recipe: Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablation:
+    """What is compared, and on which data.
+
+    Raises:
+        ConfigError: the systems are asked for on other data than Shapes.
+        UnknownNameError: there is no ablation on this data set, or no such row.
+    """
+
+    dataset: str
+    """`shapes`, or a public data set: CRIS R50 is trained on it."""
+    rows: tuple[str, ...] = ()
+    """Names of rows; empty: all."""
+    systems: bool = False
+    """Whether the rows are `SYSTEMS` instead of `ROWS`."""
+    faithful: bool = False
+    """Whether the runs are the published ones (see `recipe`)."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    """Of all runs (see `Recipe.changed`)."""
+    clip: str | None = None
+    """The CLIP of all rows; of systems, the folder of runs that has those they name (see `start.load_clip`)."""
+    root: Path | None = None
+    """The folder that holds the public data sets."""
+    image_folder: Path | None = None
+    """The folder of the images, if they are not with the data."""
+
+    def __post_init__(self) -> None:
+        if self._recipe not in RECIPES:
+            prefix = "cris-r50-"
+            public = [key.removeprefix(prefix) for key in RECIPES if key.startswith(prefix)]
+            raise UnknownNameError("data set of the ablation", self.dataset, ["shapes", *public])
+        if self.systems and self.dataset != "shapes":
+            raise ConfigError("--systems compares on shapes only")
+        known = SYSTEMS if self.systems else ROWS
+        for row in self.rows:
+            if row not in known:
+                raise UnknownNameError("row of the ablation", row, known)
+        object.__setattr__(self, "rows", self.rows or tuple(known))
+        for row in self.rows:
+            self.stages(row, 0)  # refuses changes that do not fit before anything takes long
+
+    @property
+    def _recipe(self) -> str:
+        return "shapes-ablation" if self.dataset == "shapes" else f"cris-r50-{self.dataset}"
+
+    def stages(self, row: str, seed: int) -> list[Stage]:
+        """Return the runs of a row and a seed."""
+        changes = {**self.changes, "seed": seed}
+        if not self.systems:
+            return [Stage(self._recipe, recipe(self._recipe, faithful=self.faithful, row=row, **changes))]
+        return [Stage(name, recipe(name, faithful=self.faithful, **{**own, **changes})) for name, own in SYSTEMS[row]]
+
+    def start(self, stage: Stage, before: Path | None) -> Model:
+        """Return the model to train, from the model folder of the stage before, if there was one."""
+        # All rows of the paper may start from a CLIP; of the systems, those whose recipe names one.
+        needed = stage.recipe.clip is not None or not self.systems
+        clip = self.clip if needed and before is None else None
+        return starting_model(stage.recipe, stage.name, None if before is None else str(before), clip)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One run of the ablation: a row, a seed, and what came out."""
+    """The result of one row and seed."""
 
     row: str
     seed: int
@@ -40,169 +147,152 @@ class Cell:
     precision: tuple[float, float, float, float, float]
     """At IoU 0.5, 0.6, 0.7, 0.8 and 0.9."""
     pointing: float | None
-    """Where the data know all objects of an image."""
+    """None if the data do not know all objects of an image."""
     chosen_mean_iou: float | None
-    """With thresholds that were chosen for this run, for each half of the images on the other one. A fixed threshold
-    finds nothing where a model has not become sure of anything yet. None where a half has nothing to choose by."""
+    """With thresholds chosen for this run, for each half of the images on the other one: after a short training few
+    probabilities exceed a fixed threshold. None if a half has no target to choose by."""
     chosen_pointing: float | None
     expressions: int
     parameters: int
     learnt: int
-    """How many of them learn in one of the stages."""
+    """The number of parameters that learn in at least one stage."""
     frames_per_second: float
-    """Images a second with one expression each, one at a time."""
+    """Images per second with one expression each, one at a time."""
     seconds: float
     """Of the training."""
 
 
-class Stage(NamedTuple):
-    """One run of a row."""
-
-    recipe: Recipe
-    start: Callable[[Path | None], Segmenter]
-    """Returns the model to train, from what the stage before gave, if there was one."""
-
-
 def ablate(
-    make: Callable[[str, int], Sequence[Stage]],
-    open_data: Callable[[Recipe], tuple[Any, Validation]],
+    ablation: Ablation,
     folder: Path,
     *,
-    rows: Sequence[str] = tuple(ROWS),
     seeds: Sequence[int] = (0,),
-    images: int | None = None,
+    limit: int | None = None,
     device: str = "auto",
     show: bool = True,
 ) -> list[Cell]:
-    """Train and score every row with every seed, or go on where an earlier call was stopped.
+    """Train and score every row with every seed, or resume an earlier call that was stopped.
 
-    The rows of one seed come one after the other, so that a part of the work compares all rows.
+    The rows of one seed come one after the other, so that an unfinished ablation compares all rows.
 
     Args:
-        make: returns the stages of a row and a seed.
-        open_data: opens what a recipe learns from and is scored on.
-        folder: holds a folder for each run, `ROW-SEED`, with its `cell.json` once it is done.
-        rows: their names.
+        ablation: the rows.
+        folder: gets a folder for each run, `ROW-SEED`, with `cell.json` when the run is done.
         seeds: of the runs.
-        images: how many images of the validation are scored; all if None.
-        device: where to train.
+        limit: the number of validation images that are scored, the first ones; all if None.
+        device: `auto`, `cpu`, `cuda` or `mps`.
         show: whether to show progress on stderr.
 
     Raises:
-        TrainingError: the folder holds runs of another budget.
+        TrainingError: the folder holds runs with other settings.
     """
     return [
-        _run(make, open_data, folder / f"{row}-{seed}", row, seed, images, device, show=show)
+        _run(ablation, folder / f"{row}-{seed}", row, seed, limit, device, show=show)
         for seed in seeds
-        for row in rows
+        for row in ablation.rows
     ]
 
 
-def _run(
-    make: Callable[[str, int], Sequence[Stage]],
-    open_data: Callable[[Recipe], tuple[Any, Validation]],
-    folder: Path,
-    row: str,
-    seed: int,
-    images: int | None,
-    device: str,
-    *,
-    show: bool,
-) -> Cell:
-    stages = make(row, seed)
-    asked = {
-        "stages": [
-            {"training": to_dict(stage.recipe.training), "model": to_dict(stage.recipe.model)} for stage in stages
-        ]
-    }
+def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | None, device: str, *, show: bool) -> Cell:
+    stages = ablation.stages(row, seed)
+    settings = [
+        {
+            "training": to_dict(stage.recipe.training),
+            "model": to_dict(stage.recipe.model) if stage.recipe.model is not None else None,
+        }
+        for stage in stages
+    ]
     done = folder / "cell.json"
     if done.exists():
         kept = load_json(done)
-        if {key: kept.get(key) for key in asked} != asked:
+        if kept.get("stages") != settings:
             raise TrainingError(f"{done}: is of a run with other settings; choose another folder")
         return from_dict(Cell, kept["cell"], where=str(done))
-    begun, last, learnt = time.monotonic(), None, set[str]()
+    started, last, learnt = time.monotonic(), None, set[str]()
     for number, stage in enumerate(stages, start=1):
-        recipe, model = stage.recipe, stage.start(last)
-        data, validation = open_data(recipe)
+        model = ablation.start(stage, last)
+        data, validation = open_recipe(stage.recipe, ablation.root, ablation.image_folder)
         place = folder if len(stages) == 1 else folder / str(number)
-        last = train(model, recipe.training, data, validation, place, device=device, show=show, about={"row": row})
+        last = train(
+            model, stage.recipe.training, data, validation, place, device=device, show=show, about={"row": row}
+        )
         learnt |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert last is not None
-    seconds = time.monotonic() - begun
-    predictor = Predictor(load_model(last), device)
-    count = validation.data.num_images if images is None else min(images, validation.data.num_images)
+    seconds = time.monotonic() - started
+    model = load_model(last)
+    predictor = Predictor.from_model(model, device)
+    count = validation.data.num_images if limit is None else min(limit, validation.data.num_images)
     protocol = validation.protocol
     outcomes, again = evaluate_with_own(
         predictor, validation.data, count, validation.objects, protocol=protocol, progress=show
     )
     summary, chosen = summarise(outcomes, protocol), summarise(again, protocol) if again else {}
     if summary["mean_iou"] is None:
-        raise ConfigError(f"{recipe.validation}: no expression of it means anything, so that nothing can be scored")
+        raise ConfigError(f"{stages[-1].recipe.validation}: no expression of it has a target, so nothing can be scored")
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     cell = Cell(
         row=row,
         seed=seed,
         mean_iou=summary["mean_iou"],
         precision=tuple(summary["precision"][key] for key in PRECISIONS),
-        pointing=summary.get("pointing"),
+        pointing=summary["pointing"],
         chosen_mean_iou=chosen.get("mean_iou"),
         chosen_pointing=chosen.get("pointing"),
         expressions=summary["n"],
         parameters=sum(sizes.values()),
         learnt=sum(sizes[name] for name in learnt),
-        frames_per_second=_speed(predictor),
+        frames_per_second=_speed(model),
         seconds=round(seconds, 1),
     )
-    write_text(done, json.dumps({**asked, "cell": asdict(cell)}, indent=2) + "\n")
+    save_json({"stages": settings, "cell": asdict(cell)}, done)
     return cell
 
 
 @torch.inference_mode()
-def _speed(predictor: Predictor, repeats: int = 15) -> float:
-    """Return how many images a second the model alone segments, one at a time, each by one expression: a median."""
-    model, device = predictor.model, predictor.device
-    side, length = model.config.image_size, model.config.word_length
+def _speed(model: Model, repeats: int = 15) -> float:
+    """Return the images per second of the model alone, one at a time with one expression each: a median."""
+    device = next(model.parameters()).device
+    side, length = model.inputs.image_size, model.inputs.word_length
     pixels = torch.zeros(1, 3, side, side, device=device)
     tokens = torch.ones(1, length, dtype=torch.int64, device=device)
     padding = torch.zeros(1, length, dtype=torch.bool, device=device)
     times = []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         model(pixels, tokens, padding).cpu()
-        times.append(time.perf_counter() - begun)
-    return 1 / float(np.median(times))
+        times.append(time.perf_counter() - started)
+    return 1 / statistics.median(times)
 
 
 def table(cells: Iterable[Cell]) -> str:
-    """Return the table of the authors' talk in Markdown: means over the seeds, and the spread of the mean IoU.
+    """Return the table of the authors' talk in Markdown: means over the seeds, and the standard deviation of the IoU.
 
-    For rows that are systems, their names and how many parameters learn take the place of the talk's first columns.
-    The columns of "own" are those with thresholds that were chosen for the run (`Cell.chosen_mean_iou`).
+    Systems have their name and the number of learnt parameters as their first columns. The columns with "own" are those
+    with thresholds chosen for the run (`Cell.chosen_mean_iou`).
     """
     by_row: dict[str, list[Cell]] = {}
     for cell in cells:
         by_row.setdefault(cell.row, []).append(cell)
-    of_paper = set(by_row) <= set(ROWS)
-    first = ["Con.", "Dec.", "n"] if of_paper else ["system", "learnt (M)"]
-    heads = [
+    are_rows = set(by_row) <= set(ROWS)
+    first = ["Con.", "Dec.", "n"] if are_rows else ["system", "learnt (M)"]
+    titles = [
         *first,
         "IoU",
         *(f"Pr@{part}" for part in (50, 60, 70, 80, 90)),
-        "points right",
+        "pointing",
         "IoU (own)",
-        "points right (own)",
+        "pointing (own)",
         "params (M)",
         "FPS",
         "runs",
     ]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for row, found in by_row.items():
         ious = [100 * cell.mean_iou for cell in found]
         spread = f" ± {statistics.stdev(ious):.2f}" if len(ious) > 1 else ""
         precision = [f"{100 * statistics.mean(cell.precision[i] for cell in found):.2f}" for i in range(5)]
-        cells_of_row = [
-            *(_parts(row) if of_paper else (row, f"{found[0].learnt / 1e6:.2f}")),
+        columns = [
+            *(_switches(row) if are_rows else (row, f"{found[0].learnt / 1e6:.2f}")),
             f"{statistics.mean(ious):.2f}{spread}",
             *precision,
             *(_mean([getattr(cell, name) for cell in found]) for name in MEANS),
@@ -210,7 +300,7 @@ def table(cells: Iterable[Cell]) -> str:
             f"{statistics.median(cell.frames_per_second for cell in found):.1f}",
             str(len(found)),
         ]
-        lines.append(f"| {' | '.join(cells_of_row)} |")
+        lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines)
 
 
@@ -219,6 +309,6 @@ def _mean(values: Sequence[float | None]) -> str:
     return f"{100 * statistics.mean(known):.2f}" if known else "-"
 
 
-def _parts(row: str) -> tuple[str, str, str]:
+def _switches(row: str) -> tuple[str, str, str]:
     layers, contrastive = ROWS[row]["decoder_layers"], ROWS[row]["contrastive"]
     return "yes" if contrastive else "-", "yes" if layers else "-", str(layers) if layers else "-"

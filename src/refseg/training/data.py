@@ -1,15 +1,19 @@
-"""A recipe's names of data -> what is learnt from and what is validated on."""
+"""The data of a recipe: names of data sets -> training and validation images."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from refseg.data.batches import ImageData
+from jaxtyping import Bool
+from numpy import ndarray
+
 from refseg.data.catalogue import open_data
+from refseg.data.check import check, table
+from refseg.data.dataset import DataSet, ImageData
 from refseg.data.references import References
 from refseg.data.shapes import CloseUps, Shapes
 from refseg.errors import ConfigError, DataError
@@ -18,106 +22,141 @@ from refseg.training.loop import Validation
 from refseg.training.recipes import Recipe
 from refseg.values import Sample
 
-__all__ = ["Images", "Joined", "open_recipe"]
+__all__ = ["Joined", "Subset", "check_own_data", "open_recipe"]
 
 HELD_OUT = 10
-"""Every so many of the images, where data has no split for validation."""
+"""One of so many images is held out, if the data has no split for validation."""
 
 
 @dataclass(frozen=True)
-class Images:
+class Subset:
     """Some of the images of a data set."""
 
-    data: ImageData
+    data: DataSet
     chosen: tuple[int, ...]
 
     @property
     def num_images(self) -> int:
-        """How many they are."""
+        """The number of chosen images."""
         return len(self.chosen)
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
         """Return all samples of the chosen image `index`."""
         return self.data.samples_of(self.chosen[index])
 
+    def objects(self, index: int) -> Bool[ndarray, "N H W"] | None:
+        """Return the masks of all objects in the chosen image `index`, or None."""
+        return self.data.objects(self.chosen[index])
+
 
 @dataclass(frozen=True)
 class Joined:
-    """The images of several data sets, one set after the other; an image of two sets counts twice."""
+    """The images of several data sets, one set after the other; an image of two sets occurs twice."""
 
-    parts: tuple[References, ...]
+    parts: tuple[DataSet, ...]
 
     @property
     def num_images(self) -> int:
-        """How many they are."""
+        """The number of images of all sets."""
         return sum(part.num_images for part in self.parts)
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
         """Return all samples that image `index` has in its set."""
+        part, index = self._find(index)
+        return part.samples_of(index)
+
+    def objects(self, index: int) -> Bool[ndarray, "N H W"] | None:
+        """Return the masks of all objects in image `index`, or None."""
+        part, index = self._find(index)
+        return part.objects(index)
+
+    def _find(self, index: int) -> tuple[DataSet, int]:
         for part in self.parts:
             if index < part.num_images:
-                return part.samples_of(index)
+                return part, index
             index -= part.num_images
-        raise IndexError("there is no such image")
+        raise IndexError("the index is beyond the last image")
 
 
 def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = None) -> tuple[ImageData, Validation]:
-    """Open what a recipe learns from, and what it validates on.
+    """Open the training and the validation images of a recipe.
 
-    Several sets are joined with commas, as in `refcoco:train,refcocog-umd:train`; mind that one's `val` may share
-    images with another's `train` (`refseg data leak`).
+    Several sets are joined with commas, as in `refcoco:train,refcocog-umd:train`; `val` of one set may share images
+    with `train` of another (`refseg data leak`).
 
-    A folder named without splits is divided: by its own splits `train` and `val` where it has them, else every tenth
-    of its images is held out, chosen by their names alone.
+    A folder without a split is divided: by its own splits `train` and `val` if it has them; otherwise every tenth of
+    its images is held out, chosen by the names of the images alone.
 
     Args:
-        recipe: with `data` named.
+        recipe: with `data` set.
         root: the folder that holds the public data sets.
-        images: where the images are, if not with the data.
+        images: the folder of the images, if they are not with the data.
 
     Raises:
-        ConfigError: the recipe needs data, and none is named.
-        DataError: the data is not there, or cannot be divided.
+        ConfigError: `data` is empty.
+        DataError: the data is missing, or cannot be divided.
     """
     if not recipe.data:
         raise ConfigError("which data? name a folder of your own, such as data=my-folder, or a set: data=refcoco:train")
     how = protocol(recipe.protocol)
-    if recipe.data in ("shapes:train", "shapes-closeups:train"):
-        shapes = Shapes("val")
-        made = Shapes("train", drill=recipe.training.drill) if recipe.data == "shapes:train" else CloseUps("train")
-        return made, Validation(data=shapes, objects=shapes.masks, protocol=how)
 
-    def open_one(name: str) -> References:
-        data = open_data(name, root, text_field=how.text_field, overlap=how.overlap, images=images)
-        if not isinstance(data, References):
-            raise ConfigError(f"data={recipe.data} cannot be validated on {name}")
-        return data
+    def open_one(name: str) -> DataSet:
+        return open_data(name, root, text_field=how.text_field, overlap=how.overlap, images=images)
 
-    def join(names: str) -> References | Joined:
+    def join(names: str) -> DataSet | Joined:
         parts = tuple(open_one(name.strip()) for name in names.split(","))
         return parts[0] if len(parts) == 1 else Joined(parts)
 
+    def validation(data: DataSet | Joined | Subset) -> Validation:
+        return Validation(data=data, objects=data.objects, protocol=how)
+
+    if recipe.data == "shapes-closeups:train":
+        return CloseUps("train"), validation(join(recipe.validation))
+    if recipe.data == "shapes:train":
+        return Shapes("train", drill=recipe.training.drill), validation(join(recipe.validation or "shapes:val"))
     if ":" in recipe.data:
-        return join(recipe.data), Validation(data=join(recipe.validation or recipe.data), protocol=how)
+        return join(recipe.data), validation(join(recipe.validation or recipe.data))
     if recipe.validation:
-        return open_one(f"{recipe.data}:all"), Validation(data=join(recipe.validation), protocol=how)
-    whole = open_one(f"{os.fspath(recipe.data)}:all")
-    if {"train", "val"} <= set(whole.splits):
-        return open_one(f"{recipe.data}:train"), Validation(data=open_one(f"{recipe.data}:val"), protocol=how)
-    learnt = open_one(f"{recipe.data}:train") if "train" in whole.splits else whole
-    train, held_out = _divide(learnt)
-    return train, Validation(data=held_out, protocol=how)
+        return open_one(f"{recipe.data}:all"), validation(join(recipe.validation))
+    whole = open_one(f"{recipe.data}:all")
+    splits = whole.splits if isinstance(whole, References) else ()
+    if {"train", "val"} <= set(splits):
+        return open_one(f"{recipe.data}:train"), validation(open_one(f"{recipe.data}:val"))
+    train, held_out = _divide(open_one(f"{recipe.data}:train") if "train" in splits else whole)
+    return train, validation(held_out)
 
 
-def _divide(data: References) -> tuple[Images, Images]:
-    """Hold out every tenth image, in the order of the hashes of their ids: others come and go, an image stays."""
+def _divide(data: DataSet) -> tuple[Subset, Subset]:
+    """Hold out every tenth image in the order of the hashes of their ids, which does not depend on other images."""
     if data.num_images < 2:
         raise DataError(f"{data.name}: has a single image; validation needs another")
     ids = [data.samples_of(image)[0].image_id for image in range(data.num_images)]
     order = sorted(range(len(ids)), key=lambda image: hashlib.sha256(ids[image].encode()).digest())
     held_out = set(order[: max(1, len(order) // HELD_OUT)])
-    return _part(data, set(range(len(ids))) - held_out), _part(data, held_out)
+    return _subset(data, set(range(len(ids))) - held_out), _subset(data, held_out)
 
 
-def _part(data: ImageData, chosen: Iterable[int]) -> Images:
-    return Images(data, tuple(sorted(chosen)))
+def _subset(data: DataSet, chosen: Iterable[int]) -> Subset:
+    return Subset(data, tuple(sorted(chosen)))
+
+
+def check_own_data(recipe: Recipe, images: Path | None, tell: Callable[[str], None]) -> None:
+    """Check the data of a recipe if it is a folder of the user's own, as `refseg data check` does.
+
+    Args:
+        recipe: with `data` set.
+        images: the folder of the images, if they are not with the data.
+        tell: is called with a table of the findings, if there are any.
+
+    Raises:
+        DataError: there are errors.
+    """
+    name = recipe.data if Path(recipe.data).is_dir() else recipe.data.rpartition(":")[0]
+    if not name or not Path(name).is_dir():
+        return
+    findings = check(name, images=images, progress=sys.stderr.isatty())
+    if findings:
+        tell(table(findings, most=5, folder=Path(name)))
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if errors:
+        raise DataError(f"{name}: {len(errors)} errors, the first: {errors[0].message}; see: refseg data check {name}")

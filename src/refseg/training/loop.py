@@ -1,4 +1,4 @@
-"""The training loop: draw a batch, learn from it; validate, keep the best, and be ready to be killed."""
+"""The training loop: steps, validation, the best weights, and a state from which a killed run is resumed."""
 
 from __future__ import annotations
 
@@ -17,35 +17,38 @@ import torch
 from torch import Tensor
 
 from refseg.config import save_json, to_dict
-from refseg.data.batches import ImageData, Share, TrainOrder, TrainTransform, batches
+from refseg.data.batches import Batch, ByReference, Shard, TrainOrder, TrainTransform, batches
+from refseg.data.dataset import ImageData
 from refseg.errors import ConfigError, TrainingError
 from refseg.evaluation.evaluate import Objects, evaluate
 from refseg.evaluation.metrics import Outcome, summarise
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
 from refseg.files import write_bytes
-from refseg.models.base import Segmenter
+from refseg.models.base import Model
 from refseg.models.folder import save_model
 from refseg.predictor import Predictor
 from refseg.training.config import TrainingConfig, in_full
 from refseg.training.engine import Engine
 from refseg.training.optim import set_learning_rates
-from refseg.training.processes import Team, assemble
+from refseg.training.processes import Processes, join_processes
 from refseg.training.state import Progress, restore, store, whole_weights
 from refseg.training.tracker import Tracker
-from refseg.values import Batch, Prediction, Sample
+from refseg.values import Expression, Prediction, Sample
 from refseg.writers.overlay import overlay, panels
 
 __all__ = ["Validation", "train"]
 
 LOG_EVERY = 20
-"""Steps between two lines of the log; on a GPU, where looking at a loss takes time, also between two looks."""
+"""Steps between two lines of the log; on a GPU, which has to be waited for, also between two checks of the loss."""
 SHOWN = 6
-"""Predictions that a validation shows as images."""
+"""Predictions in `validation.jpg`."""
+FIGURES = ("mean_iou", "overall_iou", "pointing", "n_acc")
+"""What a validation logs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """What the best weights are chosen by, once an epoch."""
+    """The data by which the best weights are chosen, once an epoch."""
 
     data: ImageData
     objects: Objects | None = None
@@ -55,7 +58,7 @@ class Validation:
 
 
 def train(
-    model: Segmenter,
+    model: Model,
     config: TrainingConfig,
     data: ImageData,
     validation: Validation,
@@ -67,85 +70,84 @@ def train(
     wandb: str | None = None,
     about: dict[str, Any] | None = None,
 ) -> Path:
-    """Train a model, or go on with the run in `folder`, and return the model folder of the last weights.
+    """Train a model, or resume the run in `folder`, and return the model folder of the last weights.
 
-    `folder` holds `last` and `best` (model folders; the best by validation mean IoU), `state.pt` (to go on from),
-    `log.jsonl`, `training.json` and `validation.jpg`. The run may be killed at any moment: it goes on from where its
-    state was last stored, drawing what it would have drawn. On a CPU, in the same version of PyTorch and with as many
-    processes, the weights come out as if it had not been killed. On SIGINT and SIGTERM the state is stored first.
+    `folder` gets `last` and `best` (model folders; the best by validation mean IoU), `state.pt`, `log.jsonl`,
+    `training.json` and `validation.jpg`. The run may be killed at any moment: it is resumed from its last stored state,
+    and draws what it would have drawn. On a CPU, with the same version of PyTorch and the same number of processes, the
+    weights are bit for bit those of a run that was not killed. On SIGINT and SIGTERM the state is stored first.
 
-    Where torchrun started several processes, they share the work of each step.
+    If torchrun started several processes, they share the work of each step.
 
     Args:
         model: with the weights to start from.
         config: the numbers of the run.
-        data: what to learn from; a sequence of samples too, where references are drawn.
-        validation: what to choose the best weights by.
-        folder: made if it is missing.
-        device: where to train.
+        data: the training images; also a sequence of samples if `sample_by` is `reference`.
+        validation: the data by which the best weights are chosen.
+        folder: created if it is missing.
+        device: `auto`, `cpu`, `cuda` or `mps`.
         shard: whether each process holds a part of the weights, for a model that does not fit otherwise.
         show: whether to show a progress bar on stderr.
         wandb: the project of Weights & Biases that the run is sent to.
-        about: what else `training.json` is to tell.
+        about: more entries for `training.json`.
 
     Raises:
-        TrainingError: the folder holds another run or cannot be written, the loss is not finite, or a signal came.
+        TrainingError: the folder holds another run or cannot be made, the loss is not finite, or a signal came.
+        OutputError: a file cannot be written.
         ConfigError: the numbers do not fit the data, the model or the processes.
         DataError: a sample cannot be read.
     """
-    config = in_full(config, _items(config, data))
-    with assemble(device) as team:
-        engine = Engine(model, config, team, shard=shard)
+    if config.sample_by == "reference":
+        if not isinstance(data, Sequence):
+            raise ConfigError("sample_by=reference needs data that is a sequence of samples")
+        data = ByReference(data)
+    config = in_full(config, data.num_images)
+    with join_processes(device) as processes:
+        engine = Engine(model, config, processes, shard=shard)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            progress = restore(folder, config, engine.model, engine.optimizer, engine.scaler) or Progress()
-            if team.is_main:
-                save_json({**to_dict(config), **(about or {})}, folder / "training.json")
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from None
+        progress = restore(folder, config, engine.model, engine.optimizer, engine.scaler) or Progress()
+        if processes.is_main:
+            save_json({**to_dict(config), **(about or {})}, folder / "training.json")
         tracker = None
-        if team.is_main:
-            tracker = Tracker(folder, config.steps, progress.step, show=show, images=config.batch_size, wandb=wandb)
-        with tracker or nullcontext(), _signals() as asked, _lost_workers(config):
-            _Run(engine, config, team, folder, progress, validation, tracker).go(data, asked)
+        if processes.is_main:
+            tracker = Tracker(
+                folder, config.last_step, progress.step, show=show, images_per_step=config.batch_size, wandb=wandb
+            )
+        with tracker or nullcontext(), _stop_signals() as signals, _lost_workers(config):
+            _Run(engine, config, processes, folder, progress, validation, tracker).go(data, signals)
     return folder / "last"
-
-
-def _items(config: TrainingConfig, data: ImageData) -> int:
-    if config.draw == "image":
-        return data.num_images
-    if not isinstance(data, Sequence):
-        raise ConfigError("draw=reference needs data that is a sequence of samples")
-    return len(data)
 
 
 @dataclass
 class _Run:
-    """One process's part of a run."""
+    """The part of one process in a run."""
 
     engine: Engine
     config: TrainingConfig
-    team: Team
+    processes: Processes
     folder: Path
     progress: Progress
     validation: Validation
     tracker: Tracker | None
-    """Of the process that is_main."""
+    """Of rank 0."""
 
-    def go(self, data: ImageData, asked: list[int]) -> None:
-        """Take all steps that are left."""
+    def go(self, data: ImageData, signals: list[int]) -> None:
+        """Take all remaining steps."""
         config, progress = self.config, self.progress
-        look_every = 1 if self.team.device.type == "cpu" else LOG_EVERY
+        check_every = 1 if self.processes.device.type == "cpu" else LOG_EVERY
         losses: list[Tensor] = []
-        for pieces in self._drawn(data):
+        for pieces in self._steps(data):
             rate = set_learning_rates(self.engine.optimizer, config, progress.step)
             losses.append(self.engine.step(pieces, progress.step))
             progress.step += 1
-            ends = progress.step % config.steps_per_epoch == 0 or progress.step == config.steps
+            ends = progress.step % config.steps_per_epoch == 0 or progress.step == config.last_step
             saves = config.save_every > 0 and progress.step % config.save_every == 0
-            stops = self._stops(asked, look=progress.step % look_every == 0)
-            if progress.step % look_every == 0 or ends or saves or stops:
-                self._look(losses)
+            stops = self._stops(signals, check=progress.step % check_every == 0)
+            if progress.step % check_every == 0 or ends or saves or stops:
+                self._check(losses)
             if self.tracker is not None and progress.step % LOG_EVERY == 0:
                 mean = float(torch.stack(losses).mean())
                 self.tracker.log(
@@ -157,43 +159,36 @@ class _Run:
                 self._end_epoch()
             elif saves or stops:
                 self._store()
-            if stops and progress.step < config.steps:
+            if stops and progress.step < config.last_step:
                 raise TrainingError(
-                    f"stopped by {signal.Signals(stops).name} after step {progress.step}; the same command goes on"
+                    f"stopped by {signal.Signals(stops).name} after step {progress.step}; the same command resumes it"
                 )
 
-    def _drawn(self, data: ImageData) -> Iterator[list[Batch]]:
-        """Yield the pieces of each step that is left, of this process."""
-        config = self.config
-        model_config = self.engine.model.config
-        sizes = config.sizes or ((0.0, model_config.image_size),)
+    def _steps(self, data: ImageData) -> Iterator[list[Batch]]:
+        """Yield the batches of each remaining step, of this process: one for each piece."""
+        config, inputs = self.config, self.engine.model.inputs
+        sizes = config.sizes or ((0.0, inputs.image_size),)
         order = TrainOrder(
-            items=_items(config, data),
+            num_images=data.num_images,
             batch_size=config.batch_size,
             expressions=config.expressions_per_image,
-            sizes=tuple((round(share * config.steps), size) for share, size in sizes),
+            sizes=tuple((round(fraction * config.steps), size) for fraction, size in sizes),
             seed=config.seed,
         )
-        drawer = TrainTransform(
-            data,
-            model_config.word_length,
-            config.target,
-            dict(config.emphasis),
-            mirror=config.mirror,
-            zoom=config.zoom,
-            by_reference=config.draw == "reference",
+        transform = TrainTransform(
+            data, inputs, config.target, dict(config.emphasis), mirror=config.mirror, zoom=config.zoom
         )
-        share = Share(self.team.rank, self.team.size, config.accumulate)
-        drawn = batches(drawer, order, range(self.progress.step, config.steps), config.workers, share)
+        shard = Shard(self.processes.rank, self.processes.size, config.accumulate)
+        drawn = batches(transform, order, range(self.progress.step, config.last_step), config.workers, shard)
         while pieces := list(islice(drawn, config.accumulate)):
             yield pieces
 
-    def _stops(self, asked: list[int], *, look: bool) -> int:
-        """Return the signal that any process got, at the steps where all of them look, else 0."""
-        return max(self.team.gather(asked[0] if asked else 0)) if look else 0
+    def _stops(self, signals: list[int], *, check: bool) -> int:
+        """Return the signal that any process received, at the steps where all of them check, else 0."""
+        return max(self.processes.gather(signals[0] if signals else 0)) if check else 0
 
-    def _look(self, losses: list[Tensor]) -> None:
-        """Check the losses since the last look at them, and show the newest."""
+    def _check(self, losses: list[Tensor]) -> None:
+        """Check that all losses since the last line of the log are finite, and show the newest."""
         for back, loss in enumerate(reversed(losses)):
             value = float(loss)
             if not math.isfinite(value):
@@ -204,34 +199,34 @@ class _Run:
             self.tracker.advance(self.progress.step, float(losses[-1]))
 
     def _end_epoch(self) -> None:
-        """Validate, keep the weights, and store the state, which comes last: what it promises is then there."""
+        """Validate, write the weights, and store the state last: whatever it refers to is then written."""
         about = {"training": to_dict(self.config), "step": self.progress.step}
         model = self._whole_model()
         figures = self._validate(model)
         if figures.get("mean_iou", -1.0) > self.progress.best:
             self.progress.best = figures["mean_iou"]
-            if self.team.is_main:
+            if self.processes.is_main:
                 save_model(model, self.folder / "best", extra=about | {"validation": figures})
-        if self.team.is_main:
+        if self.processes.is_main:
             save_model(model, self.folder / "last", extra=about)
         self._store()
 
     def _store(self) -> None:
         engine = self.engine
-        store(self.folder, self.config, engine.model, engine.optimizer, engine.scaler, self.progress, self.team)
-        self.team.wait()
+        store(self.folder, self.config, engine.model, engine.optimizer, engine.scaler, self.progress, self.processes)
+        self.processes.wait()
 
-    def _whole_model(self) -> Segmenter:
-        """Return the model to look at: the trained one, or a copy put together where processes hold parts of it."""
+    def _whole_model(self) -> Model:
+        """Return the trained model, or a copy gathered from the processes if its weights are sharded."""
         if not self.engine.sharded:
             return self.engine.model
-        model: Segmenter = type(self.engine.model)(self.engine.model.config)
+        model = self.engine.model.untrained()
         model.load_state_dict(whole_weights(self.engine.model))
         model.clip = self.engine.model.clip
         return model
 
-    def _validate(self, model: Segmenter) -> dict[str, float]:
-        """Return the figures of the validation, which the processes share; empty without images."""
+    def _validate(self, model: Model) -> dict[str, float]:
+        """Return the figures of the validation, whose images the processes share; empty without images."""
         validation, progress = self.validation, self.progress
         data = _FirstExpressions(validation.data) if self.config.validation_expressions == "first" else validation.data
         count = data.num_images if self.config.validation_images is None else self.config.validation_images
@@ -240,38 +235,37 @@ class _Run:
             return {}
         shown: list[tuple[Sample, Prediction]] = []
 
-        def keep(sample: Sample, id: str, prediction: Prediction) -> None:
+        def keep(sample: Sample, expression: Expression, prediction: Prediction) -> None:
             if len(shown) < SHOWN:
                 shown.append((sample, prediction))
 
-        predictor = Predictor(model, self.team.device.type)
-        mine: list[Outcome] = evaluate(
-            predictor,
+        own: list[Outcome] = evaluate(
+            Predictor.from_model(model, self.processes.device.type),
             data,
-            images[self.team.rank :: self.team.size],
+            images[self.processes.rank :: self.processes.size],
             validation.objects,
             protocol=validation.protocol,
             each=keep if self.tracker is not None else None,
         )
-        summary = summarise([outcome for part in self.team.gather(mine) for outcome in part])
-        wanted = ("mean_iou", "overall_iou", "pointing", "n_acc")
-        figures = {key: float(value) for key in wanted if isinstance(value := summary[key], float)}
+        outcomes = [outcome for part in self.processes.gather(own) for outcome in part]
+        summary = summarise(outcomes, validation.protocol)
+        figures = {key: float(value) for key in FIGURES if (value := summary.get(key)) is not None}
         if self.tracker is not None:
             self.tracker.log(progress.step, **figures)
             self.tracker.note(f"step {progress.step}: " + ", ".join(f"{key} {v:.4f}" for key, v in figures.items()))
             image = panels(
                 [(overlay(sample.load_image(), prediction.mask), prediction.expression) for sample, prediction in shown]
             )
-            drawn = io.BytesIO()
-            image.save(drawn, "JPEG", quality=85)
-            write_bytes(self.folder / "validation.jpg", drawn.getvalue())
+            encoded = io.BytesIO()
+            image.save(encoded, "JPEG", quality=85)
+            write_bytes(self.folder / "validation.jpg", encoded.getvalue())
             self.tracker.image(progress.step, image)
         return figures
 
 
 @dataclass(frozen=True)
 class _FirstExpressions:
-    """A data set with the first expression of each reference alone."""
+    """A data set with only the first expression of each reference."""
 
     data: ImageData
 
@@ -280,17 +274,14 @@ class _FirstExpressions:
         return self.data.num_images
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        return tuple(
-            replace(sample, expressions=sample.expressions[:1], expression_ids=sample.expression_ids[:1])
-            for sample in self.data.samples_of(index)
-        )
+        return tuple(replace(sample, expressions=sample.expressions[:1]) for sample in self.data.samples_of(index))
 
 
 @contextmanager
 def _lost_workers(config: TrainingConfig) -> Iterator[None]:
-    """Say in one line that a process which prepares batches was killed.
+    """Raise TrainingError if a process that prepares batches was killed.
 
-    PyTorch finds out in different ways, and raises wherever the training happens to be.
+    PyTorch notices it in several ways, and raises from wherever the training is.
     """
     try:
         yield
@@ -298,27 +289,27 @@ def _lost_workers(config: TrainingConfig) -> Iterator[None]:
         if not config.workers or (isinstance(error, RuntimeError) and "DataLoader worker" not in str(error)):
             raise
         raise TrainingError(
-            "a process that prepares batches ended, perhaps for lack of memory; the same command goes on, and fewer "
-            "workers need less"
+            "a process that prepares batches ended, perhaps for lack of memory; the same command resumes the run, and "
+            "fewer workers need less"
         ) from None
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the signals that ask a run to stop, so that it ends after a whole step; a second one ends it at once."""
-    asked: list[int] = []
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM, so that the run ends after a whole step; a second signal ends it at once."""
+    signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield signals
         return
 
-    def ask(number: int, frame: object) -> None:
-        if asked:
+    def receive(number: int, frame: object) -> None:
+        if signals:
             raise KeyboardInterrupt
-        asked.append(number)
+        signals.append(number)
 
-    usual = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    usual = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked
+        yield signals
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)

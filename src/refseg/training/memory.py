@@ -1,4 +1,4 @@
-"""How much memory a run will take, told before it starts."""
+"""Estimates the memory of a run before it starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from refseg.models.base import Segmenter
+from refseg.data.batches import Batch
+from refseg.models.base import Model
+from refseg.models.grid import STRIDE
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Objective, recompute_blocks
 from refseg.training.optim import freeze, set_mode
@@ -21,65 +23,62 @@ __all__ = ["Estimate", "estimate"]
 
 GIB = 2**30
 SAFE = 0.9
-"""Of a GPU's memory that a run should fill: the rest is the driver's, the libraries' and lost between blocks."""
+"""Fraction of a GPU's memory that a run should fill: the rest is for the driver, libraries and fragmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Bytes that a process needs at most, apart from what PyTorch itself takes."""
+    """The most memory that a process needs, in bytes, without that of PyTorch itself."""
 
     weights: int
-    """Weights and statistics."""
+    """Of weights and buffers."""
     optimizer: int
-    """Its two averages, of what learns."""
+    """Of Adam's two averages."""
     gradients: int
     fixed: int
-    """What a step holds however few images it has."""
+    """Of a step, for any number of images."""
     image: int
-    """What it holds for each image and its expressions."""
+    """Of a step, for each image and its expressions."""
     num_images: int
-    """Computed together: the batch over processes and pieces."""
+    """Images computed together: the batch divided by processes and pieces."""
 
     @property
     def step(self) -> int:
-        """Bytes of activations and gradients, at the moment when they are most."""
+        """Bytes of activations and gradients at their peak."""
         return max(self.gradients, self.fixed + self.image * self.num_images)
 
     @property
     def total(self) -> int:
-        """Bytes of the run as it is set."""
+        """Bytes of the run."""
         return self.weights + self.optimizer + self.step
 
     def fits(self, gib: float) -> int:
-        """Return how many images at most a process can compute together on a GPU of so many GiB."""
+        """Return the greatest number of images that a process can compute together on a GPU of so many GiB."""
         left = gib * GIB * SAFE - self.weights - self.optimizer
         return 0 if left < self.gradients else max(0, int((left - self.fixed) // self.image))
 
     def __str__(self) -> str:
-        def room(gib: int) -> str:
-            return f"{most} fit into {gib} GB" if (most := self.fits(gib)) else f"none fits into {gib} GB"
-
         return (
             f"a process needs about {self.total / GIB:.2f} GiB: {self.weights / GIB:.2f} of weights, "
             f"{self.optimizer / GIB:.2f} of the optimizer, {self.step / GIB:.2f} of activations and gradients for "
-            f"{self.num_images} images at a time ({room(8)}, {room(24)})"
+            f"{self.num_images} images at a time ({self.fits(8)} fit into 8 GB, {self.fits(24)} into 24 GB)"
         )
 
 
-def estimate(model: Segmenter, config: TrainingConfig, *, processes: int = 1, shard: bool = False) -> Estimate:
-    """Estimate a run's memory by going through a step without computing it: tensors have sizes here, and no values.
+def estimate(model: Model, config: TrainingConfig, *, processes: int = 1, shard: bool = False) -> Estimate:
+    """Estimate the memory of a run by going through a step with fake tensors, which have shapes and no values.
 
-    It follows the arithmetic of a processor, which keeps more than a GPU does where a GPU has fused attention.
+    It follows the operations of a CPU, which keeps more than a GPU with fused attention does.
 
     Args:
-        model: of the run; it is left as it is.
+        model: of the run; it is not changed.
         config: the numbers of the run.
-        processes: how many share a step.
-        shard: whether they share the weights too.
+        processes: their number.
+        shard: whether the weights are sharded over them.
     """
     images = -(-config.batch_size // (processes * config.accumulate))
     with FakeTensorMode():
-        twin: Segmenter = type(model)(model.config)
+        twin = model.untrained()
         freeze(twin, config)
         if config.checkpointing:
             recompute_blocks(twin)
@@ -98,30 +97,32 @@ def estimate(model: Segmenter, config: TrainingConfig, *, processes: int = 1, sh
     )
 
 
-def _most(model: Segmenter, config: TrainingConfig, images: int) -> int:
-    """Return the most bytes that a step of some images holds at once beside the weights."""
+def _most(model: Model, config: TrainingConfig, images: int) -> int:
+    """Return the peak of a step of some images in bytes, without the weights."""
     set_mode(model, config)
-    size = max((side for _, side in config.sizes), default=model.config.image_size)
-    asked, length = images * config.expressions_per_image, model.config.word_length
+    size = max((side for _, side in config.sizes), default=model.inputs.image_size)
+    count, length = images * config.expressions_per_image, model.inputs.word_length
     objective = Objective(model, config)
     with _Counting() as counting:
-        for _ in range(min(config.accumulate, 2)):  # the second piece finds the gradients of the first
-            loss = objective(
-                torch.empty(images, 3, size, size),
-                torch.zeros(asked, length, dtype=torch.int64),
-                torch.zeros(asked, length, dtype=torch.bool),
-                torch.arange(images).repeat_interleave(config.expressions_per_image, output_size=asked),
-                torch.empty(asked, 1, size // 4, size // 4),
-                torch.empty(asked),
+        for _ in range(min(config.accumulate, 2)):  # the second piece starts with the gradients of the first
+            batch = Batch(
+                pixels=torch.empty(images, 3, size, size),
+                tokens=torch.zeros(count, length, dtype=torch.int64),
+                padding=torch.zeros(count, length, dtype=torch.bool),
+                image_index=torch.arange(images).repeat_interleave(config.expressions_per_image, output_size=count),
+                target=torch.empty(count, 1, size // STRIDE, size // STRIDE),
+                valid=torch.empty(count, 1, size // STRIDE, size // STRIDE),
+                weight=torch.empty(count),
             )
-            loss.backward()
+            objective(batch).backward()
+            del batch
     model.zero_grad(set_to_none=True)
     most: int = counting.most
     return most
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows how many bytes of tensors made inside it are alive."""
+    """Counts the bytes of the live tensors that were made inside it."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -131,12 +132,12 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        made = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         inputs = {_key(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)}
-        for value in tree_leaves(made):
+        for value in tree_leaves(result):
             if isinstance(value, Tensor) and (key := _key(value)) not in inputs and key not in self._alive:
                 self._count(value, key)
-        return made
+        return result
 
     def _count(self, value: Tensor, key: int) -> None:
         storage = value.untyped_storage()

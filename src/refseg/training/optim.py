@@ -1,4 +1,4 @@
-"""Which parameter learns how fast, and when."""
+"""Which parameters learn, at which rate, at which step."""
 
 from __future__ import annotations
 
@@ -8,34 +8,48 @@ import torch
 from torch import nn
 
 from refseg.errors import ConfigError
-from refseg.models.base import Segmenter
+from refseg.models.base import Model
 from refseg.training.config import TrainingConfig
+from refseg.training.families import training_spec
 
-__all__ = ["build_optimizer", "freeze", "learning_rate_factor", "set_learning_rates", "set_mode"]
+__all__ = [
+    "build_optimizer",
+    "freeze",
+    "learning_rate_factor",
+    "set_learning_rates",
+    "set_mode",
+    "without_gradient",
+]
 
 
-def freeze(model: Segmenter, config: TrainingConfig) -> None:
-    """Take from learning what does not learn: the parts that a run freezes, and what no gradient reaches.
+def without_gradient(model: Model, objective: str) -> set[str]:
+    """Return the names of the parameters that no gradient reaches."""
+    prefixes = training_spec(model).without_gradient(model.config, objective)
+    return {name for name, _ in model.named_parameters() if name.startswith(prefixes)} if prefixes else set()
+
+
+def freeze(model: Model, config: TrainingConfig) -> None:
+    """Set `requires_grad` of all parameters: False for frozen parts, and for those that no gradient reaches.
 
     Raises:
-        ConfigError: the model has no such part, or nothing would learn.
+        ConfigError: the model has no such part, or no parameter would learn.
     """
     parts = [name for name, _ in model.named_children()]
     for name in config.freeze:
         if name not in parts:
             raise ConfigError(f"freeze: the model has no part {name!r}; its parts are {', '.join(parts)}")
-    frozen, silent = {*config.freeze, *model.borrowed}, model.silent(config.objective)
+    frozen, unreached = {*config.freeze, *model.frozen_parts}, without_gradient(model, config.objective)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = name.partition(".")[0] not in frozen and name not in silent
+        parameter.requires_grad = name.partition(".")[0] not in frozen and name not in unreached
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ConfigError("freeze: nothing would learn")
+        raise ConfigError("freeze: no parameter would learn")
 
 
-def set_mode(model: Segmenter, config: TrainingConfig) -> None:
-    """Put a model into training mode, but for what is frozen."""
+def set_mode(model: Model, config: TrainingConfig) -> None:
+    """Put a model into training mode, and its frozen parts into evaluation mode."""
     model.train()
     for name, part in model.named_children():
-        if name in config.freeze or name in model.borrowed:
+        if name in config.freeze or name in model.frozen_parts:
             part.eval()
     if config.freeze_norm:
         for module in model.modules():
@@ -43,29 +57,30 @@ def set_mode(model: Segmenter, config: TrainingConfig) -> None:
                 module.eval()
 
 
-def build_optimizer(model: Segmenter, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer, with the published recipe's two groups: the encoders, and everything new.
+def build_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimizer, with the two parameter groups of the published recipe: the encoders, and all new layers.
 
-    With `layer_decay` each layer of the encoders is a group of its own. A group remembers its full rate as `initial_lr`,
-    and whether it is the encoders' as `backbone`.
+    With `layer_decay` each layer of the encoders is a group. A group has its full rate as `initial_lr`, and `backbone`
+    says whether it is of the encoders.
     """
+    spec = training_spec(model)
     groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            backbone = model.is_backbone(name)
-            below = model.layers_above(name) if backbone and config.layer_decay != 1 else 0
-            groups.setdefault((backbone, below), []).append(parameter)
+            backbone = spec.is_backbone(name)
+            layer = spec.layer_id(model.config, name) if backbone and config.layer_decay != 1 else 0
+            groups.setdefault((backbone, layer), []).append(parameter)
     listed = []
-    for backbone, below in sorted(groups, key=lambda key: (not key[0], -key[1])):
-        factor = config.backbone_factor * config.layer_decay**below if backbone else 1.0
+    for backbone, layer in sorted(groups, key=lambda key: (not key[0], -key[1])):
+        factor = config.backbone_factor * config.layer_decay**layer if backbone else 1.0
         rate = config.learning_rate * factor
-        listed.append({"params": groups[backbone, below], "lr": rate, "initial_lr": rate, "backbone": backbone})
+        listed.append({"params": groups[backbone, layer], "lr": rate, "initial_lr": rate, "backbone": backbone})
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(listed, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate_factor(config: TrainingConfig, step: int) -> float:
-    """Return what the full learning rate is multiplied with at a step, counted from 0."""
+    """Return the factor of the full learning rate at a step, counted from 0."""
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "cosine":
         return warmup * 0.5 * (1 + math.cos(math.pi * step / config.steps))
@@ -76,7 +91,7 @@ def learning_rate_factor(config: TrainingConfig, step: int) -> float:
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int) -> float:
-    """Set every group's rate for a step and return the largest: that of the new layers."""
+    """Set the rate of every group for a step, and return the greatest: that of the new layers."""
     factor = learning_rate_factor(config, step)
     full = config.first_epoch_at_full_rate and step < config.steps_per_epoch
     for group in optimizer.param_groups:

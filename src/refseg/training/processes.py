@@ -1,4 +1,4 @@
-"""The processes that train one model together: one of them alone, or those that torchrun started."""
+"""The processes that train one model together: a single one, or those that torchrun started."""
 
 from __future__ import annotations
 
@@ -12,27 +12,32 @@ import torch
 from torch import Tensor, distributed
 
 from refseg.errors import ConfigError, TrainingError
-from refseg.predictor import pick_device
+from refseg.runtimes.torch import pick_device
 
-__all__ = ["Team", "assemble"]
+__all__ = ["Processes", "join_processes", "launched"]
 
 T = TypeVar("T")
 
 
+def launched() -> tuple[int, int]:
+    """Return the rank of this process and the number of processes, as torchrun sets them; (0, 1) without it."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 @dataclass(frozen=True)
-class Team:
-    """One process's view of all of them."""
+class Processes:
+    """All processes of a run, as one of them sees them."""
 
     device: torch.device
-    """What this process computes on."""
+    """The device of this process."""
     rank: int = 0
-    """Which of them this is, 0..size-1; the first one writes and talks."""
+    """The number of this process, 0..size-1."""
     size: int = 1
-    """How many there are."""
+    """The number of processes."""
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and shows the progress."""
+        """Whether this is rank 0, which writes the files and shows the progress."""
         return self.rank == 0
 
     def sum(self, value: Tensor) -> Tensor:
@@ -43,7 +48,7 @@ class Team:
         return value
 
     def gather(self, value: T) -> list[T]:
-        """Return what each process holds, in the order of their ranks."""
+        """Return the value of each process, in the order of their ranks."""
         if self.size == 1:
             return [value]
         parts: list[Any] = [None] * self.size
@@ -51,36 +56,36 @@ class Team:
         return parts
 
     def wait(self) -> None:
-        """Wait until all processes are here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             distributed.barrier()
 
 
 @contextmanager
-def assemble(device: str = "auto") -> Iterator[Team]:
-    """Join the processes that torchrun started, each on a device of its own; alone where it started none.
+def join_processes(device: str = "auto") -> Iterator[Processes]:
+    """Join the processes that torchrun started, each on a device of its own.
 
     Raises:
-        ConfigError: the device is unknown or not there.
-        TrainingError: the processes do not find each other.
+        ConfigError: the device is unknown or not available.
+        TrainingError: the processes cannot connect to each other.
     """
     place = pick_device(device)
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    rank, size = launched()
     if size == 1:
-        yield Team(place)
+        yield Processes(place)
         return
     if place.type == "cuda":
-        local, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-        if local >= there:
-            raise ConfigError(f"torchrun started more processes than this machine has GPUs ({there})")
+        local, available = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= available:
+            raise ConfigError(f"torchrun started more processes than this machine has GPUs ({available})")
         place = torch.device("cuda", local)
         torch.cuda.set_device(place)
     elif place.type != "cpu":
-        raise ConfigError(f"several processes train on GPUs of NVIDIA's kind or on processors, not on {place.type}")
+        raise ConfigError(f"several processes train on CUDA GPUs or on CPUs, not on {place.type}")
     try:
         distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise TrainingError(f"the processes do not find each other: {' '.join(str(error).split())[:200]}") from None
-    yield Team(place, rank, size)
-    # After an error the others may be in the middle of a message: there the end of the process is the end of the group.
+        raise TrainingError(f"the processes cannot connect: {' '.join(str(error).split())[:200]}") from None
+    yield Processes(place, rank, size)
+    # After an error the others may be in the middle of a message: then the group ends with the process.
     distributed.destroy_process_group()

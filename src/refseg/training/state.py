@@ -1,8 +1,7 @@
-"""What a run needs to go on where it stopped."""
+"""The state of a run, from which it is resumed: weights, optimizer, loss scaler and step."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from torch.distributed.checkpoint.state_dict import (
 
 from refseg.config import to_dict
 from refseg.errors import TrainingError
-from refseg.models.base import Segmenter
+from refseg.files import replacing
+from refseg.models.base import Model
 from refseg.training.config import HOW, TrainingConfig
-from refseg.training.processes import Team
+from refseg.training.processes import Processes
 
 __all__ = ["Progress", "restore", "store", "whole_weights"]
 
@@ -29,68 +29,68 @@ FILE = "state.pt"
 
 @dataclass
 class Progress:
-    """How far a run has come."""
+    """The progress of a run."""
 
     step: int = 0
-    """Steps done."""
+    """The number of steps done."""
     best: float = -1.0
     """The best validation mean IoU so far."""
 
 
-def whole_weights(model: Segmenter) -> dict[str, Any]:
-    """Return a model's weights, put together where processes hold parts of them; all processes have to ask."""
+def whole_weights(model: Model) -> dict[str, Any]:
+    """Return a model's weights, gathered from the processes if they are sharded; all processes have to call this."""
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
 
 
 def store(
     folder: Path,
     config: TrainingConfig,
-    model: Segmenter,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     progress: Progress,
-    team: Team,
+    processes: Processes,
 ) -> None:
-    """Write all of it to `state.pt`, at once: a run killed while it writes leaves the older file whole.
+    """Write `state.pt` whole or not at all. Its content does not depend on the number of processes.
 
-    All processes have to call this; the first one writes. Nothing in the file depends on how many they are.
+    All processes have to call this; rank 0 writes.
+
+    Raises:
+        TrainingError: it cannot be written; the earlier file is kept.
     """
-    # Of weights that are spread, the first process alone gets the whole, in the machine's memory.
-    options = StateDictOptions(full_state_dict=True, cpu_offload=_spread(model))
+    # Sharded weights are gathered by rank 0 alone, in the memory of the CPU.
+    options = StateDictOptions(full_state_dict=True, cpu_offload=_is_sharded(model))
     state = {
         "training": to_dict(config),
-        "model_config": to_dict(model.config),
+        "spec": to_dict(model.spec),
         "model": get_model_state_dict(model, options=options),
         "optimizer": get_optimizer_state_dict(model, optimizer, options=options),
         "scaler": scaler.state_dict(),
         "step": progress.step,
         "best": progress.best,
     }
-    if team.is_main:
+    if processes.is_main:
         _write(state, folder / FILE)
 
 
 def _write(state: dict[str, Any], path: Path) -> None:
-    partial = path.with_suffix(".partial")
+    for draft in path.parent.glob(f".{path.name}.*"):  # of a process that was killed while it wrote
+        draft.unlink(missing_ok=True)
     try:
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replacing(path) as draft:
+            torch.save(state, draft)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
-        raise TrainingError(f"{path}: the run's state could not be written: {error}") from None
+        raise TrainingError(f"{path}: the state of the run could not be written: {error}") from None
 
 
 def restore(
     folder: Path,
     config: TrainingConfig,
-    model: Segmenter,
+    model: Model,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> Progress | None:
-    """Continue from `state.pt`, if there is one: weights, optimizer, scaler and place in the data.
+    """Load `state.pt` into model, optimizer and scaler, and return the progress; None if there is no such file.
 
     Raises:
         TrainingError: the file is unreadable or belongs to a run with other settings.
@@ -100,26 +100,25 @@ def restore(
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        found_model, found = state["model_config"], dict(state["training"])
-    except Exception as error:  # torch names no one exception for a broken file
+        spec, training = state["spec"], dict(state["training"])
+    except Exception as error:  # torch documents no type for a broken file
         raise TrainingError(f"{path}: cannot be read ({type(error).__name__}); delete it to start anew") from None
-    if found_model != to_dict(model.config):
+    if spec != to_dict(model.spec):
         raise TrainingError(f"{path}: belongs to a run of another model; choose another folder or delete it")
     wanted = to_dict(config)
-    different = sorted(key for key in wanted if wanted[key] != found.get(key) and key not in HOW)
+    different = sorted(key for key in wanted if wanted[key] != training.get(key) and key not in HOW)
     if different:
         raise TrainingError(
             f"{path}: belongs to a run with another {', '.join(different)}; choose another folder or delete it"
         )
-    options = StateDictOptions(full_state_dict=True, cpu_offload=_spread(model))
+    options = StateDictOptions(full_state_dict=True, cpu_offload=_is_sharded(model))
     set_model_state_dict(model, state["model"], options=options)
     set_optimizer_state_dict(model, optimizer, state["optimizer"], options=options)
     scaler.load_state_dict(state["scaler"])
     return Progress(step=state["step"], best=state["best"])
 
 
-def _spread(model: Segmenter) -> bool:
-    """Whether processes hold parts of the weights."""
+def _is_sharded(model: Model) -> bool:
     from torch.distributed.tensor import DTensor
 
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())

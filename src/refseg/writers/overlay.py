@@ -1,4 +1,4 @@
-"""Images to look at: a mask over its photo, and several of them side by side with their words."""
+"""Overlays of masks on their images, and several of them in a grid with captions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from jaxtyping import Bool
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
+from refseg.masks import outline
+
 __all__ = ["overlay", "panels"]
 
 COLOUR = (255, 40, 120)
-"""Of the mask: a pink that few photos hold."""
+"""Of the mask: a pink that is rare in photos."""
 TINT = 0.45
 DIM = 0.55
-"""Brightness of what is not meant."""
+"""Brightness outside the mask."""
 CAPTION = 24
-"""Height of a line of words under a panel, pixels."""
+"""Height of a caption under a panel, pixels."""
 
 
 def overlay(image: Image.Image, mask: Bool[ndarray, "H W"], *, dim: bool = True) -> Image.Image:
@@ -26,20 +28,20 @@ def overlay(image: Image.Image, mask: Bool[ndarray, "H W"], *, dim: bool = True)
 
     Args:
         image: RGB, (H, W).
-        mask: the meant pixels.
-        dim: whether to darken what is not meant.
+        mask: is tinted and outlined.
+        dim: whether to darken the rest.
     """
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
     inside = mask[..., None]
     shown = np.where(
         inside, pixels * (1 - TINT) + np.array(COLOUR, dtype=np.float32) * TINT, pixels * (DIM if dim else 1)
     )
-    shown[_border(mask, max(1, round(max(mask.shape) / 400)))] = COLOUR
+    shown[outline(mask, max(1, round(max(mask.shape) / 400)))] = COLOUR
     return Image.fromarray(shown.round().clip(0, 255).astype(np.uint8))
 
 
 def panels(images: Sequence[tuple[Image.Image, str]], *, columns: int = 3, width: int = 320) -> Image.Image:
-    """Return images in a grid, each with its words beneath.
+    """Return images in a grid, each with its caption beneath.
 
     Args:
         images: each with its caption; at least one.
@@ -59,13 +61,3 @@ def panels(images: Sequence[tuple[Image.Image, str]], *, columns: int = 3, width
         sheet.paste(image, (x, y))
         draw.text((x + width / 2, y + image.height + CAPTION / 2), words, fill="black", font=font, anchor="mm")
     return sheet
-
-
-def _border(mask: Bool[ndarray, "H W"], thickness: int) -> Bool[ndarray, "H W"]:
-    """Return the pixels around a mask, outside of it, up to a thickness."""
-    grown: ndarray = mask
-    for _ in range(2):  # along one axis, then along the other: is there a pixel of the mask among so many neighbours?
-        sums = np.pad(grown, ((thickness + 1, thickness), (0, 0))).cumsum(axis=0, dtype=np.int32)
-        grown = (sums[2 * thickness + 1 :] > sums[: -2 * thickness - 1]).T
-    around: ndarray = grown & ~mask
-    return around

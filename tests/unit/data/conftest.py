@@ -1,4 +1,4 @@
-"""Tiny data sets in the forms in which the real ones are distributed, and what hostile ones are made of."""
+"""Tiny data sets in the formats in which the real ones are distributed, and hostile values."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def square(left, top, side):
 
 
 def square_mask(left, top, side, height=HEIGHT, width=WIDTH):
-    """What it covers."""
+    """The mask of the square that `square` outlines."""
     mask = np.zeros((height, width), dtype=bool)
     mask[top : top + side, left : left + side] = True
     return mask
@@ -45,7 +45,7 @@ def runs(mask):
 
 
 def compressed(mask):
-    """The same as text, by pycocotools."""
+    """The same as text, from pycocotools."""
     from pycocotools import mask as coco
 
     rle = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
@@ -67,7 +67,7 @@ def save_mask(path, mask):
 
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # some file systems take their time over a file that is written once more
+    path.unlink(missing_ok=True)  # some file systems are slow in overwriting a file
     path.write_bytes(content)
     return path
 
@@ -80,7 +80,7 @@ def write_json(path, value):
 
 
 def python_2_pickle(value, protocol):
-    """A pickle as Python 2 writes it: its byte strings, which here are `bytes`, are what Python 3 has no code for."""
+    """A pickle as Python 2 writes it. `bytes` in the value become byte strings, which Python 3 cannot write."""
     body = _protocol_2(value) if protocol == 2 else _protocol_0(value)
     return (b"\x80\x02" if protocol == 2 else b"") + body + b"."
 
@@ -111,12 +111,12 @@ def _protocol_0(value):
 
 
 def as_python_2(value):
-    """The same value as Python 2 had it: keys, names and splits as byte strings, numbers as they are."""
+    """The same value with all texts as byte strings, in UTF-8."""
     if isinstance(value, dict):
-        return {key.encode("latin1"): as_python_2(one) for key, one in value.items()}
+        return {key.encode(): as_python_2(one) for key, one in value.items()}
     if isinstance(value, list):
         return [as_python_2(one) for one in value]
-    return value.encode("latin1") if isinstance(value, str) else value
+    return value.encode() if isinstance(value, str) else value
 
 
 # ── REFER ──
@@ -127,7 +127,7 @@ def sentence(id, text, **changes):
 
 
 def reference(id, ann_id, image_id=1, split="train", texts=None, **changes):
-    said = [sentence(10 * id + n, text) for n, text in enumerate(texts or [f"thing {id}"])]
+    sentences = [sentence(10 * id + n, text) for n, text in enumerate(texts or [f"cup {id}"])]
     values = {
         "ref_id": id,
         "ann_id": ann_id,
@@ -135,8 +135,8 @@ def reference(id, ann_id, image_id=1, split="train", texts=None, **changes):
         "category_id": 1,
         "split": split,
         "file_name": f"COCO_train2014_{image_id:012}_{id}.jpg",
-        "sent_ids": [one["sent_id"] for one in said],
-        "sentences": said,
+        "sent_ids": [one["sent_id"] for one in sentences],
+        "sentences": sentences,
     }
     return values | changes
 
@@ -172,7 +172,7 @@ def instances(annotations, images=(1, 2), **changes):
 
 
 def write_refer(root, references, annotations, *, name="refcoco", file="refs(unc).p", protocol=2, **changes):
-    """A set in REFER's layout below a root; no images."""
+    """A set in REFER's layout below a root, without images."""
     folder = root / name
     write_json(folder / "instances.json", instances(annotations, **changes))
     if file.endswith(".json"):
@@ -188,19 +188,19 @@ def write_refer(root, references, annotations, *, name="refcoco", file="refs(unc
 
 
 def read(source):
-    """All records, of which none may be wrong."""
+    """All records; a row that cannot be used is an error."""
     return list(source.read(refuse))
 
 
 def problems(source):
-    """What is wrong, with the records that are not."""
+    """The problems, and the records of the rows that can be used."""
     found = []
     records = list(source.read(found.append))
     return found, records
 
 
 def the_error(source):
-    """The one line in which a set is refused."""
+    """The message of the first problem, which is one line."""
     with pytest.raises(DataError) as caught:
         read(source)
     message = str(caught.value)
@@ -225,11 +225,11 @@ def _deep(depth=200):
 
 
 HOSTILE = (None, True, -1, 10**30, 1e12, math.nan, "", "a\n\ud800", "../x", [], {}, [[None]], {"size": [9, 9]}, _deep())
-"""What no reader expects; it may only be refused, or stand where it does no harm."""
+"""Values that no reader expects; they are refused, or stand in a field that is not used."""
 
 
 def spoilt(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every copy of a JSON value with one thing in it gone or replaced by each of what is hostile."""
+    """Copies of a JSON value, in each of which one value is missing or replaced by a hostile one."""
     for path in _paths(value):
         for bad in HOSTILE:
             yield f"{path} is {str(bad)[:20]!r}", _replaced(value, path, bad)
@@ -258,11 +258,12 @@ def _replaced(value: Any, path: tuple[Any, ...], new: Any, *, remove: bool = Fal
 
 
 def survives(source):
-    """Read a set of which something is wrong: it is refused in one line that names a file of it, or drawn."""
+    """Read a set with a hostile value: it is refused with an error of one line, or its regions are painted."""
     message = ""
     try:
+        problems(source)
         for record in read(source):
-            json.dumps(record.parts)
+            json.dumps(record.parts, allow_nan=False)
             if all("file" not in part for part in record.parts):
                 painted(record)
     except DataError as error:
@@ -274,7 +275,7 @@ def survives(source):
 
 @pytest.fixture(scope="session")
 def made():
-    """All of the above, as this file cannot be imported."""
+    """All names of this file, which cannot be imported."""
     import types
 
     return types.SimpleNamespace(**{name: value for name, value in globals().items() if not name.startswith("__")})

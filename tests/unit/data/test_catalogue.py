@@ -1,12 +1,18 @@
-"""The table of data sets: names and folders to samples."""
+"""The catalogue: data sets by name, by folder and by file."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from refseg.data.catalogue import DATA_SETS, DataSet, find, open_data, split_name
+from refseg.data.catalogue import DATA_SETS, find, image_files, open_data, split_name
+from refseg.data.dataset import DataSet
 from refseg.errors import DataError, UnknownNameError
+
+
+def texts(data):
+    """The expressions of the first sample."""
+    return [expression.text for expression in data.samples_of(0)[0].expressions]
 
 
 @pytest.fixture
@@ -43,15 +49,15 @@ def test_a_set_in_refers_layout_is_found_by_its_name(write, tmp_path, name, fold
         data = open_data(f"{name}:val", root)
         assert isinstance(data, DataSet)
         assert (data.name, data.split) == (name, "val")
-        assert data.samples_of(0)[0].expressions == ("left cup",)
+        assert texts(data) == ["left cup"]
 
 
-def test_every_set_tells_what_it_is():
+def test_the_published_numbers_add_up():
     for known in DATA_SETS.values():
         assert known.note
         assert known.references.keys() <= set(known.splits)
     totals = {name: sum(known.references.values()) for name, known in DATA_SETS.items()}
-    # Of RefCOCO and RefCOCO+ those that their authors count.
+    # For RefCOCO and RefCOCO+ as counted by their authors.
     assert (totals["refcoco"], totals["refcoco-google"], totals["refcoco+"]) == (50_000, 50_000, 49_856)
     assert totals["refcocog-umd"] == totals["refcocog-google"] == 49_822
 
@@ -103,9 +109,25 @@ def test_a_folder_of_tables_is_found_by_its_path(made, tmp_path):
     (tmp_path / "data").mkdir()
     parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "data" / "val-00000-of-00001.parquet")
     for split in ("val", "validation", "all"):
-        assert open_data(f"{tmp_path}:{split}").samples_of(0)[0].expressions == ("cup",)
+        assert texts(open_data(f"{tmp_path}:{split}")) == ["cup"]
     made.write(tmp_path / "data.csv", b"image,mask,text\na.jpg,1.png,mine\n")
-    assert open_data(f"{tmp_path}:all").samples_of(0)[0].expressions == ("mine",)
+    assert texts(open_data(f"{tmp_path}:all")) == ["mine"]
+
+
+def test_every_data_set_has_the_same_members(write, tmp_path):
+    write()
+    shapes, references = open_data("shapes:val"), open_data("refcoco:val", tmp_path)
+    for data in (shapes, references):
+        assert isinstance(data, DataSet)
+        assert (data.skipped_count, data.skipped_note()) == (0, None)
+        target = data.samples_of(0)[0].target_object
+        objects = data.objects(0)
+        assert (objects is None) == (target is None)
+    assert shapes.objects(0)[target_of(shapes)].any()
+
+
+def target_of(data):
+    return data.samples_of(0)[0].target_object
 
 
 def test_shapes_needs_no_folder():
@@ -118,8 +140,8 @@ def test_shapes_needs_no_folder():
 def test_choices_reach_the_data(made, write, tmp_path):
     write()
     made.save_image(tmp_path / "elsewhere" / made.image_name(1))
-    assert open_data("refcoco:val", tmp_path, text_field="raw").samples_of(0)[0].expressions == ("Left cup!",)
-    assert open_data("refcoco:val", tmp_path).samples_of(0)[0].expressions == ("left cup",)
+    assert texts(open_data("refcoco:val", tmp_path, text_field="raw")) == ["Left cup!"]
+    assert texts(open_data("refcoco:val", tmp_path)) == ["left cup"]
     sample = open_data("refcoco:val", str(tmp_path), images=str(tmp_path / "elsewhere")).samples_of(0)[0]
     assert sample.load_image().size == (64, 48)
     made.write_refer(
@@ -151,7 +173,7 @@ def test_a_name_without_a_split_is_refused(data):
         open_data(data)
 
 
-def test_what_cannot_be_found_is_told_with_the_remedy(made, write, tmp_path):
+def test_for_a_set_that_cannot_be_found_the_remedy_is_named(made, write, tmp_path):
     with pytest.raises(UnknownNameError, match=r"unknown data set 'refcco', did you mean 'refcoco'\?"):
         find("refcco", tmp_path)
     with pytest.raises(DataError, match="where is refcoco\\? give the folder that holds it, with --data ROOT"):
@@ -173,8 +195,22 @@ def test_what_cannot_be_found_is_told_with_the_remedy(made, write, tmp_path):
             find(str(path))
 
 
-def test_a_split_that_is_not_there_is_told(write, tmp_path):
+def test_an_unknown_split_is_refused(write, tmp_path):
     write()
     with pytest.raises(DataError, match="refcoco has no split 'train'; it has testA, val, or take all"):
         open_data("refcoco:train", tmp_path)
     assert open_data("refcoco:all", tmp_path).totals()["references"] == 2
+
+
+def test_the_images_that_splits_need(write, made, tmp_path):
+    rows = [
+        made.reference(1, 11, split="val"),
+        made.reference(2, 21, 2, split="testA"),
+        made.reference(3, 21, 2, split="testA"),
+        made.reference(4, 99, 2, split="val"),  # which cannot be used
+    ]
+    annotations = [made.annotation(11, [made.square(2, 2, 10)]), made.annotation(21, [made.square(2, 2, 10)], 2)]
+    made.write_refer(tmp_path, rows, annotations)
+    assert image_files("refcoco", tmp_path) == [made.image_name(1), made.image_name(2)]
+    assert image_files("refcoco", tmp_path, ["val"]) == [made.image_name(1)]
+    assert image_files("refcoco", tmp_path, ["val", "testA"]) == [made.image_name(1), made.image_name(2)]

@@ -1,4 +1,4 @@
-"""The linter: each fault is found, where it is, and with the others; sound data have none."""
+"""The linter: each fault is found at its place, beside other faults; sound data have none."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from refseg.cli.data import WORD_LENGTH as SHOWN_LENGTH
 from refseg.data.check import KINDS, Finding, check, table
 from refseg.data.formats.folder import folder
 from refseg.data.formats.mdetr import mdetr
+from refseg.data.references import References
 from refseg.errors import ConfigError, DataError, UnknownNameError
 from refseg.inputs.clip_bpe import WORD_LENGTH
 
@@ -76,7 +77,7 @@ def scramble(path):
 FAULTS = {
     "too few cells": (["a.png,1.png,x"], "row", "line 6", "cells"),
     "no words": (["a.png,1.png, ,train"], "row", "line 6", "text"),
-    "missing image": (["d.png,1.png,a thing,train"], "missing", "line 6", "d.png is not there"),
+    "missing image": (["d.png,1.png,a thing,train"], "missing", "line 6", "d.png is missing"),
     "missing mask": (["b.png,9.png,a bird,train"], "mask", "line 6", "9.png"),
     "odd character": (["b.png,2.png,a bi\x07rd,train"], "odd", "line 6", "U+0007"),
     "lost character": (["b.png,2.png,caf\ufffd,train"], "odd", "line 6", "U+FFFD"),
@@ -137,21 +138,21 @@ def test_sizes_are_checked_quickly_too_but_nothing_is_decoded(own):
     assert [(one.kind, one.row) for one in found(own)] == [("image", "line 4")]
 
 
-def test_a_image_that_is_broken_is_told_once(own):
+def test_an_image_that_is_broken_is_told_once(own):
     scramble(own / "images" / "a.png")
     finding = only(found(own))
     assert (finding.kind, finding.row) == ("image", "line 2")
     assert "a.png" in finding.message
 
 
-def test_a_image_of_another_size_than_its_mask_is_found(own):
+def test_an_image_of_another_size_than_its_mask_is_found(own):
     png(own / "images" / "b.png", width=5, height=4)
     finding = only(found(own))
     assert (finding.kind, finding.row) == ("mask", "line 4")
     assert "is 32 x 24, its image 5 x 4" in finding.message
 
 
-def test_a_copy_of_a_image_in_another_split_is_found_by_its_bytes(own):
+def test_a_copy_of_an_image_in_another_split_is_found_by_its_bytes(own):
     copy = own / "images" / "copy.png"
     copy.write_bytes((own / "images" / "a.png").read_bytes())
     add(own, "copy.png,1.png,the left cup,val")
@@ -162,25 +163,25 @@ def test_a_copy_of_a_image_in_another_split_is_found_by_its_bytes(own):
     assert [one.kind for one in found(own)] == ["split", "split"]
 
 
-def test_a_copy_in_the_same_split_is_nobodys_business(own):
+def test_a_copy_in_the_same_split_is_no_fault(own):
     (own / "images" / "copy.png").write_bytes((own / "images" / "a.png").read_bytes())
     add(own, "copy.png,1.png,the left cup,train")
     assert found(own) == []
 
 
-def test_one_split_is_looked_at_without_the_faults_of_others(own):
+def test_one_split_is_checked_without_the_faults_of_others(own):
     add(own, "b.png,9.png,a bird,train", "a.png,1.png,the cup there,val", "x.png,1.png,the cup there,val")
     assert [(one.kind, one.row) for one in found(own, split="val")] == [("missing", "line 8"), ("split", "line 7")]
     with pytest.raises(DataError, match=r"data\.csv: has no split 'test'; it has train, val, or take all"):
         found(own, split="test")
 
 
-def test_all_bad_rows_are_told_and_not_only_the_first(own):
+def test_all_bad_rows_are_found(own):
     add(own, "a.png", "../x.png,1.png,y,train", "b.png,2.png,7,train")
     assert [(one.kind, one.row) for one in found(own)] == [("row", "line 6"), ("row", "line 7"), ("odd", "line 8")]
 
 
-def test_images_that_lie_elsewhere_are_found_there(own, tmp_path):
+def test_the_folder_of_images_can_be_named(own, tmp_path):
     (own / "images").rename(tmp_path / "elsewhere")
     assert {one.kind for one in found(own)} == {"missing"}
     assert found(own, images=tmp_path / "elsewhere") == []
@@ -203,7 +204,7 @@ def test_the_limit_can_be_chosen(own):
     assert SHOWN_LENGTH == WORD_LENGTH
 
 
-def test_what_cannot_be_read_at_all_is_refused(own, tmp_path):
+def test_data_that_cannot_be_read_at_all_are_refused(own, tmp_path):
     with pytest.raises(UnknownNameError, match="'nothing'"):
         check("nothing")
     with pytest.raises(DataError, match="generated"):
@@ -225,7 +226,7 @@ def square(left, top, side):
 
 @pytest.fixture
 def refer_set(tmp_path):
-    """Writes RefCOCO of two images: `refer_set(references=..., annotations=..., images=...)` adds to it."""
+    """Writes RefCOCO of two images: `refer_set(references, more, more_images)` adds references, annotations, images."""
     root = tmp_path / "sets"
     images = [{"id": i, "file_name": f"COCO_train2014_{i:012d}.jpg", "height": 24, "width": 32} for i in (1, 2)]
     for image in images:
@@ -237,14 +238,14 @@ def refer_set(tmp_path):
     ]
     splits = ("train", "train", "val", "testA")
 
-    def write(references=(), more=(), images=()):
+    def write(references=(), more=(), more_images=()):
         rows = [
             reference(ref_id=n, ann_id=one["id"], image_id=one["image_id"], split=split, words=f"thing {n}")
             for n, (one, split) in enumerate(zip(annotations, splits, strict=True))
         ]
         (root / "refcoco").mkdir(parents=True, exist_ok=True)
         (root / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps([*rows, *references], protocol=2))
-        values = {"images": [*images, *images], "annotations": [*annotations, *more], "categories": []}
+        values = {"images": [*images, *more_images], "annotations": [*annotations, *more], "categories": []}
         (root / "refcoco" / "instances.json").write_text(json.dumps(values), encoding="utf-8")
         return root
 
@@ -297,30 +298,30 @@ def test_bad_references_are_found(refer_set):
             {"id": 31, "image_id": 7, "category_id": 1, "segmentation": square(2, 2, 9)},
             {"id": 32, "image_id": 1, "category_id": 1, "segmentation": [[5, 5, 5, 5, 5, 5]]},
         ],
-        images=[image],
+        more_images=[image],
     )
     png(root / "images" / "train2014" / image["file_name"])
     findings = check("refcoco", root, split="train")
     assert kinds(findings) == [
         ("row", "reference 5"),
-        ("row", "reference 6"),
         ("duplicate", "reference 7"),
         ("duplicate", "reference 8"),
         ("row", "reference 9"),
         ("empty", "reference 11"),
         ("image", "reference 10"),
     ]
+    assert kinds(check("refcoco", root, split="val"))[0] == ("row", "reference 6")
     messages = {one.row: one.message for one in findings}
     assert "the mask is 16 x 12, its image 32 x 24" in messages["reference 9"]
     assert "is 32 x 24, but the data say 40 x 30" in messages["reference 10"]
 
 
-def test_a_image_of_an_impossible_size_is_told_and_not_drawn(refer_set):
+def test_an_image_of_an_impossible_size_is_told_and_not_drawn(refer_set):
     image = {"id": 7, "file_name": "x.jpg", "height": 10**9, "width": 10**9}
     more = [{"id": 30, "image_id": 7, "category_id": 1, "segmentation": square(1, 1, 5)}]
     root = refer_set([reference(ref_id=9, ann_id=30, image_id=7, split="train", words="huge")], more, [image])
     findings = check("refcoco", root, split="train")
-    assert kinds(findings) == [("row", "images 3"), ("row", "reference 5")]
+    assert kinds(findings) == [("row", "reference 5")]
 
 
 def test_overlapping_polygons_may_be_background(refer_set):
@@ -353,6 +354,46 @@ def test_images_inside_tables_are_looked_at(tmp_path):
     finding = only(check(str(tmp_path)))
     assert (finding.kind, finding.row) == ("image", "row 2")
     assert finding.file.endswith("val-00000-of-00001.parquet")
+
+
+# ── agreement with the reader ──
+
+
+def test_the_reader_skips_what_is_found(own):
+    """An error of a row is the reason for which the reader skips it, in one split and in all."""
+    (own / "data.csv").write_text(
+        "image,mask,text,split,id\na.png,1.png,the left cup,train,x\nb.png,1.png,a dog,train,y\n"
+        "../x.png,1.png,z,train,u\nc.png,,a cat,val,x\nc.png,,,val,w\nc.png,,a cow,val,v\nc.png\n",
+        encoding="utf-8",
+    )
+    for split in ("train", "val", "all"):
+        data = References(folder(own), "own", split)
+        errors = [one for one in found(own, split=split) if one.severity == "error"]
+        assert {(one.kind, one.row) for one in errors} == {(one.kind, one.row) for one in data.skipped}
+    assert [one.row for one in data.skipped] == ["line 4", "line 6", "line 8", "line 5"]
+
+
+def test_a_mask_that_is_its_own_image_is_found(own):
+    (own / "data.csv").write_text("image,mask,text\nimages/a.png,images/a.png,cup\n", encoding="utf-8")
+    assert only(found(own)).kind == only(found(own, quick=True)).kind == "mask"
+    with pytest.raises(DataError, match="of its image"):
+        References(folder(own), "own", "all")[0].load_mask()
+
+
+def test_masks_and_images_are_found_where_the_reader_finds_them(own):
+    (own / "masks" / "1.png").rename(own / "1.png")
+    (own / "images" / "b.png").rename(own / "b.png")
+    assert found(own) == []
+    data = References(folder(own), "own", "all")
+    assert all(sample.load_mask is None or sample.load_mask().any() for sample in data)
+    assert {sample.load_image().size for sample in data} == {(32, 24)}
+
+
+def test_values_that_were_left_out_of_a_row_are_a_warning(refer_set):
+    more = [{"id": 30, "image_id": 1, "category_id": 1, "segmentation": [*square(3, 3, 8), [1, 1, 2, 2]]}]
+    root = refer_set([reference(ref_id=9, ann_id=30, image_id=1, split="train", words="a line too")], more)
+    (finding,) = (one for one in check("refcoco", root, split="train") if one.kind != "count")
+    assert (finding.kind, finding.row, finding.severity) == ("partial", "reference 5", "warning")
 
 
 # ── the table ──

@@ -1,4 +1,4 @@
-"""Real data as samples: which belong to a split, what they load, and what is told when they cannot."""
+"""Data sets on disk as samples: the samples of a split, their images and masks, skipped rows and errors."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import threading
 
 import numpy as np
 import pytest
-import torch
 from torch.utils.data import DataLoader
 
-from refseg.data.batches import TrainOrder, TrainTransform, batches
 from refseg.data.formats.cris import cris
 from refseg.data.formats.folder import folder
+from refseg.data.formats.mdetr import mdetr
 from refseg.data.formats.reasonseg import reasonseg
+from refseg.data.formats.record import Problem, Record, Source
 from refseg.data.formats.refer import refer
 from refseg.data.references import References
 from refseg.errors import DataError
@@ -75,7 +75,7 @@ def test_the_samples_of_a_split_in_the_order_of_their_images(root, split, ids):
     assert [sample.id for i in range(data.num_images) for sample in data.samples_of(i)] == ids
 
 
-def test_a_split_that_is_not_there_is_told_with_those_that_are(root):
+def test_an_unknown_split_is_refused_and_the_known_ones_are_named(root):
     assert told(opened, root, "val") == "refcoco has no split 'val'; it has testA, testAB, testB, train, or take all"
 
 
@@ -94,7 +94,7 @@ def test_samples_are_found_by_any_index(root):
             data.samples_of(index)
 
 
-def test_what_is_counted(root):
+def test_totals(root):
     assert opened(root, "all").totals() == {"images": 3, "references": 6, "expressions": 9}
     assert opened(root, "testB").totals() == {"images": 2, "references": 3, "expressions": 5}
 
@@ -103,7 +103,7 @@ def test_a_sample_is_what_the_record_says(made, root):
     sample = opened(root, "testA")[0]
     assert isinstance(sample, Sample)
     assert (sample.id, sample.image_id, sample.split, sample.source) == ("1", "1", "testA", "refcoco")
-    assert (sample.expressions, sample.expression_ids) == (("left cup", "cup"), ("10", "11"))
+    assert [(one.text, one.id) for one in sample.expressions] == [("left cup", "10"), ("cup", "11")]
     assert sample.attributes == {"targets": 1, "category": "cup", "distractors": 2}
     assert np.array_equal(sample.load_mask(), made.square_mask(2, 2, 10))
     assert sample.load_ignored is None
@@ -115,7 +115,7 @@ def test_a_sample_is_what_the_record_says(made, root):
 @pytest.mark.parametrize(
     "place", ["images/mscoco/images/train2014", "train2014", "images", "images/val2014", ".", "images/mscoco/train2014"]
 )
-def test_both_layouts_and_what_people_make_of_them(made, root, place):
+def test_images_are_found_in_every_usual_folder(made, root, place):
     (root / "images" / "train2014" / made.image_name(3)).unlink()
     pixels = made.save_image(root / place / made.image_name(3).replace(".jpg", ".png"), seed=9)
     (root / place / made.image_name(3).replace(".jpg", ".png")).rename(root / place / made.image_name(3))
@@ -125,7 +125,7 @@ def test_both_layouts_and_what_people_make_of_them(made, root, place):
 
 
 @pytest.mark.parametrize("place", ["", "train2014"])
-def test_images_may_lie_anywhere(made, root, tmp_path_factory, place):
+def test_the_folder_of_images_can_be_named(made, root, tmp_path_factory, place):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     pixels = made.save_image(elsewhere / place / "a.png", seed=9)
     (elsewhere / place / "a.png").rename(elsewhere / place / made.image_name(3))
@@ -134,16 +134,17 @@ def test_images_may_lie_anywhere(made, root, tmp_path_factory, place):
     assert "looked in" in told(opened(root, "all", images=elsewhere)[0].load_image)
 
 
-def test_a_image_that_is_missing_is_named_with_where_it_was_looked_for(made, root):
+def test_a_missing_image_is_named_with_the_folders(made, root):
     (root / "images" / "train2014" / made.image_name(3)).unlink()
     message = told(opened(root, "all")[5].load_image)
-    assert message.startswith(f"image {made.image_name(3)} of refcoco is not there; looked in {root / 'images'}")
+    assert made.image_name(3) in message
+    assert str(root / "images") in message
 
 
 @pytest.mark.parametrize(
     ("content", "says"), [(b"", "is empty"), (b"<html>", "is not an image"), (b"\xff\xd8\xff\xe0", "")]
 )
-def test_a_image_that_cannot_be_read_is_named(made, root, content, says):
+def test_a_broken_image_is_named(made, root, content, says):
     path = root / "images" / "train2014" / made.image_name(3)
     made.write(path, content)
     message = told(opened(root, "all")[5].load_image)
@@ -151,7 +152,7 @@ def test_a_image_that_cannot_be_read_is_named(made, root, content, says):
     assert says in message
 
 
-def test_a_image_of_another_size_than_the_data_say_is_refused(made, root):
+def test_an_image_of_another_size_than_the_data_say_is_refused(made, root):
     path = root / "images" / "train2014" / made.image_name(3)
     made.save_image(path, 64, 48)
     assert told(opened(root, "all")[5].load_image) == f"{path}: is 48 x 64, but the data say 64 x 48"
@@ -166,9 +167,9 @@ def test_masks_by_both_rules(made, root):
     assert np.array_equal(opened(root, "all", overlap="lavt")[2].load_mask(), one ^ other)
 
 
-def test_what_fits_nothing_has_no_mask(root):
+def test_a_reference_without_a_target_has_no_mask(root):
     sample = opened(root, "all")[4]
-    assert sample.expressions[0] == "unicorn"
+    assert sample.expressions[0].text == "unicorn"
     assert sample.load_mask is None
 
 
@@ -188,7 +189,7 @@ def test_masks_in_files_have_the_size_of_their_image(made, tmp_path):
     )
     assert "own: reference broken: " in told(data[2].load_mask)
     assert "broken.png" in told(data[2].load_mask)
-    assert f"own: reference missing: there is no file '{place / 'missing.png'}'" in told(data[3].load_mask)
+    assert "own: reference missing: mask missing.png is missing" in told(data[3].load_mask)
 
 
 def test_the_masks_of_the_reference_cris(made, tmp_path):
@@ -203,7 +204,7 @@ def test_the_masks_of_the_reference_cris(made, tmp_path):
     assert np.array_equal(sample.load_mask(), mask)
 
 
-def test_what_is_ignored_is_loaded_beside_the_mask(made, tmp_path):
+def test_ignored_pixels_are_loaded_beside_the_mask(made, tmp_path):
     made.save_image(tmp_path / "val" / "a.jpg")
     points = [[0, 0], [30, 0], [30, 30], [0, 30]]
     inner = [[5, 5], [15, 5], [15, 15], [5, 15]]
@@ -214,9 +215,202 @@ def test_what_is_ignored_is_loaded_beside_the_mask(made, tmp_path):
     assert np.array_equal(sample.load_mask(), made.square_mask(0, 0, 30) & ~made.square_mask(5, 5, 10))
 
 
-def test_a_mask_without_its_image_is_told(made, tmp_path):
+def test_a_mask_file_without_its_image_is_refused(made, tmp_path):
     made.write(tmp_path / "data.csv", b"image,mask,text\na.jpg,1.png,cup\n")
-    assert "image a.jpg of own is not there" in told(References(folder(tmp_path), "own", "all")[0].load_mask)
+    assert "image a.jpg is missing" in told(References(folder(tmp_path), "own", "all")[0].load_mask)
+
+
+# ── files that are moved or added after the set was opened ──
+
+
+def own_set(made, root, mask="a.png", image="a.png"):
+    """A folder with one reference, whose image and mask are missing."""
+    made.write(root / "data.csv", f"image,mask,text,id\n{image},{mask},cup,1\n".encode())
+    return lambda: References(folder(root), "own", "all")
+
+
+def test_a_mask_that_is_moved_is_found(made, tmp_path):
+    opened = own_set(made, tmp_path, mask="a-mask.png")
+    made.save_image(tmp_path / "images" / "a.png")
+    made.save_mask(tmp_path / "a-mask.png", made.square_mask(2, 2, 9))
+    data = opened()
+    assert data[0].load_mask().sum() == 81
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "a-mask.png").rename(tmp_path / "masks" / "a-mask.png")
+    assert data[0].load_mask().sum() == 81
+    assert opened()[0].load_mask().sum() == 81
+
+
+def test_an_image_is_never_taken_for_its_own_mask(made, tmp_path):
+    opened = own_set(made, tmp_path)
+    made.save_image(tmp_path / "a.png")
+    assert "a.png, is that of its image" in told(opened()[0].load_mask)
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").symlink_to(tmp_path / "a.png")
+    assert "a.png, is that of its image" in told(opened()[0].load_mask)
+    (tmp_path / "masks" / "a.png").unlink()
+    made.save_mask(tmp_path / "masks" / "a.png", made.square_mask(2, 2, 9))
+    assert opened()[0].load_mask().sum() == 81
+
+
+def test_a_mask_in_masks_comes_before_one_beside_the_table(made, tmp_path):
+    opened = own_set(made, tmp_path, image="b.png")
+    made.save_image(tmp_path / "b.png")
+    made.save_mask(tmp_path / "a.png", made.square_mask(2, 2, 9))
+    assert opened()[0].load_mask().sum() == 81
+    made.save_mask(tmp_path / "masks" / "a.png", made.square_mask(2, 2, 3))
+    assert opened()[0].load_mask().sum() == 9
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".jpeg", ".png"])
+def test_an_image_of_reasonseg_may_come_after_its_json(made, tmp_path, ending):
+    shape = {"label": "target", "points": [[0, 0], [30, 0], [30, 30], [0, 30]]}
+    made.write_json(tmp_path / "val" / "a.json", {"text": ["q"], "is_sentence": False, "shapes": [shape]})
+    told(References(reasonseg(tmp_path), "reasonseg", "val")[0].load_image)
+    made.save_image(tmp_path / "val" / f"a{ending}")
+    assert References(reasonseg(tmp_path), "reasonseg", "val")[0].load_image().size == (64, 48)
+
+
+def test_masks_of_the_reference_cris_may_come_later_in_either_folder(made, tmp_path):
+    made.save_image(tmp_path / "images" / "train2014" / "a.jpg")
+    row = {"segment_id": 7, "img_name": "a.jpg", "sentences": [{"sent_id": 3, "sent": "cup"}]}
+    made.write_json(tmp_path / "anns" / "refcoco" / "testA.json", [row])
+    told(References(cris(tmp_path, "refcoco"), "cris/refcoco", "testA")[0].load_mask)
+    made.save_mask(tmp_path / "refcoco" / "masks" / "7.png", made.square_mask(2, 2, 9))
+    assert References(cris(tmp_path, "refcoco"), "cris/refcoco", "testA")[0].load_mask().sum() == 81
+    made.save_mask(tmp_path / "masks" / "refcoco" / "7.png", made.square_mask(2, 2, 3))
+    assert References(cris(tmp_path, "refcoco"), "cris/refcoco", "testA")[0].load_mask().sum() == 9
+
+
+def test_an_image_in_two_folders_is_always_taken_from_the_first(made, root):
+    """Whatever was loaded before."""
+    elsewhere = root / "images" / made.image_name(1)
+    (root / "images" / "train2014" / made.image_name(2)).rename(root / "images" / made.image_name(2))
+    pixels = np.asarray(opened(root, "all")[0].load_image())
+    made.save_image(elsewhere, seed=9)
+    data = opened(root, "all")
+    data[3].load_image()
+    assert np.array_equal(np.asarray(data[0].load_image()), pixels)
+
+
+# ── images of the same name ──
+
+
+def test_images_of_one_name_in_two_folders_are_two(made, tmp_path):
+    rows = [
+        {"segment_id": n, "img_name": name, "sentences": [{"sent_id": n, "sent": "cup"}]}
+        for n, name in enumerate(("s/1.png", "t/1.png", "scene.1", "scene.2"))
+    ]
+    made.write_json(tmp_path / "anns" / "refcoco" / "val.json", rows)
+    data = References(cris(tmp_path, "refcoco"), "cris/refcoco", "val")
+    assert len({sample.image_id for sample in data}) == data.num_images == 4
+
+
+def test_images_of_mdetr_are_told_by_their_path_or_the_id_in_the_file(made, tmp_path):
+    size = {"height": 48, "width": 64, "caption": "cup"}
+    images = [{"id": n, "file_name": name} | size for n, name in enumerate(("s/1.png", "t/1.png", "u/1.png"))]
+    images[2]["original_id"] = 77
+    file = made.write_json(tmp_path / "finetune_refcoco_val.json", {"images": images, "annotations": []})
+    data = References(mdetr(tmp_path, {"val": file}), "mdetr/refcoco", "val")
+    assert [sample.image_id for sample in data] == ["s/1.png", "t/1.png", "77"]
+
+
+def test_one_file_of_mdetr_may_be_opened_as_different_splits(made, tmp_path):
+    image = {"id": 1, "file_name": "a.jpg", "height": 4, "width": 5, "caption": "cup"}
+    file = made.write_json(tmp_path / "finetune_refcoco_val.json", {"images": [image], "annotations": []})
+    for split in ("all", "val", "all"):
+        assert References(mdetr(tmp_path, {split: file}), "mdetr", split).samples_of(0)[0].split == split
+
+
+# ── rows that cannot be used ──
+
+
+def skipping(tmp_path, *rows, split="val"):
+    """Opens a split of a source whose rows are records, as changes of one, and problems."""
+    common = {"image_id": "1", "file": "a", "split": "val", "expressions": ("a",), "parts": ()}
+
+    def read(report):
+        for number, row in enumerate(rows, 1):
+            if isinstance(row, Problem):
+                report(row)
+            else:
+                values = common | {"id": str(number), "expression_ids": (f"{number}/0",), "row": f"row {number}"} | row
+                yield Record(**values)
+
+    file = tmp_path / "table"
+    file.touch()
+    source = Source(format="test", folder=tmp_path, files=(file,), read=read)
+    return References(source, "own", split, options=repr((rows, split)))
+
+
+def problem(split="", message="is wrong"):
+    return Problem(file="table", row="row 9", kind="row", message=message, split=split)
+
+
+def test_a_row_that_cannot_be_used_is_skipped_and_counted(tmp_path):
+    data = skipping(tmp_path, {}, problem("val", "has no expression"), {})
+    assert [sample.id for sample in data] == ["1", "3"]
+    assert data.totals() == {"images": 1, "references": 2, "expressions": 2}
+    assert data.skipped == (problem("val", "has no expression"),)
+    assert data.skipped_count == 1
+    assert "has no expression" in data.skipped_note()
+    assert "\n" not in data.skipped_note()
+
+
+def test_without_skipped_rows_there_is_no_note(tmp_path):
+    data = skipping(tmp_path, {})
+    assert (data.skipped, data.skipped_count, data.skipped_note()) == ((), 0, None)
+
+
+def test_only_rows_of_the_split_or_of_an_unknown_one_count_as_skipped(tmp_path):
+    rows = ({}, {"split": "train"}, problem("train"), problem(""), problem("val"), problem("test"))
+    assert [one.split for one in skipping(tmp_path, *rows).skipped] == ["", "val"]
+    assert [one.split for one in skipping(tmp_path, *rows, split="train").skipped] == ["train", ""]
+    assert len(skipping(tmp_path, *rows, split="all").skipped) == 4
+
+
+def test_an_id_of_another_split_blocks_nothing(tmp_path):
+    rows = ({"id": "x", "split": "train"}, {"id": "x"}, {"id": "y"})
+    data = skipping(tmp_path, *rows)
+    assert [sample.id for sample in data] == ["x", "y"]
+    assert data.skipped == ()
+
+
+def test_an_id_that_two_opened_splits_have_is_used_once(tmp_path):
+    rows = ({"id": "x", "split": "train"}, {"id": "x"}, {"id": "y", "file": "b", "expression_ids": ("e",)}, {"id": "x"})
+    data = skipping(tmp_path, *rows, split="all")
+    assert [(sample.id, sample.split) for sample in data] == [("x", "train"), ("y", "val")]
+    assert [sample.id for i in range(data.num_images) for sample in data.samples_of(i)] == ["x", "y"]
+    assert [(one.kind, one.row, one.split) for one in data.skipped] == [
+        ("duplicate", "row 4", "val"),
+        ("duplicate", "row 2", "val"),
+    ]
+    assert data.totals() == {"images": 2, "references": 2, "expressions": 2}
+    assert data.digest() == skipping(tmp_path, rows[0], rows[2], split="all").digest()
+
+
+def test_a_split_of_which_no_row_can_be_used_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(DataError, match="has no expression"):
+        skipping(tmp_path, {"split": "train"}, problem("val", "has no expression"))
+    with pytest.raises(DataError, match="no split 'test'"):
+        skipping(tmp_path, {"split": "train"}, problem("val"), split="test")
+
+
+def test_many_splits_can_be_opened_together(tmp_path):
+    """More than the number of values that a query takes."""
+    data = skipping(tmp_path, *({"split": f"{n}"} for n in range(40_000)), split="all")
+    assert len(data) == 40_000
+
+
+def test_a_real_set_with_a_reference_without_expressions(made, root):
+    rows = [made.reference(1, 11, 1, "val"), made.reference(2, 12, 1, "val", sentences=[])]
+    rows += [made.reference(3, 12, 1, "train", sentences=[]), made.reference(4, 999, 1, "train")]
+    annotations = [made.annotation(11, [made.square(2, 2, 10)]), made.annotation(12, "no region")]
+    made.write_refer(root, rows, annotations, images=(1, 2, 3))
+    data = opened(root, "val")
+    assert [sample.id for sample in data] == ["1"]
+    assert data.skipped_count == 1
+    assert "reference 2" in data.skipped_note()
 
 
 # ── the digest ──
@@ -230,7 +424,7 @@ def lines(made, path, *rows):
 ROWS = ("a.jpg,1.png,cup,1,val", "b.jpg,2.png,dog,2,val", "c.jpg,,cat,3,val", "d.jpg,3.png,bird,4,train")
 
 
-def test_the_digest_does_not_know_the_order_of_rows(made, tmp_path):
+def test_the_digest_does_not_depend_on_the_order_of_rows(made, tmp_path):
     digest = lines(made, tmp_path / "one", *ROWS)
     assert lines(made, tmp_path / "two", *ROWS[::-1]) == digest
     assert lines(made, tmp_path / "one", *ROWS[:3]) == digest  # the train split is no part of it
@@ -248,7 +442,7 @@ def test_the_digest_does_not_know_the_order_of_rows(made, tmp_path):
         "",
     ],
 )
-def test_the_digest_changes_with_all_that_is_said(made, tmp_path, row):
+def test_the_digest_depends_on_every_field(made, tmp_path, row):
     assert lines(made, tmp_path, row, *ROWS[1:]) != lines(made, tmp_path, *ROWS)
 
 
@@ -256,7 +450,7 @@ def test_the_digest_changes_with_all_that_is_said(made, tmp_path, row):
 
 
 @pytest.mark.parametrize("split", ["all", "testA"])
-def test_samples_travel_to_other_processes(made, root, split):
+def test_samples_can_be_sent_to_other_processes(made, root, split):
     data = opened(root, split)
     for sample, again in zip(data, pickle.loads(pickle.dumps(list(data))), strict=True):
         assert (again.id, again.expressions, again.attributes) == (sample.id, sample.expressions, sample.attributes)
@@ -265,8 +459,8 @@ def test_samples_travel_to_other_processes(made, root, split):
             assert np.array_equal(again.load_mask(), sample.load_mask())
 
 
-def test_a_sample_takes_little_along(made, root):
-    """Not the index of its set: a worker sends many."""
+def test_a_pickled_sample_does_not_hold_its_index(made, root):
+    """Workers send many samples."""
     few = len(pickle.dumps(opened(root, "all")[0]))
     rows = [made.reference(n, 11) for n in range(1000)]
     made.write_refer(root, rows, [made.annotation(11, [made.square(2, 2, 10)])])
@@ -284,15 +478,6 @@ def test_workers_read_the_samples(root, start):
         assert (there.load_mask is None) == (sample.load_mask is None)
         if sample.load_mask is not None:
             assert np.array_equal(there.load_mask(), sample.load_mask())
-
-
-def test_batches_are_the_same_with_workers(root):
-    drawer = TrainTransform(opened(root, "all"), 12)
-    order = TrainOrder(items=3, batch_size=2, expressions=2, sizes=((0, 64),), seed=1)
-    for one, other in zip(batches(drawer, order, range(3)), batches(drawer, order, range(3), workers=2), strict=True):
-        assert torch.equal(one.target, other.target)
-        assert torch.equal(one.pixels, other.pixels)
-        assert one.target.any()
 
 
 def test_threads_read_the_samples(root):

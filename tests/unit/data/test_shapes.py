@@ -344,7 +344,7 @@ def test_labels_lie_on_the_colours():
         dataset = Shapes("train")
         scene = dataset.scene(i)
         image = np.asarray(dataset.samples_of(i)[0].load_image()).astype(float)
-        for thing, mask in zip(scene.things, dataset.masks(i), strict=True):
+        for thing, mask in zip(scene.things, dataset.objects(i), strict=True):
             if thing.texture != "plain":
                 continue
             seen = np.median(image[mask], axis=0)
@@ -381,7 +381,7 @@ def test_labels_are_the_same_at_any_scale(scale):
 def test_a_mask_overlaps_the_meant_thing_and_no_other():
     dataset = Shapes("val", scale=0.5)
     for i in range(20):
-        masks = dataset.masks(i)
+        masks = dataset.objects(i)
         assert masks.sum(0).max() == 1
         for sample in dataset.samples_of(i)[:-1]:
             mask = sample.load_mask()

@@ -1,4 +1,4 @@
-"""CLIP's own embedding of an image: what its ResNet pools, beside the maps that CRIS takes."""
+"""CLIP's ResNet: the attention pool of CRIS, and CLIP's pooled image embedding."""
 
 import pytest
 import torch
@@ -9,8 +9,8 @@ from refseg.encoders.clip_resnet import AttentionPool2d, ModifiedResNet, ResNetC
 SMALL = ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=12, pretrained_size=96)
 
 
-def placed(pool, x):
-    """The positions of a map as a sequence of tokens, (H*W, B, C), each with its positional embedding."""
+def as_tokens(pool, x):
+    """Return a map as tokens (H*W, B, C) with positional embeddings."""
     position = functional.interpolate(
         pool.positional_embedding[1:].reshape(3, 3, x.shape[1]).permute(2, 0, 1)[None], size=x.shape[2:], mode="bicubic"
     )
@@ -18,7 +18,7 @@ def placed(pool, x):
 
 
 def attended_by_torch(pool, query, tokens):
-    """Multi-head attention as torch has it, with the pool's weights."""
+    """Return torch's multi-head attention with the weights of the pool."""
     attended, _ = functional.multi_head_attention_forward(
         query=query,
         key=tokens,
@@ -43,24 +43,24 @@ def attended_by_torch(pool, query, tokens):
 
 
 def pooled_by_torch(pool, x):
-    """The mean attends to itself and to all positions."""
-    tokens = torch.cat([(x.mean(dim=(2, 3)) + pool.positional_embedding[0])[None], placed(pool, x)])
+    """Return the attention of the mean to itself and all positions."""
+    tokens = torch.cat([(x.mean(dim=(2, 3)) + pool.positional_embedding[0])[None], as_tokens(pool, x)])
     return attended_by_torch(pool, tokens[:1], tokens)[0]
 
 
 @pytest.mark.parametrize("size", [(3, 3), (5, 4)])
-def test_attention_pool_is_multi_head_attention_beside_a_convolution(size):
+def test_the_attention_pool_equals_torchs_attention_and_a_convolution(size):
     torch.manual_seed(0)
     pool = AttentionPool2d(grid=3, channels=16, heads=4, output_dim=12).eval()
     x = torch.randn(2, 16, *size)
-    tokens = placed(pool, x)
+    tokens = as_tokens(pool, x)
     attended = attended_by_torch(pool, tokens, tokens)
     expected = torch.relu(attended.permute(1, 2, 0).reshape(2, 12, *size) + pool.connect(x))
     torch.testing.assert_close(pool(x), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [(3, 3), (5, 5), (2, 4)])
-def test_the_mean_attends_to_itself_and_all_positions(size):
+def test_pooled_features_equal_torchs(size):
     torch.manual_seed(0)
     pool = AttentionPool2d(grid=3, channels=16, heads=4, output_dim=12).eval()
     x = torch.randn(2, 16, *size)
@@ -68,17 +68,17 @@ def test_the_mean_attends_to_itself_and_all_positions(size):
 
 
 @pytest.mark.parametrize("side", [96, 64])
-def test_a_image_becomes_one_vector(side):
+def test_pooled_features_of_an_image(side):
     torch.manual_seed(0)
     resnet = ModifiedResNet(SMALL).eval()
-    pixels, seen = torch.randn(2, 3, side, side), []
-    resnet.layer4.register_forward_hook(lambda *values: seen.append(values[-1]))
+    pixels, last = torch.randn(2, 3, side, side), []
+    resnet.layer4.register_forward_hook(lambda *values: last.append(values[-1]))
     found = resnet.pool(pixels)
     assert found.shape == (2, 12)
-    torch.testing.assert_close(found, pooled_by_torch(resnet.attnpool, seen[0]), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, pooled_by_torch(resnet.attnpool, last[0]), rtol=0, atol=1e-5)
 
 
-def test_what_is_not_clips_takes_no_part():
+def test_pooled_features_do_not_depend_on_the_layer_of_cris():
     resnet = ModifiedResNet(SMALL)
     resnet.pool(torch.randn(2, 3, 96, 96)).sum().backward()
     assert all(parameter.grad is None for parameter in resnet.attnpool.connect.parameters())

@@ -1,4 +1,4 @@
-"""CLIP's text transformer in parts, as a model on top of it runs them."""
+"""CLIP's text transformer, and the parts that models run one by one."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def text():
     ).eval()
 
 
-def test_the_parts_are_the_whole(text):
+def test_the_parts_equal_the_forward_pass(text):
     x = text.embed(TOKENS)
     assert x.shape == (3, 7, 16)
     for block in text.blocks:
@@ -26,22 +26,22 @@ def test_the_parts_are_the_whole(text):
     assert torch.equal(text.project(text.sentence_of(words, TOKENS)), sentence)
 
 
-def test_every_word_comes_into_the_joint_space(text):
+def test_all_tokens_can_be_projected(text):
     words, sentence = text(TOKENS)
     projected = text.project(words)
     assert projected.shape == (3, 7, 12)
     torch.testing.assert_close(projected, torch.einsum("bld,de->ble", words, text.text_projection))
-    # The order does not matter: the end token is picked before the projection or after it.
+    # The end token may be selected before or after the projection.
     torch.testing.assert_close(text.sentence_of(projected, TOKENS), sentence)
 
 
-def test_the_sentence_stands_at_the_first_end_token(text):
+def test_the_first_end_token_represents_the_expression(text):
     words = torch.arange(21.0).reshape(3, 7, 1)
     assert text.sentence_of(words, TOKENS).flatten().tolist() == [3.0, 7 + 6.0, 14 + 1.0]
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
-def test_the_mask_lets_a_word_see_those_before_it(text, kind):
+def test_tokens_attend_to_earlier_tokens_only(text, kind):
     mask = text.causal_mask(3, torch.empty(1, dtype=kind))
     inf = float("inf")
     assert mask.dtype == kind

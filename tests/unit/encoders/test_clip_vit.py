@@ -1,4 +1,4 @@
-"""CLIP's vision transformer: against what transformers computes, and what a model on top of it relies on."""
+"""CLIP's vision transformer, compared with transformers, and the properties that models rely on."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from refseg.encoders.clip_files import infer_text, infer_vit, load_encoders, load_text_encoder, read_clip
+from refseg.encoders.clip_files import read_clip
+from refseg.encoders.clip_sizes import infer_text, infer_vit
 from refseg.encoders.clip_text import TextTransformer
 from refseg.encoders.clip_vit import VisionTransformer, ViTConfig
+from refseg.encoders.pretrained import load_encoders, load_text_encoder
 from refseg.errors import ConfigError, ImageError
 
 GOLDEN = Path(__file__).parents[2] / "data" / "clip_vit.npz"
@@ -27,13 +29,13 @@ def golden():
 
 @pytest.fixture(scope="module")
 def recorded(golden, tmp_path_factory):
-    """The two encoders, loaded from a file with the names that transformers gives."""
+    """Both encoders, loaded from a file with the names of transformers."""
     path = tmp_path_factory.mktemp("clip") / "model.safetensors"
     weights = {key.removeprefix("weights/"): value for key, value in golden.items() if key.startswith("weights/")}
     save_file(weights, path)
     state = read_clip(path)
     encoders = nn.Module()
-    # A head of CLIP has 64 channels, and here there are fewer in all.
+    # The number of heads is inferred for 64 channels each; these encoders are smaller.
     encoders.visual = VisionTransformer(replace(infer_vit(state), heads=4))
     encoders.text = TextTransformer(replace(infer_text(state), heads=3))
     load_encoders(encoders, state)
@@ -56,7 +58,7 @@ class TestAgainstTransformers:
         assert len(recorded.visual.blocks) == 3
         assert recorded.text.text_projection.shape == (24, 20)
 
-    # CLIP's own grid, a finer one and a coarser one.
+    # The grid of pretraining, a finer and a coarser one.
     @pytest.mark.parametrize("side", [32, 40, 24])
     def test_images(self, recorded, golden, side):
         pixels = golden[f"{side}/pixels"].float()
@@ -94,12 +96,12 @@ class TestVisionTransformer:
         assert kept == ()
 
     @pytest.mark.parametrize("side", [15, 17, 2])
-    def test_a_image_is_cut_into_whole_patches(self, vit, side):
-        with pytest.raises(ImageError, match=f"{side} pixels on a side cannot be cut into patches of 4"):
+    def test_the_side_has_to_be_a_multiple_of_the_patch(self, vit, side):
+        with pytest.raises(ImageError, match=f"{side} pixels"):
             vit(torch.randn(1, 3, side, side))
 
     @pytest.mark.parametrize("keep", [(), (1,), (3, 1), (2, 2), (1, 2, 3)])
-    def test_keeps_what_is_asked_for_in_that_order(self, vit, keep):
+    def test_the_outputs_of_blocks_are_returned_in_order(self, vit, keep):
         pixels = torch.randn(1, 3, 16, 16)
         states = [vit.embed(pixels)]
         for block in vit.blocks:
@@ -111,18 +113,18 @@ class TestVisionTransformer:
         assert not any(torch.equal(a, b) for a, b in pairwise(states))
 
     @pytest.mark.parametrize("keep", [(0,), (4,), (1, -1)])
-    def test_keeps_nothing_that_there_is_not(self, vit, keep):
+    def test_unknown_blocks(self, vit, keep):
         with pytest.raises(ConfigError, match=r"the blocks have the numbers 1\.\.3"):
             vit(torch.randn(1, 3, 16, 16), keep)
 
-    def test_patches_stand_row_by_row(self, vit):
+    def test_patches_are_in_row_major_order(self, vit):
         pixels = torch.zeros(1, 3, 16, 16)
         changed = pixels.clone()
         changed[:, :, 4:8, 8:12] = 1  # row 1, column 2
         differs = (vit.embed(pixels) != vit.embed(changed)).any(dim=-1)[0]
         assert differs.nonzero().flatten().tolist() == [1 + 1 * 4 + 2]
 
-    def test_positions_are_clips_own_on_its_grid(self, vit):
+    def test_positions_are_not_resized_on_the_grid_of_pretraining(self, vit):
         assert vit._positions(4) is vit.positional_embedding
 
     def test_positions_are_resized(self, vit):
@@ -138,12 +140,12 @@ class TestVisionTransformer:
         assert (across[0].diff() > 0).all()
         torch.testing.assert_close(across[0] + across[0].flip(0), torch.full((8,), 3.0))
 
-    def test_everything_learns(self, vit):
+    def test_all_parameters_get_gradients(self, vit):
         vit(torch.randn(2, 3, 24, 24)).tokens.pow(2).sum().backward()
         for name, parameter in vit.named_parameters():
             assert parameter.grad.abs().sum() > 0, name
 
-    def test_starts_as_clip_did(self):
+    def test_initial_values(self):
         torch.manual_seed(0)
         vit = VisionTransformer(ViTConfig(patch=2, width=256, layers=1, heads=4, output_dim=128, pretrained_size=32))
         for parameter in (vit.class_embedding, vit.positional_embedding, vit.proj):
@@ -151,7 +153,7 @@ class TestVisionTransformer:
             assert float(values.std()) == pytest.approx(1 / 16, rel=0.15)
             assert abs(float(values.mean())) < 1 / 64
 
-    def test_names_are_openais(self, vit):
+    def test_names_of_openai(self, vit):
         names = set(vit.state_dict())
         assert "conv1.bias" not in names
         assert {name for name in names if "resblocks" not in name} == {
@@ -166,7 +168,7 @@ class TestVisionTransformer:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"patch": 0}, "must be positive"),
         ({"layers": 0}, "must be positive"),
@@ -176,6 +178,6 @@ class TestVisionTransformer:
         ({"pretrained_size": 0}, r"a multiple of the patch \(4\), got 0"),
     ],
 )
-def test_sizes_that_do_not_fit(changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_sizes(changes, message):
+    with pytest.raises(ConfigError, match=message):
         replace(SMALL, **changes)

@@ -1,4 +1,4 @@
-"""Calibration: scores become the IoUs that they promise, and rejections cost what they may."""
+"""Fitting a calibration: scores equal the IoU to expect, and rejections stay within their share."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from refseg.errors import DataError
-from refseg.evaluation.calibration import expected_calibration_error, fit, rejection_threshold
+from refseg.evaluation.calibration import fit, rejection_threshold
 from refseg.evaluation.metrics import Outcome
+from refseg.evaluation.reliability import measure_reliability
 
 
 def outcomes(confidences, ious, present=None):
-    """Masks of a thousand pixels each; where nothing is meant the IoU is left out of account."""
+    """Masks of a thousand pixels each; the IoU of expressions without a target is not used."""
     present = [True] * len(confidences) if present is None else present
     return [
         Outcome(
@@ -22,9 +23,9 @@ def outcomes(confidences, ious, present=None):
             present=bool(there),
             intersection=round(1000 * iou),
             union=1000,
-            found=1000,
-            meant=1000,
-            pixels=9000,
+            predicted_pixels=1000,
+            target_pixels=1000,
+            image_pixels=9000,
             score=float(confidence),
             empty=False,
         )
@@ -32,32 +33,30 @@ def outcomes(confidences, ious, present=None):
     ]
 
 
-def test_the_error_by_hand():
-    scores, ious = np.array([0.05, 0.05, 0.95, 1.0]), np.array([0.0, 0.3, 0.8, 0.9])
-    assert expected_calibration_error(scores, ious) == pytest.approx((2 * 0.1 + 2 * 0.125) / 4)
-    assert expected_calibration_error(ious, ious) == 0
+def calibration_error(scores, ious):
+    return measure_reliability(scores, ious).error
 
 
-def test_calibrated_scores_are_the_ious_that_they_promise():
+def test_calibrated_scores_equal_the_iou():
     rng = np.random.default_rng(0)
     confidences = rng.uniform(0.3, 1, 4000)
-    ious = np.clip(confidences**3 + rng.normal(0, 0.1, 4000), 0, 1)  # far too sure of itself
+    ious = np.clip(confidences**3 + rng.normal(0, 0.1, 4000), 0, 1)  # overconfident
     calibration = fit(outcomes(confidences[:2000], ious[:2000]))
     scores = np.array([calibration.score(confidence) for confidence in confidences[2000:]])
-    assert expected_calibration_error(confidences[2000:], ious[2000:]) > 0.15
-    assert expected_calibration_error(scores, ious[2000:]) < 0.02
+    assert calibration_error(confidences[2000:], ious[2000:]) > 0.15
+    assert calibration_error(scores, ious[2000:]) < 0.02
     assert calibration.reject_below == 0
 
 
-def test_the_score_never_falls_when_the_belief_rises():
+def test_the_score_never_falls_when_the_confidence_rises():
     rng = np.random.default_rng(1)
-    calibration = fit(outcomes(rng.random(500), rng.random(500)))  # confidences that mean nothing
+    calibration = fit(outcomes(rng.random(500), rng.random(500)))  # confidences without information
     scores = [calibration.score(confidence) for confidence in np.linspace(0, 1, 50)]
     assert scores == sorted(scores)
     assert max(scores) - min(scores) < 0.25
 
 
-def test_what_fits_nothing_counts_as_no_overlap():
+def test_expressions_that_fit_nothing_have_an_iou_of_zero():
     confidences = np.full(200, 0.9)
     ious = np.ones(200)
     calibration = fit(outcomes(confidences, ious, np.arange(200) % 4 > 0))
@@ -65,22 +64,22 @@ def test_what_fits_nothing_counts_as_no_overlap():
 
 
 @pytest.mark.parametrize("rejections", [0.0, 0.05, 0.5])
-def test_no_more_is_refused_than_may_be(rejections):
+def test_no_more_is_rejected_than_the_share(rejections):
     rng = np.random.default_rng(2)
     confidences = np.where(np.arange(1000) % 5 > 0, rng.uniform(0.4, 1, 1000), rng.uniform(0, 0.6, 1000))
     present = np.arange(1000) % 5 > 0
     calibration = fit(outcomes(confidences, confidences, present), rejections=rejections)
-    refused = confidences < calibration.reject_below
-    assert refused[present].mean() == pytest.approx(rejections, abs=0.002)
-    assert refused[present].mean() <= rejections
+    rejected = confidences < calibration.reject_below
+    assert rejected[present].mean() == pytest.approx(rejections, abs=0.002)
+    assert rejected[present].mean() <= rejections
     if rejections == 0.05:
-        assert refused[~present].mean() > 0.6
+        assert rejected[~present].mean() > 0.6
 
 
-def test_too_little_is_refused():
-    with pytest.raises(DataError, match="needs 100 expressions or more, got 3"):
+def test_too_little_data_is_an_error():
+    with pytest.raises(DataError, match="100 expressions"):
         fit(outcomes([0.1, 0.2, 0.3], [0, 0, 0]))
-    with pytest.raises(DataError, match="finds nothing at all"):
+    with pytest.raises(DataError, match="empty"):
         fit(outcomes(np.zeros(200), np.zeros(200)))
-    with pytest.raises(DataError, match="no expression means something"):
+    with pytest.raises(DataError, match="target"):
         rejection_threshold(np.ones(3), np.zeros(3, dtype=bool), 0.05)

@@ -1,4 +1,4 @@
-"""The score of what a model cannot have seen."""
+"""Metrics without the images that a model was trained on."""
 
 from __future__ import annotations
 
@@ -22,21 +22,30 @@ def outcome(number, image, intersection):
         present=True,
         intersection=intersection,
         union=100,
-        found=100,
-        meant=intersection,
-        pixels=1000,
+        predicted_pixels=100,
+        target_pixels=intersection,
+        image_pixels=1000,
         score=0.5,
         empty=False,
     )
 
 
 class Data:
-    """A split that only says which it is."""
+    """A split with a name and a digest only."""
 
-    name, split, images = "refcoco", "val", 3
+    name, split, num_images, skipped_count = "refcoco", "val", 3, 0
 
     def digest(self):
         return "abc"
+
+    def skipped_note(self):
+        return None
+
+    def objects(self, index):
+        return None
+
+    def files(self):
+        return {}
 
     def totals(self):
         return {}
@@ -76,19 +85,19 @@ def test_a_part_without_images_has_no_score():
     assert parts["clean"]["mean_iou"] == parts["all"]["mean_iou"]
 
 
-def test_a_result_of_other_data_is_refused():
+def test_a_result_of_other_data_is_an_error():
     check_same_data(result(), Data())
     other = {"name": "refcoco", "split": "testA", "digest": "abc"}
     with pytest.raises(DataError, match="of refcoco:testA, not of refcoco:val"):
         check_same_data(result(data=other), Data())
-    with pytest.raises(DataError, match="has changed since"):
+    with pytest.raises(DataError, match="changed"):
         check_same_data(result(data=other | {"split": "val", "digest": "abd"}), Data())
 
 
-def test_a_result_that_does_not_say_how_it_was_counted_is_refused():
+def test_a_result_without_a_protocol_is_an_error():
     assert protocol_of(result()) == PROTOCOLS["cris"]
     for protocol in (None, {}, []):
-        with pytest.raises(DataError, match="by which protocol"):
+        with pytest.raises(DataError, match="protocol"):
             protocol_of(result(protocol=protocol))
     with pytest.raises(UnknownNameError, match="protocol"):
         protocol_of(result(protocol={"name": "other"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from refseg.errors import DataError
 from refseg.evaluation.reliability import measure_reliability
 
 
@@ -24,6 +25,11 @@ def test_right_on_average_is_calibrated():
 
 
 @pytest.mark.parametrize("score", [-0.1, 1.1, float("nan"), float("inf")])
-def test_what_is_no_score_is_not_measured(score):
-    assert measure_reliability(np.array([0.5, score]), np.array([0.5, 0.5])) is None
-    assert measure_reliability(np.array([]), np.array([])) is None
+def test_scores_out_of_range_are_an_error(score):
+    with pytest.raises(DataError):
+        measure_reliability(np.array([0.5, score]), np.array([0.5, 0.5]))
+
+
+def test_no_scores_are_an_error():
+    with pytest.raises(DataError):
+        measure_reliability(np.array([]), np.array([]))

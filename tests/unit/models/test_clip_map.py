@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from refseg.encoders.clip_files import encoder_weights
 from refseg.encoders.clip_resnet import ResNetConfig
 from refseg.encoders.clip_text import TextConfig
 from refseg.encoders.clip_vit import ViTConfig
+from refseg.encoders.pretrained import encoder_weights
 from refseg.errors import ConfigError, InputError
 from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig, clip_map, clip_map_compact
 from refseg.models.folder import convert, load_model

@@ -1,4 +1,6 @@
-"""CRIS' parts against plain, independent ways to compute the same."""
+"""The parts of CRIS against simple, independent implementations."""
+
+from __future__ import annotations
 
 import math
 
@@ -6,11 +8,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from refseg.encoders.layers import BatchNorm1d, BatchNorm2d, ResidualAttentionBlock
+from refseg.encoders.layers import BatchNorm1d, BatchNorm2d
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.cris.decoder import sine_1d, sine_2d
-from refseg.models.cris.model import CRIS, cris, cris_compact
+from refseg.models.cris.model import cris, cris_compact
 from refseg.models.cris.projector import Projector
+from refseg.models.families import build
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +22,7 @@ def _seed():
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-def test_projector_is_a_convolution_with_a_kernel_per_expression(batch):
+def test_the_projector_is_a_convolution_with_a_kernel_for_each_expression(batch):
     projector = Projector(16, 12, contrastive=True).eval()
     vision, sentence = torch.randn(batch, 16, 5, 7), torch.randn(batch, 12)
     found = projector(vision, sentence)
@@ -36,13 +39,13 @@ def test_projector_is_a_convolution_with_a_kernel_per_expression(batch):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def test_plain_projector_does_not_hear_the_sentence():
+def test_without_contrastive_learning_the_projector_ignores_the_sentence():
     projector = Projector(16, 12, contrastive=False).eval()
     vision = torch.randn(2, 16, 4, 4)
     assert torch.equal(projector(vision, torch.randn(2, 12)), projector(vision, torch.randn(2, 12)))
 
 
-def test_sine_1d_is_written_out():
+def test_sine_1d():
     found = sine_1d(8, 5)
     for position in range(5):
         for channel in range(8):
@@ -51,7 +54,7 @@ def test_sine_1d_is_written_out():
             assert float(found[position, channel]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_sine_2d_encodes_x_then_y():
+def test_sine_2d_encodes_x_and_then_y():
     rows, columns = 3, 4
     found = sine_2d(8, rows, columns)
     assert found.shape == (12, 8)
@@ -64,17 +67,8 @@ def test_sine_2d_encodes_x_then_y():
                 assert float(found[y * columns + x, channel]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_text_block_looks_back_only():
-    block = ResidualAttentionBlock(8, 2).eval()
-    x = torch.randn(1, 5, 8)
-    mask = torch.full((5, 5), float("-inf")).triu(1)
-    changed = x.clone()
-    changed[:, 3:] += 1
-    assert torch.equal(block(x, mask)[:, :3], block(changed, mask)[:, :3])
-
-
 @pytest.mark.parametrize(("norm", "shape"), [(BatchNorm1d(3), (1, 3)), (BatchNorm2d(3), (1, 3, 1, 1))])
-def test_norms_train_on_a_single_value(norm, shape):
+def test_batch_norms_of_a_single_value_use_running_statistics(norm, shape):
     norm.train()
     x = torch.randn(shape)
     before = norm.running_var.clone()
@@ -82,7 +76,6 @@ def test_norms_train_on_a_single_value(norm, shape):
     assert torch.equal(norm.running_var, before)
 
 
-# Table 4 of the paper's talk: with or without contrastive learning, decoder layers, millions of parameters.
 ABLATION = [
     (False, 0, 131.86),
     (True, 0, 134.22),
@@ -92,33 +85,36 @@ ABLATION = [
     (True, 3, 146.85),
     (True, 4, 151.06),
 ]
+"""Contrastive learning, decoder layers, and millions of parameters (CRIS, table 3 and its talk)."""
 
 
 @pytest.mark.parametrize(("contrastive", "layers", "millions"), ABLATION)
 def test_parameters_of_the_ablation(contrastive, layers, millions):
     with torch.device("meta"):
-        model = CRIS(cris("RN50", contrastive=contrastive, decoder_layers=layers))
+        model = build(cris("RN50", contrastive=contrastive, decoder_layers=layers))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, abs=0.005)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "field"),
     [
         ({"decoder_heads": 7}, "decoder_heads"),
         ({"decoder_layers": -1}, "decoder_layers"),
-        ({"image_size": 100}, "multiple of 32"),
-        ({"word_length": 78}, "2..77"),
+        ({"image_size": 100}, "image_size"),
+        ({"word_length": 78}, "word_length|77"),
         ({"threshold": 1.0}, "threshold"),
         ({"relative_threshold": 0.0}, "relative_threshold"),
         ({"dropout": 1.0}, "dropout"),
         ({"neck_channels": (8, 9, 8)}, "neck_channels"),
     ],
 )
-def test_sizes_that_do_not_fit(change, said):
-    with pytest.raises(ConfigError, match=said):
-        cris_compact(**change)
+def test_specs_that_do_not_fit_are_refused(change, field):
+    with pytest.raises(ConfigError, match=field):
+        build(cris_compact(**change))
 
 
-def test_an_unknown_clip():
-    with pytest.raises(UnknownNameError, match="did you mean 'RN50x4'"):
+def test_clips_without_a_resnet_are_refused():
+    with pytest.raises(UnknownNameError, match="RN50x4"):
         cris("RN50x5")
+    with pytest.raises(ConfigError, match="ResNet"):
+        cris("ViT-B/16")

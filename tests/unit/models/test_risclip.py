@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from refseg.encoders.clip_files import fingerprint
 from refseg.encoders.clip_resnet import ResNetConfig
 from refseg.encoders.clip_text import TextConfig
 from refseg.encoders.clip_vit import ViTConfig
+from refseg.encoders.pretrained import fingerprint
 from refseg.errors import ConfigError, WeightsError
 from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig
 from refseg.models.families import create_model

@@ -1,4 +1,4 @@
-"""The memory that a run is said to need, against what PyTorch really allocates for it."""
+"""The estimated memory of a run against what PyTorch allocates for it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from refseg.models.cris.model import CRIS, cris, cris_compact
+from refseg.data.batches import Batch
+from refseg.models.cris.model import cris, cris_compact
+from refseg.models.families import build
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
 from refseg.training.memory import GIB, Estimate, estimate
-from refseg.training.processes import Team
-from refseg.values import Batch
+from refseg.training.processes import Processes
 
 SIZE, LENGTH = 96, 17
+
+
+def compact():
+    return build(cris_compact(image_size=SIZE, word_length=LENGTH))
 
 
 def settings(**changes):
@@ -22,23 +27,24 @@ def settings(**changes):
 
 
 def batch(config):
-    images, asked = config.batch_size // config.accumulate, config.expressions_per_image
-    tokens = torch.randint(1, 1000, (images * asked, LENGTH))
+    images, expressions = config.batch_size // config.accumulate, config.expressions_per_image
+    tokens = torch.randint(1, 1000, (images * expressions, LENGTH))
     tokens[:, -1] = 49_407
     return Batch(
         pixels=torch.randn(images, 3, SIZE, SIZE),
         tokens=tokens,
         padding=torch.zeros_like(tokens, dtype=torch.bool),
-        image_index=torch.arange(images).repeat_interleave(asked),
-        target=torch.rand(images * asked, 1, SIZE // 4, SIZE // 4),
-        weight=torch.ones(images * asked),
+        image_index=torch.arange(images).repeat_interleave(expressions),
+        target=torch.rand(images * expressions, 1, SIZE // 4, SIZE // 4),
+        valid=torch.ones(images * expressions, 1, SIZE // 4, SIZE // 4),
+        weight=torch.ones(images * expressions),
     )
 
 
-def really(config):
-    """Return the most bytes alive during a step beside what is there before it, and the optimizer's."""
+def allocated(config):
+    """Return the peak of a step in bytes, without what is allocated before it, and the bytes of the optimizer."""
     torch.manual_seed(0)
-    engine = Engine(CRIS(cris_compact(image_size=SIZE, word_length=LENGTH)), config, Team(torch.device("cpu")))
+    engine = Engine(compact(), config, Processes(torch.device("cpu")))
     pieces = [batch(config) for _ in range(config.accumulate)]
     engine.step(pieces, 0)  # makes the optimizer's averages
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
@@ -67,17 +73,17 @@ def really(config):
     ],
     ids=["plain", "recomputed", "bfloat16", "frozen", "accumulated", "many expressions"],
 )
-def test_what_is_told_is_what_is_allocated(changes):
+def test_the_estimate_is_what_is_allocated(changes):
     config = settings(**changes)
-    step, averages = really(config)
-    told = estimate(CRIS(cris_compact(image_size=SIZE, word_length=LENGTH)), config)
-    assert told.optimizer == averages
-    assert told.step == pytest.approx(step, rel=0.15)
+    step, averages = allocated(config)
+    estimated = estimate(compact(), config)
+    assert estimated.optimizer == averages
+    assert estimated.step == pytest.approx(step, rel=0.15)
 
 
 @pytest.mark.slow
-def test_recomputing_saves_memory_and_shards_share_it():
-    model = CRIS(cris_compact(image_size=SIZE, word_length=LENGTH))
+def test_recomputing_and_sharding_save_memory():
+    model = compact()
     plain, less = estimate(model, settings()), estimate(model, settings(checkpointing=True))
     assert less.image < 0.8 * plain.image
     whole, part = (estimate(model, settings(), processes=2, shard=shard) for shard in (False, True))
@@ -85,29 +91,29 @@ def test_recomputing_saves_memory_and_shards_share_it():
     assert whole.num_images == 2
 
 
-def test_a_model_is_left_as_it_is():
-    model = CRIS(cris_compact(image_size=SIZE, word_length=LENGTH))
+def test_the_model_is_not_changed():
+    model = compact()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     estimate(model, settings(freeze=("visual",), checkpointing=True))
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-def test_what_fits_by_hand():
-    told = Estimate(weights=GIB, optimizer=2 * GIB, gradients=GIB, fixed=GIB // 2, image=GIB // 4, images=12)
-    assert told.step == GIB // 2 + 3 * GIB
-    assert told.total == 3 * GIB + told.step
-    assert told.fits(8) == int((8 * 0.9 - 3.5) * 4)
-    assert told.fits(4) == 0
-    assert "12 images at a time (14 fit into 8 GB, " in str(told)
+def test_the_number_of_images_that_fit_by_hand():
+    estimated = Estimate(weights=GIB, optimizer=2 * GIB, gradients=GIB, fixed=GIB // 2, image=GIB // 4, num_images=12)
+    assert estimated.step == GIB // 2 + 3 * GIB
+    assert estimated.total == 3 * GIB + estimated.step
+    assert estimated.fits(8) == int((8 * 0.9 - 3.5) * 4)
+    assert estimated.fits(4) == 0
+    assert "12 images at a time (14 fit into 8 GB, " in str(estimated)
 
 
 @pytest.mark.slow
 def test_the_published_model_in_full():
     """CRIS R50: 147 M weights take 0.55 GiB, and Adam twice as much again."""
     with torch.device("meta"):
-        model = CRIS(cris("RN50"))
-    told = estimate(model, TrainingConfig(steps_per_epoch=1, batch_size=8))
-    assert told.weights / GIB == pytest.approx(0.547, abs=0.01)
-    assert told.optimizer / GIB == pytest.approx(1.094, abs=0.01)
-    assert 1 <= told.fits(8) < told.fits(24) < told.fits(80)
+        model = build(cris("RN50"))
+    estimated = estimate(model, TrainingConfig(steps_per_epoch=1, batch_size=8))
+    assert estimated.weights / GIB == pytest.approx(0.547, abs=0.01)
+    assert estimated.optimizer / GIB == pytest.approx(1.094, abs=0.01)
+    assert 1 <= estimated.fits(8) < estimated.fits(24) < estimated.fits(80)

@@ -1,4 +1,4 @@
-"""Overlays and panels: the meant pixels are tinted, a line runs around them, the rest is dimmed or untouched."""
+"""Overlays and panels: masks are tinted and outlined, the rest is dimmed or untouched."""
 
 from __future__ import annotations
 

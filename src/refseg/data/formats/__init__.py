@@ -1,1 +1,1 @@
-"""How others write data sets down: one file a format, all of them read into the same records."""
+"""Readers of the formats in which data sets are distributed: one file for each, all of them yield the same records."""

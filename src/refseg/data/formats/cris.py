@@ -1,4 +1,4 @@
-"""The intermediate files of the reference CRIS: `anns/<set>/<split>.json` and one mask a reference."""
+"""The intermediate files of the reference CRIS: `anns/<set>/<split>.json`, and a mask file for each reference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg.data.formats.pieces import read_list
-from refseg.data.formats.record import Record, Report, Source, each, safe_name, take, texts
+from refseg.data.formats.record import Record, Report, Source, build_records, numbered, safe_name, take, texts
 from refseg.data.formats.refer import IMAGE_FOLDERS, in_split
 from refseg.errors import DataError
 
@@ -19,7 +19,7 @@ def cris(root: Path, name: str) -> Source:
     """Find a data set (`refcoco`, `refcoco+`, `refcocog_u`, `refcocog_g`) that was prepared for the reference CRIS.
 
     Raises:
-        DataError: it is not there, or only as LMDB.
+        DataError: it is missing, or exists only as LMDB.
     """
     folder = root / "anns" / name
     files = tuple(sorted(folder.glob("*.json")))
@@ -31,38 +31,36 @@ def cris(root: Path, name: str) -> Source:
                 "made from"
             )
         raise DataError(f"{folder}: no annotations (*.json) there")
-    masks = next((path for path in (f"masks/{name}", f"{name}/masks") if (root / path).is_dir()), f"masks/{name}")
     return Source(
         format="cris",
         folder=root,
         files=files,
-        read=partial(_read, files, masks),
+        read=partial(_read, files),
         image_folders=IMAGE_FOLDERS,
+        mask_folders=(f"masks/{name}", f"{name}/masks"),
         in_split=in_split,
     )
 
 
-def _read(files: tuple[Path, ...], masks: str, report: Report) -> Iterator[Record]:
+def _read(files: tuple[Path, ...], report: Report) -> Iterator[Record]:
     for file in files:
-        rows = read_list(file, "references")
-        yield from each(file, rows, partial(_record, split=file.stem, masks=masks), report, "reference")
+        rows = numbered(read_list(file, "references"), "reference")
+        yield from build_records(file, rows, partial(_record, split=file.stem), report, split=file.stem)
 
 
-def _record(numbered: tuple[str, Any], *, split: str, masks: str) -> Record:
-    place, row = numbered
+def _record(row: Any, *, split: str) -> Record:
     id = take(row, "segment_id", (int, str))
     name = safe_name(take(row, "img_name", str))
     sentences = take(row, "sentences", list)
     return Record(
         id=str(id),
-        image_id=Path(name).stem,
+        image_id=name,
         file=name,
         split=split,
         expressions=texts([take(one, "sent", str).strip() for one in sentences], "sentences"),
         expression_ids=tuple(
             str(take(one, "sent_id", (int, str), f"{id}/{number}")) for number, one in enumerate(sentences)
         ),
-        parts=({"file": safe_name(f"{masks}/{id}.png")},),
+        parts=({"file": safe_name(f"{id}.png")},),
         attributes={"targets": 1},
-        row=place,
     )

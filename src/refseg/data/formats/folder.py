@@ -1,19 +1,19 @@
-"""Your own data: a folder with images, masks, and one table that says which words mean which mask.
+"""A folder of one's own data: images, masks, and one table that assigns expressions to masks.
 
 ```
 my-data/
-  data.csv         image,mask,text,split      (or data.jsonl, a JSON object a line)
+  data.csv         image,mask,text,split      (or data.jsonl, one JSON object per line)
   images/          a.jpg ...                  any names, any kind of image
-  masks/           a-cup.png ...              as large as the image; what is not 0 is meant
+  masks/           a-cup.png ...              as large as the image; every pixel that is not black is the target
 ```
 
 A row of the table has
 
-- `image` and `mask`: file names, relative to the folder or to `images` and `masks`. A row whose cell for the mask is
-  empty says that the words fit nothing in the image. In JSON lines `rle` (COCO's) or `polygons`
-  (`[[x, y, x, y, ...], ...]`) may be given in place of `mask`, or none of them;
-- `text`: the words; in JSON lines also a list of several that mean the same;
-- `split`, if there are several, and `id`, if you want your own.
+- `image` and `mask`: file names, relative to the folder or to `images` and `masks`. An empty cell for the mask says
+  that nothing in the image fits the expression. In JSON lines `rle` (COCO's) or `polygons` (`[[x, y, x, y, ...], ...]`
+  or `[[[x, y], [x, y], ...], ...]`) may be given in place of `mask`, or none of them;
+- `text`: the expression; in JSON lines also a list of several expressions for the same target;
+- `split` and `id`, both optional.
 """
 
 from __future__ import annotations
@@ -21,14 +21,24 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refseg.data.formats.record import Problem, Record, Report, Source, safe_name, shown, take, texts
-from refseg.data.formats.regions import Part, check_part
+from refseg.data.formats.record import (
+    Problem,
+    Record,
+    Report,
+    Source,
+    build_records,
+    safe_name,
+    shown,
+    split_of,
+    take,
+    texts,
+)
+from refseg.data.formats.regions import Part, check_part, polygons
 from refseg.errors import DataError
 
 __all__ = ["TABLES", "folder"]
@@ -52,20 +62,16 @@ def folder(root: Path) -> Source:
         format="folder",
         folder=root,
         files=(tables[0],),
-        read=partial(_read, root, tables[0]),
+        read=partial(_read, tables[0]),
         image_folders=("", "images"),
+        # `masks` comes first: a mask may have the name of its image, and the image may lie beside the table.
+        mask_folders=("masks", ""),
     )
 
 
-def _read(root: Path, table: Path, report: Report) -> Iterator[Record]:
+def _read(table: Path, report: Report) -> Iterator[Record]:
     rows = _csv(table, report) if table.suffix == ".csv" else _json_lines(table, report)
-    for place, row in rows:
-        try:
-            record = _record(place, row, root)
-        except DataError as error:
-            report(Problem(file=str(table), row=place, kind="row", message=str(error)))
-        else:
-            yield record
+    yield from build_records(table, rows, _record, report, split=partial(split_of, default=NO_SPLIT))
 
 
 def _text_of(table: Path) -> str:
@@ -82,25 +88,42 @@ def _text_of(table: Path) -> str:
 
 def _csv(table: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
     # People write a space after a comma, also before text in quotes, which would then not count as quotes.
-    reader = csv.DictReader(io.StringIO(_text_of(table), newline=""), strict=True, skipinitialspace=True)
-    try:
-        names = [name.strip() for name in reader.fieldnames or ()]
-        if not {"image", "mask", "text"} <= set(names):
-            columns = ", ".join(map(shown, names)) or "none"
-            raise DataError(f"{table}: line 1: columns must be image, mask, text and perhaps split, id; got {columns}")
-        if len(set(names)) < len(names):
-            raise DataError(f"{table}: line 1: there are two columns of the same name")
-        reader.fieldnames = names
-        for row in reader:
-            place = f"line {reader.line_num}"
-            if None in row or None in row.values():
-                message = f"has not as many cells as there are columns ({len(names)}); quote text with commas"
-                report(Problem(file=str(table), row=place, kind="row", message=message))
-                continue
-            yield place, {name: value for name, value in row.items() if value}
-    except csv.Error as error:
-        # The reader knows where the last good row ended.
-        raise DataError(f"{table}: line {reader.line_num + 1}: not a table of commas: {error}") from None
+    lines = csv.reader(io.StringIO(_text_of(table), newline=""), strict=True, skipinitialspace=True)
+    names: list[str] | None = None
+    while True:
+        before = lines.line_num
+        try:
+            cells = next(lines, None)
+        except csv.Error as error:
+            if names is None or lines.line_num > before + 1:  # a quote that is not closed hides rows that may be good
+                raise DataError(f"{table}: line {before + 1}: not a table of commas: {error}") from None
+            report(_problem(table, f"line {before + 1}", f"not a row of a table of commas: {error}"))
+            continue
+        if names is None:
+            names = _columns(table, cells)
+        elif cells is None:
+            return
+        elif cells and len(cells) != len(names):
+            message = f"has not as many cells as there are columns ({len(names)}); quote text with commas"
+            report(_problem(table, f"line {lines.line_num}", message))
+        elif cells:
+            row = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+            yield f"line {lines.line_num}", {"id": lines.line_num} | row
+
+
+def _columns(table: Path, cells: list[str] | None) -> list[str]:
+    """Return the names of columns of a first line."""
+    names = [name.strip() for name in cells or ()]
+    if not {"image", "mask", "text"} <= set(names):
+        columns = ", ".join(map(shown, names)) or "none"
+        raise DataError(f"{table}: line 1: columns must be image, mask, text and perhaps split, id; got {columns}")
+    if len(set(names)) < len(names):
+        raise DataError(f"{table}: line 1: there are two columns of the same name")
+    return names
+
+
+def _problem(table: Path, place: str, message: str) -> Problem:
+    return Problem(file=str(table), row=place, kind="row", message=message)
 
 
 def _json_lines(table: Path, report: Report) -> Iterator[tuple[str, Any]]:
@@ -108,17 +131,20 @@ def _json_lines(table: Path, report: Report) -> Iterator[tuple[str, Any]]:
         if not line.strip():
             continue
         try:
-            yield f"line {number}", json.loads(line)
+            row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            report(Problem(file=str(table), row=f"line {number}", kind="row", message=f"not valid JSON: {error}"))
+            report(_problem(table, f"line {number}", f"not valid JSON: {error}"))
+        else:
+            yield f"line {number}", {"id": number} | row if isinstance(row, dict) else row
 
 
-def _record(place: str, row: Any, root: Path) -> Record:
+def _record(row: Any) -> Record:
     image = safe_name(take(row, "image", str))
     unknown = [name for name in row if name not in FIELDS]
     attributes = {name: row[name] for name in unknown if isinstance(row[name], str | int | bool)}
     expressions = texts(take(row, "text", (str, list)), "text")
-    id = str(take(row, "id", (str, int), place.removeprefix("line ")))
+    id = str(take(row, "id", (str, int)))
+    warnings: list[str] = []
     return Record(
         id=id,
         image_id=image,
@@ -126,13 +152,13 @@ def _record(place: str, row: Any, root: Path) -> Record:
         split=take(row, "split", str, NO_SPLIT),
         expressions=expressions,
         expression_ids=tuple(f"{id}/{number}" for number in range(len(expressions))),
-        parts=_parts(row, root),
+        parts=_parts(row, warnings),
         attributes=attributes,
-        row=place,
+        warnings=tuple(warnings),
     )
 
 
-def _parts(row: Any, root: Path) -> tuple[Part, ...]:
+def _parts(row: Any, warnings: list[str]) -> tuple[Part, ...]:
     given = [name for name in ("mask", "rle", "polygons") if row.get(name) not in (None, "", [])]
     if len(given) > 1:
         raise DataError(f"has {' and '.join(given)}; give one of them")
@@ -140,9 +166,5 @@ def _parts(row: Any, root: Path) -> tuple[Part, ...]:
         return ()
     (kind,) = given
     if kind == "mask":
-        name = safe_name(take(row, "mask", str))
-        # In `masks` first: a mask may be called as its image is, and the image may lie beside the table.
-        places = (f"masks/{name}", name)
-        likely = places[name.startswith("masks/")]
-        return ({"file": next((place for place in places if os.path.isfile(root / place)), likely)},)
-    return (check_part({kind: row[kind]}),)
+        return ({"file": safe_name(take(row, "mask", str))},)
+    return (check_part({"rle": row["rle"]}) if kind == "rle" else polygons(row["polygons"], warnings=warnings),)

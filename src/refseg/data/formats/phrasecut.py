@@ -1,4 +1,4 @@
-"""PhraseCut: phrases on images of Visual Genome, each of which may mean several things."""
+"""PhraseCut: phrases on images of Visual Genome, each with one target object or several."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from refseg.data.formats.pieces import read_list
-from refseg.data.formats.record import Problem, Record, Report, Source, each, take, take_size, texts
-from refseg.data.formats.regions import check_part, flat_polygons
+from refseg.data.formats.record import Problem, Record, Report, Source, build_records, numbered, take, take_size, texts
+from refseg.data.formats.regions import polygons
 from refseg.errors import DataError
 
 __all__ = ["phrasecut"]
@@ -18,10 +18,10 @@ IMAGE_DATA = "image_data_split3000.json"
 
 
 def phrasecut(root: Path) -> Source:
-    """Find PhraseCut: `refer_<split>.json` and the sizes of images, which lie in `images`, named by their id.
+    """Find PhraseCut: `refer_<split>.json`, the sizes of images, and the images in `images`, named by their id.
 
     Raises:
-        DataError: it is not there.
+        DataError: a file is missing.
     """
     files = {path.stem.removeprefix("refer_"): path for path in sorted(root.glob("refer_*.json"))}
     if not files:
@@ -39,41 +39,43 @@ def phrasecut(root: Path) -> Source:
 
 
 def _read(sizes: Path, files: dict[str, Path], report: Report) -> Iterator[Record]:
-    known: dict[int, tuple[int, int]] = {}
-    for number, one in enumerate(read_list(sizes, "images"), 1):
+    known: dict[int, tuple[int, int] | DataError] = {}
+    for place, one in numbered(read_list(sizes, "images"), "image"):
         try:
-            known[take(one, "image_id", int)] = take_size(one)
+            image_id = take(one, "image_id", int)
+        except DataError as error:  # which phrases need it is unknown
+            report(Problem(file=str(sizes), row=place, kind="row", message=str(error)))
+            continue
+        try:
+            known[image_id] = take_size(one)
         except DataError as error:
-            report(Problem(file=str(sizes), row=f"image {number}", kind="row", message=str(error)))
+            known[image_id] = error
     for split, file in files.items():
-        rows = read_list(file, "phrases")
-        yield from each(file, rows, partial(_record, split=split, sizes=known), report, "phrase")
+        rows = numbered(read_list(file, "phrases"), "phrase")
+        yield from build_records(file, rows, partial(_record, split=split, sizes=known), report, split=split)
 
 
-def _record(numbered: tuple[str, Any], *, split: str, sizes: dict[int, tuple[int, int]]) -> Record:
-    place, row = numbered
+def _record(row: Any, *, split: str, sizes: dict[int, tuple[int, int] | DataError]) -> Record:
     image_id = take(row, "image_id", int)
-    if image_id not in sizes:
+    size = sizes.get(image_id)
+    if size is None:
         raise DataError(f"is of image {image_id}, which {IMAGE_DATA} does not have")
-    instances = take(row, "Polygons", list)
-    parts = []
-    for instance in instances:
-        if not isinstance(instance, list):
-            raise DataError("field 'Polygons' must hold, for each thing, a list of polygons")
-        polygons = [polygon for polygon in flat_polygons(instance) if len(polygon) >= 6]
-        parts.append(check_part({"polygons": polygons}, sizes[image_id]))
+    if isinstance(size, DataError):
+        raise DataError(f"its image {image_id} in {IMAGE_DATA}: {size}")
+    warnings: list[str] = []
+    parts = tuple(polygons(instance, size, warnings) for instance in take(row, "Polygons", list))
     if not parts:
-        raise DataError("means nothing: field 'Polygons' is empty, and every phrase of PhraseCut means something")
+        raise DataError("field 'Polygons' is empty, and every phrase of PhraseCut has a target")
     id = str(take(row, "task_id", (int, str)))
     return Record(
         id=id,
         image_id=str(image_id),
         file=f"{image_id}.jpg",
-        size=sizes[image_id],
+        size=size,
         split=split,
         expressions=texts(take(row, "phrase", str), "phrase"),
         expression_ids=(id,),
-        parts=tuple(parts),
+        parts=parts,
         attributes={"targets": len(parts)},
-        row=place,
+        warnings=tuple(warnings),
     )

@@ -1,4 +1,4 @@
-"""JSON files read piece by piece: as Python's values a file takes several times the room that it takes on disk."""
+"""Reads JSON files piece by piece: as Python's values a file takes several times its size on disk."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def read_list(path: Path, of: str) -> Iterator[Any]:
 
     Args:
         path: the file.
-        of: what it is a list of, for the message if it is not.
+        of: a name of the elements, for error messages.
 
     Raises:
-        DataError: it is missing, unreadable, no list, or not whole; that may show only when its end is reached.
+        DataError: it is missing, unreadable, no list, or incomplete, which may be found only at its end.
     """
     with _Reader(path) as reader:
         if reader.peek() != "[":
@@ -36,16 +36,16 @@ def read_list(path: Path, of: str) -> Iterator[Any]:
 
 
 def read_lists(path: Path, names: Collection[str], optional: Collection[str] = ()) -> Iterator[tuple[str, int, Any]]:
-    """Yield the elements of fields of a file that is an object: the field's name, which element it is from 1, and it.
+    """Yield the elements of lists that are fields of an object: the field's name, the element's number from 1, and it.
 
     Args:
-        path: the file.
-        names: fields that are lists.
-        optional: fields that are lists if they are there. All others are passed over.
+        path: the file; it is an object.
+        names: fields that must exist and are lists.
+        optional: fields that may be missing and are lists. Other fields are skipped.
 
     Raises:
-        DataError: the file is missing, unreadable, no object, or not whole, or a field is missing or no list; that may
-            show only when its end is reached.
+        DataError: the file is missing, unreadable, no object, or incomplete, or a field is missing or no list, which
+            may be found only at its end.
     """
     found = set()
     with _Reader(path) as reader:
@@ -67,15 +67,15 @@ def read_lists(path: Path, names: Collection[str], optional: Collection[str] = (
 
 
 class _Reader:
-    """A file's text, as far as it was read and is still needed."""
+    """A parser of a file, of which only the text that is still needed is kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.text = ""
         self.at = 0
-        """Where in the text the next piece begins."""
+        """The position in the text at which the next piece begins."""
         self.passed = 0
-        """Characters of the file that came before the text."""
+        """Characters of the file before the text."""
         self.ended = False
         self.decode = json.JSONDecoder().raw_decode
         self.file: TextIO
@@ -93,11 +93,11 @@ class _Reader:
         self.file.close()
 
     def more(self) -> bool:
-        """Read on, and return whether there was anything."""
+        """Read the next chunk, and return whether there was one."""
         if self.ended:
             return False
         try:
-            # Twice as much each time, or a piece longer than a chunk would be parsed over and over.
+            # Twice as much each time: a piece longer than a chunk is parsed again after each.
             chunk = self.file.read(max(CHUNK, len(self.text) - self.at))
         except UnicodeDecodeError:
             raise DataError(f"{self.path}: not UTF-8, as JSON has to be") from None
@@ -116,11 +116,11 @@ class _Reader:
                 return self.text[self.at : self.at + 1]
 
     def kind(self) -> str:
-        """Return what begins here, for messages."""
+        """Return the kind of the value that begins here, for messages."""
         begin = self.peek()
         if not begin:
             return "an empty file"
-        return "a number" if begin in "-0123456789" else KINDS.get(begin, "what is not JSON")
+        return "a number" if begin in "-0123456789" else KINDS.get(begin, "something that is not JSON")
 
     def take(self, characters: str) -> str:
         """Return the next character, which must be one of these."""
@@ -143,7 +143,7 @@ class _Reader:
                     continue
                 raise self._broken(getattr(error, "msg", str(error))) from None
             after = self._after_spaces(end)
-            # A number that ends where the text does may go on in what is not read yet.
+            # A number that ends where the text ends may continue in the next chunk.
             if self.ended or self.text[after : after + 1] in (",", ":", "]", "}"):
                 self.at = end
                 return value
@@ -177,10 +177,10 @@ class _Reader:
                 return
 
     def end(self) -> None:
-        """Make sure that nothing follows.
+        """Check that nothing follows.
 
         Raises:
-            DataError: something does.
+            DataError: something follows.
         """
         if self.peek():
             raise self._broken("something follows its end")

@@ -1,15 +1,17 @@
-"""What every format is read into: one record a reference, and how a reader tells about rows that are wrong."""
+"""The record that every format is read into, and how a reader reports rows that cannot be used."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
 from refseg.errors import DataError
-from refseg.inputs.read import MAX_PIXELS, BinaryFile
+from refseg.inputs.read import BinaryFile
+from refseg.masks import MAX_PIXELS
 
 __all__ = [
     "LARGEST",
@@ -17,54 +19,62 @@ __all__ = [
     "Record",
     "Report",
     "Source",
-    "each",
+    "build_records",
+    "numbered",
     "read_json",
     "refuse",
     "safe_name",
     "shown",
+    "split_of",
     "take",
     "take_size",
     "texts",
 ]
 
 LONGEST_NAME, LONGEST_PATH = 255, 1024
-"""Bytes of one name in a path, and of all of it; file systems refuse longer ones with an error of their own."""
+"""Bytes of one name in a path, and of a path; file systems refuse longer ones with an error of their own."""
 LARGEST = 2**63 - 1
-"""The largest whole number that means anything here; Python's own know no bounds."""
+"""The largest integer that is accepted; Python's own are unbounded, those of databases and arrays are not."""
+DRIVE = re.compile("[A-Za-z]:")
+"""The beginning of an absolute path in Windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One reference as a format tells it: whose image, which words, which region. Nothing of it is loaded yet."""
+    """One reference as a format gives it: an image, expressions and a region. No image or mask is loaded yet."""
 
     id: str
     """Unique within the set."""
     image_id: str
     file: str
-    """Of the image, relative to one of the folders of images; or a name that `Source.image` knows."""
+    """Of the image, relative to one of the folders of images; or a name that `Source.image` opens."""
     size: tuple[int, int] | None = None
-    """Height and width in pixels, where the format tells them."""
+    """Height and width in pixels, where the format has them."""
     split: str
     expressions: tuple[str, ...]
     expression_ids: tuple[str, ...]
     parts: tuple[Mapping[str, Any], ...]
-    """The region, painted in this order (see `regions`); empty where the words fit nothing."""
+    """The region, painted in this order (see `regions`); empty where nothing fits the expressions."""
     attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
-    row: str
-    """Where it stands in its file, for messages: `row 17`."""
+    warnings: tuple[str, ...] = ()
+    """What was left out of a row that can be used otherwise, such as polygons of two points."""
+    row: str = ""
+    """The place in its file, for messages: `row 17`."""
     table: str = ""
-    """That file; readers fill it in where a set has several."""
+    """The path of that file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A row that is wrong, and what is wrong with it."""
+    """A row that cannot be used and is left out, with the reason."""
 
     file: str
     row: str
     kind: str
-    """A word for tables: `row`, `duplicate`, `image`, `mask`, `words`, `split`."""
+    """A word for overviews: `row`, `duplicate`, `image`..."""
     message: str
+    split: str = ""
+    """The split that the row belongs to, where it can be read."""
 
     def __str__(self) -> str:
         text = ": ".join(part for part in (self.file, self.row, self.message) if part)
@@ -72,11 +82,11 @@ class Problem:
 
 
 Report: TypeAlias = Callable[[Problem], None]
-"""What a reader calls for a row that is wrong, before it goes on with the next."""
+"""Called by a reader for each row that cannot be used; the reader then goes on with the next row."""
 
 
 def refuse(problem: Problem) -> None:
-    """Stop at the first problem: the report for those who need all rows.
+    """Raise an error at the first problem: the report for callers that need all rows.
 
     Raises:
         DataError: always.
@@ -86,41 +96,71 @@ def refuse(problem: Problem) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A data set on disk, found but not read."""
+    """A data set on disk whose files were found but not read."""
 
     format: str
     folder: Path
-    """What file names in the data are relative to."""
+    """File names in the data are relative to it."""
     files: tuple[Path, ...]
-    """All that has to be read to know the references; when one changes, the index is made anew."""
+    """All files that hold references; when one changes, the index is made anew."""
     read: Callable[[Report], Iterator[Record]]
-    """Yields the records of all splits."""
+    """Yields the records of all splits. Raises DataError if a file cannot be read."""
     image_folders: tuple[str, ...] = ("",)
-    """Where images may lie under the folder, the likeliest first."""
+    """Where images may lie under the folder, the likeliest first. Looked up when an image is loaded."""
+    image_endings: tuple[str, ...] = ()
+    """Endings that an image's file may have in place of the one in its record."""
+    mask_folders: tuple[str, ...] = ("",)
+    """Where mask files may lie under the folder, the likeliest first. Looked up when a mask is loaded."""
     in_split: Callable[[str, str], bool] = str.__eq__
-    """Whether a record's split (first) belongs to the split that is asked for (second)."""
+    """Whether a record's split (first) belongs to the requested split (second)."""
     image: Callable[[str], BinaryFile] | None = None
     """Opens the image that a record's `file` names, where images lie inside the data's own files."""
 
 
-def each(
-    file: Path, rows: Iterable[Any], build: Callable[[Any], Record], report: Report, noun: str = "row"
-) -> Iterator[Record]:
-    """Build a record of each row, and report those that cannot be built."""
+def numbered(rows: Iterable[Any], noun: str = "row") -> Iterator[tuple[str, Any]]:
+    """Yield each row with its place, counted from 1: `row 17`."""
     for number, row in enumerate(rows, 1):
+        yield f"{noun} {number}", row
+
+
+def build_records(
+    file: Path,
+    rows: Iterable[tuple[str, Any]],
+    build: Callable[[Any], Record],
+    report: Report,
+    *,
+    split: str | Callable[[Any], str],
+) -> Iterator[Record]:
+    """Yield a record of each row, and report the rows of which none can be built.
+
+    Args:
+        file: the rows' file, for messages.
+        rows: each with its place.
+        build: returns the record of a row, without its place, or raises DataError.
+        report: called for each row that cannot be used.
+        split: of all rows, or a function of a row that returns it, and `""` where it cannot be read.
+    """
+    for place, row in rows:
         try:
-            record = build((f"{noun} {number}", row))
+            record = build(row)
         except DataError as error:
-            report(Problem(file=str(file), row=f"{noun} {number}", kind="row", message=str(error)))
+            known = split if isinstance(split, str) else split(row)
+            report(Problem(file=str(file), row=place, kind="row", message=str(error), split=known))
         else:
-            yield replace(record, table=str(file))
+            yield replace(record, row=place, table=str(file))
+
+
+def split_of(row: Any, default: str = "") -> str:
+    """Return the split that a row names, the default where it names none, `""` where it cannot be read."""
+    split = row.get("split", default) if isinstance(row, dict) else ""
+    return split if isinstance(split, str) else ""
 
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        DataError: it is missing, unreadable, or not whole.
+        DataError: it is missing, unreadable or incomplete.
     """
     try:
         return json.loads(path.read_bytes())
@@ -136,8 +176,8 @@ def take(row: Any, name: str, kind: type[Any] | tuple[type[Any], ...], default: 
     """Return a field of a row.
 
     Raises:
-        DataError: the row is not an object, the field is missing and has no default, or it is of another type; or it
-            is a whole number beyond any use.
+        DataError: the row is not an object, the field is missing and has no default, it is of another type, or it is
+            an integer beyond `LARGEST`.
     """
     if not isinstance(row, dict):
         raise DataError(f"expected an object with a field {name!r}, got {shown(row)}")
@@ -159,7 +199,7 @@ def take_size(row: Any) -> tuple[int, int]:
     """Return the `height` and `width` of an image.
 
     Raises:
-        DataError: they are missing, or no image can be of that size.
+        DataError: one is missing or not an integer, or no image can be of that size.
     """
     height, width = take(row, "height", int), take(row, "width", int)
     if min(height, width) < 1 or height * width > MAX_PIXELS:
@@ -168,29 +208,31 @@ def take_size(row: Any) -> tuple[int, int]:
 
 
 def texts(value: Any, name: str) -> tuple[str, ...]:
-    """Return a text, or a list of texts, as a tuple.
+    """Return an expression, or a list of expressions, as a tuple.
 
     Raises:
-        DataError: it is neither, or empty.
+        DataError: it is neither, it is empty, or an expression is blank.
     """
+    if isinstance(value, list | tuple) and not value:
+        raise DataError(f"field {name!r} is empty: there is no expression")
     found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not found or not all(isinstance(one, str) for one in found):
         raise DataError(f"field {name!r} must be a text or a list of texts, got {shown(value)}")
     if not all(one.strip() for one in found):
-        raise DataError(f"field {name!r} holds an expression without words")
+        raise DataError(f"field {name!r} holds a blank expression")
     return found
 
 
 def safe_name(name: Any) -> str:
-    """Return a file name of the data, which must not lead out of its folder.
+    """Return a file name of the data as a relative path with forward slashes.
 
     Raises:
-        DataError: it does, or it is not a name.
+        DataError: it is not a file name, it is an absolute path (also Windows'), or it contains `..`.
     """
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         raise DataError(f"expected a file name, got {shown(name)}")
     path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or ":" in "".join(path.parts[:1]):
+    if path.is_absolute() or ".." in path.parts or DRIVE.match(str(path)):
         raise DataError(f"file name {shown(name)} leads out of the data's folder")
     if not path.parts:
         raise DataError(f"expected a file name, got {shown(name)}")
@@ -204,7 +246,7 @@ def _length(name: str) -> int:
 
 
 def shown(value: Any) -> str:
-    """Return a value, or what it is, in the few characters that a message has for it."""
+    """Return a value, or the name of its type, in the few characters that a message has room for."""
     if value is None:
         return "nothing"
     if isinstance(value, str):

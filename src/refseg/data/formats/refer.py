@@ -1,18 +1,18 @@
-"""REFER's layout (RefCOCO, RefCOCO+, RefCOCOg, RefCLEF) and those that grew out of it: gRefCOCO and Ref-ZOM.
+"""REFER's layout (RefCOCO, RefCOCO+, RefCOCOg, RefCLEF) and its extensions, gRefCOCO and Ref-ZOM.
 
 A folder holds `instances.json` (COCO's images, annotations and categories) and a file of references, `refs(unc).p`:
-a list of objects `ref_id, ann_id, image_id, category_id, split, sentences`. Of a reference's own `file_name` the
-authors say that it is not to be trusted; the image is the one that `instances.json` names.
+a list of objects `ref_id, ann_id, image_id, category_id, split, sentences`. A reference's own `file_name` is not used,
+since its authors say that it may be wrong; the image is the one that `instances.json` names.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from refseg.data.formats.pieces import read_list, read_lists
 from refseg.data.formats.plain import read_pickle
@@ -21,9 +21,11 @@ from refseg.data.formats.record import (
     Record,
     Report,
     Source,
-    each,
+    build_records,
+    numbered,
     safe_name,
     shown,
+    split_of,
     take,
     take_size,
     texts,
@@ -38,15 +40,15 @@ IMAGE_FOLDERS = (
     *("images/val2014", "images/mscoco/images/val2014", "val2014"),
     *("images/saiapr_tc-12", "saiapr_tc-12", "images", ""),
 )
-"""Both layouts in use (LISA's and EVF-SAM's; CRIS' and ReLA's), and what people make of them."""
+"""Both layouts in use (LISA's and EVF-SAM's; CRIS' and ReLA's), and mixtures of them."""
 OTHER_FIELD = {"sent": "raw", "raw": "sent"}
 
 
 def in_split(split: str, asked: str) -> bool:
-    """Return whether a reference of a split belongs to the split that is asked for, by REFER's own rules.
+    """Return whether a reference of a split belongs to the requested split, by the rules of REFER's code.
 
-    `testA`, `testB` and `testC` take every split that contains the letter (RefCLEF has a `testAB`), `test` every one
-    that contains the word; all else is taken by its name.
+    `testA`, `testB` and `testC` hold every split that contains the letter (RefCLEF has a `testAB`), `test` every one
+    that contains the word, and any other name only itself.
     """
     if asked in ("testA", "testB", "testC"):
         return asked[-1] in split
@@ -59,11 +61,11 @@ def refer(folder: Path, references: str, *, root: Path | None = None, text_field
     Args:
         folder: holds `instances.json` and the references.
         references: name of their file, a pickle or JSON.
-        root: what folders of images are relative to; the folder above, if None.
+        root: the folder that folders of images are relative to; the one above `folder`, if None.
         text_field: `sent`, the cleaned sentences (CRIS), or `raw` ones (LAVT, ReLA).
 
     Raises:
-        DataError: a file is not there.
+        DataError: a file is missing.
     """
     if text_field not in OTHER_FIELD:
         raise DataError(f"text_field must be sent or raw, got {text_field!r}")
@@ -88,8 +90,13 @@ def _read(references: Path, instances: Path, text_field: str, report: Report) ->
             raise DataError(f"{references}: expected a list of references, got {shown(rows)}")
     else:
         rows = list(read_list(references, "references"))
-    catalogue = _Instances(instances, rows, report)
-    yield from each(references, rows, partial(_record, catalogue=catalogue, text_field=text_field), report, "reference")
+    build = partial(_record, instances=_Instances(instances, rows, report), text_field=text_field)
+    yield from build_records(references, numbered(rows, "reference"), build, report, split=split_of)
+
+
+class _Image(NamedTuple):
+    file: str
+    size: tuple[int, int]
 
 
 class _Annotation(NamedTuple):
@@ -97,95 +104,138 @@ class _Annotation(NamedTuple):
     category_id: int | None
     crowd: bool
     segmentation: str
-    """As JSON: as Python's numbers, those of a whole set would take a gigabyte."""
+    """As JSON: as Python's numbers, those of a complete set would take a gigabyte."""
 
 
 class _Instances:
-    """What `instances.json` says, by id, of the images and annotations that references name."""
+    """The images and annotations of `instances.json` that references name, by id.
+
+    Others are not checked: sets are cut out of larger ones. One that is named and cannot be used makes the references
+    unusable that name it.
+    """
 
     def __init__(self, path: Path, rows: Iterable[Any], report: Report) -> None:
-        self.images: dict[int, tuple[str, tuple[int, int]]] = {}
-        """File name and size."""
-        self.annotations: dict[int, _Annotation] = {}
+        self.images: dict[int, _Image | DataError] = {}
+        self.annotations: dict[int, _Annotation | DataError] = {}
         self.categories: dict[int, str] = {}
         self.same: Counter[tuple[int, int | None]] = Counter()
         """How many annotations an image has of a category."""
         rows = [row for row in rows if isinstance(row, dict)]
-        self.named_images = {id for row in rows for id in _numbers(row.get("image_id"))}
-        self.named = {id for row in rows for id in _numbers(row.get("ann_id"))}
-        take_one = {"images": self._image, "annotations": self._annotation, "categories": self._category}
+        self.named_images = {id for row in rows for id in _ids(row.get("image_id"))}
+        self.named_annotations = {id for row in rows for id in _ids(row.get("ann_id"))}
+        read = {"images": self._read_image, "annotations": self._read_annotation, "categories": self._read_category}
         for name, number, one in read_lists(path, ("images", "annotations"), optional=("categories",)):
             try:
-                take_one[name](one)
-            except DataError as error:
+                read[name](one)
+            except DataError as error:  # which references need it is unknown
                 report(Problem(file=str(path), row=f"{name} {number}", kind="row", message=str(error)))
 
-    def _image(self, one: Any) -> None:
+    def _read_image(self, one: Any) -> None:
         id = take(one, "id", int)
         if id in self.named_images:
-            _keep(self.images, id, (safe_name(take(one, "file_name", str)), take_size(one)))
+            _keep(self.images, id, partial(_image, one))
 
-    def _annotation(self, one: Any) -> None:
+    def _read_annotation(self, one: Any) -> None:
         id = take(one, "id", int)
-        category_id = next(iter(_numbers(one.get("category_id"))), None)
-        for image_id in _numbers(one.get("image_id")):
-            self.same[image_id, category_id] += 1
-        if id in self.named:
-            segmentation = take(one, "segmentation", (list, dict))
-            try:
-                written = json.dumps(segmentation)
-            except RecursionError:
-                raise DataError("field 'segmentation' is nested too deeply") from None
-            kept = _Annotation(take(one, "image_id", int), category_id, bool(one.get("iscrowd")), written)
-            _keep(self.annotations, id, kept)
+        for image_id in _ids(one.get("image_id")):
+            self.same[image_id, _category_of(one)] += 1
+        if id in self.named_annotations:
+            _keep(self.annotations, id, partial(_annotation, one))
 
-    def _category(self, one: Any) -> None:
+    def _read_category(self, one: Any) -> None:
         self.categories[take(one, "id", int)] = take(one, "name", str, "")
 
+    def image(self, id: int) -> _Image:
+        """Return the image of an id.
 
-def _keep(store: dict[int, Any], id: int, value: Any) -> None:
-    """Store a value; the same may be there twice, as in sets that others joined."""
-    if store.setdefault(id, value) != value:
-        raise DataError(f"the id {id} is that of another one too")
+        Raises:
+            DataError: there is none, or it cannot be used.
+        """
+        image = self.images.get(id)
+        if image is None:
+            raise DataError(f"is of image {id}, which instances.json does not have")
+        if isinstance(image, DataError):
+            raise DataError(f"its image {id}: {image}")
+        return image
+
+    def annotation(self, id: Any) -> _Annotation:
+        """Return the annotation of an id.
+
+        Raises:
+            DataError: there is none, or it cannot be used.
+        """
+        annotation = self.annotations.get(id) if type(id) is int else None
+        if annotation is None:
+            raise DataError(f"refers to annotation {shown(id)}, which instances.json does not have")
+        if isinstance(annotation, DataError):
+            raise DataError(f"its annotation {id}: {annotation}")
+        return annotation
 
 
-def _numbers(value: Any) -> list[int]:
-    """Return the ids that are here, as far as they can be told; what is wrong is reported later."""
+T = TypeVar("T")
+
+
+def _keep(store: dict[int, T | DataError], id: int, read: Callable[[], T]) -> None:
+    """Store a value, or the reason why it cannot be used. It may be there twice, as in sets that others joined."""
+    value: T | DataError
+    try:
+        value = read()
+    except DataError as error:
+        value = error
+    earlier = store.setdefault(id, value)
+    if earlier != value and not isinstance(earlier, DataError):
+        store[id] = value if isinstance(value, DataError) else DataError(f"two different ones have the id {id}")
+
+
+def _image(one: Any) -> _Image:
+    return _Image(safe_name(take(one, "file_name", str)), take_size(one))
+
+
+def _annotation(one: Any) -> _Annotation:
+    segmentation = take(one, "segmentation", (list, dict))
+    try:
+        written = json.dumps(segmentation)
+    except RecursionError:
+        raise DataError("field 'segmentation' is nested too deeply") from None
+    return _Annotation(take(one, "image_id", int), _category_of(one), bool(one.get("iscrowd")), written)
+
+
+def _category_of(row: Any) -> int | None:
+    return next(iter(_ids(row.get("category_id"))), None)
+
+
+def _ids(value: Any) -> list[int]:
+    """Return the integers of an id or a list of ids; others are reported when their reference is read."""
     return [id for id in (value if isinstance(value, list) else [value]) if type(id) is int]
 
 
-def _record(numbered: tuple[str, Any], *, catalogue: _Instances, text_field: str) -> Record:
-    place, row = numbered
+def _record(row: Any, *, instances: _Instances, text_field: str) -> Record:
     ref_id = take(row, "ref_id", (int, str))
+    expressions, expression_ids = expressions_of(row, text_field)
     image_id = take(row, "image_id", int)
-    image = catalogue.images.get(image_id)
-    if image is None:
-        raise DataError(f"is of image {image_id}, which instances.json does not have")
-    file, size = image
+    file, size = instances.image(image_id)
     given = take(row, "ann_id", (int, list))
     several = isinstance(given, list)
-    ids = [id for id in (given if several else [given]) if id != -1]  # -1: it fits nothing
+    ids = [id for id in (given if several else [given]) if id != -1]  # -1: nothing fits
     parts: list[Part] = []
+    warnings: list[str] = []
     for id in ids:
-        annotation = catalogue.annotations.get(id) if type(id) is int else None
-        if annotation is None:
-            raise DataError(f"means annotation {shown(id)}, which instances.json does not have")
+        annotation = instances.annotation(id)
         if annotation.image_id != image_id:
             raise DataError(f"is of image {image_id}, its annotation {id} of image {annotation.image_id}")
         if several and annotation.crowd:  # gRefCOCO's authors leave crowds out of their unions
             parts.append({"polygons": []})
             continue
         try:
-            parts += coco_parts(json.loads(annotation.segmentation), size)
+            parts += coco_parts(json.loads(annotation.segmentation), size, warnings)
         except DataError as error:
             raise DataError(f"its annotation {id}: {error}") from None
-    expressions, expression_ids = expressions_of(row, text_field)
     attributes: dict[str, str | int | bool] = {"targets": len(ids)}
-    for category in _numbers(row.get("category_id"))[:1]:
-        if category in catalogue.categories:
-            attributes["category"] = catalogue.categories[category]
+    category = _category_of(row)
+    if category in instances.categories:
+        attributes["category"] = instances.categories[category]
     if len(ids) == 1:
-        attributes["distractors"] = catalogue.same[image_id, catalogue.annotations[ids[0]].category_id] - 1
+        attributes["distractors"] = instances.same[image_id, instances.annotation(ids[0]).category_id] - 1
     return Record(
         id=str(ref_id),
         image_id=str(image_id),
@@ -196,17 +246,17 @@ def _record(numbered: tuple[str, Any], *, catalogue: _Instances, text_field: str
         expression_ids=expression_ids,
         parts=tuple(parts),
         attributes=attributes,
-        row=place,
+        warnings=tuple(warnings),
     )
 
 
 def expressions_of(row: Any, text_field: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the expressions of a reference as REFER writes them, stripped, and their ids.
 
-    Where the chosen field is missing or blank (cleaning leaves nothing of some sentences), the other one is taken.
+    Where the chosen field is missing or blank (cleaning empties some sentences), the other field is used.
 
     Raises:
-        DataError: there are none, or one is not as REFER writes it.
+        DataError: there are none, or one is blank or malformed.
     """
     sentences = take(row, "sentences", list)
     expressions, ids = [], []

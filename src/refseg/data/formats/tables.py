@@ -1,16 +1,16 @@
-"""Tables of the Hugging Face hub: `*.parquet` in a folder or in its `data`, of one of three kinds, told by the columns.
+"""Tables of the Hugging Face hub: `*.parquet` files in a folder or in its `data`, of three kinds with these columns.
 
-- `ref_id, raw_anns, image_path` (jxu124/refcoco, refcocoplus, refcocog): REFER's references, a row each, with their
-  annotations as JSON. The images are COCO's and lie elsewhere. The files are called `validation` where REFER says
-  `val` and, for RefCOCO and RefCOCO+, `test` where it says `testA`; here REFER's names are used.
-- `image, image_info, ref_list` (jxu124/refcoco-benchmark): images, a row each, with all of their references. Splits
-  are called `refcocog_umd_test` and the like.
-- `image, answer, segmentation` (lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg): references, a row each, with their images.
-  These are lossy: the polygons of a thing are joined into one list of numbers, so that the mask of a thing in several
+- `ref_id, raw_anns, image_path` (jxu124/refcoco, refcocoplus, refcocog): one reference of REFER per row, with its
+  annotations as JSON. The images are COCO's and lie elsewhere. The files are named `validation` for REFER's `val` and,
+  for RefCOCO and RefCOCO+, `test` for REFER's `testA`; here REFER's names are used.
+- `image, image_info, ref_list` (jxu124/refcoco-benchmark): one image per row, with all of its references. Splits have
+  names such as `refcocog_umd_test`.
+- `image, answer, segmentation` (lmms-lab/RefCOCO, RefCOCOplus, RefCOCOg): one reference per row, with its image. These
+  are lossy: the polygons of an object are joined into one list of numbers, so that the mask of an object in several
   parts is wrong; and `val` of its RefCOCO has 8,811 rows, which can only be the 3,811 of the UNC split and the 5,000 of
-  Google's together. They do to look at, not to publish numbers on.
+  Google's together. They serve for viewing; do not publish numbers measured on them.
 
-An image in a table is called `data/val-00000-of-00001.parquet#17`: the file, and the row from 0.
+The name of an image in a table is `data/val-00000-of-00001.parquet#17`: the file, and the row from 0.
 """
 
 from __future__ import annotations
@@ -21,14 +21,24 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from refseg.data.formats.record import Problem, Record, Report, Source, safe_name, shown, take, take_size, texts
+from refseg.data.formats.record import (
+    Record,
+    Report,
+    Source,
+    build_records,
+    safe_name,
+    shown,
+    split_of,
+    take,
+    take_size,
+    texts,
+)
 from refseg.data.formats.refer import IMAGE_FOLDERS, expressions_of
 from refseg.data.formats.regions import Part, coco_parts
 from refseg.errors import DataError
@@ -36,14 +46,14 @@ from refseg.errors import DataError
 __all__ = ["holds_tables", "in_split", "tables"]
 
 NAME = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
-"""How the hub calls a file: the split, which of its files it is, of how many, and perhaps a hash."""
+"""A file name of the hub: the split, the number of the file, the number of files, and perhaps a hash."""
 COCO_NAME = re.compile(r"COCO_[a-z]+\d{4}_(\d{12})")
-"""How COCO, and REFER after it, begin the names of images; the number is the image's id."""
+"""The beginning of COCO's names of images, which REFER keeps; the number is the image's id."""
 REFER_NAMES = {"validation": "val"}
 ROWS = 64
-"""Read at a time."""
+"""Rows that are read at a time."""
 KEPT = 128 * 2**20
-"""Bytes of images that are kept for the next that is asked for; a larger group of rows is read again each time."""
+"""Bytes of a group of images up to which it stays in memory; a larger group is read again for each image."""
 
 
 class _File(NamedTuple):
@@ -54,39 +64,40 @@ class _File(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A reference, as far as it is a row of a table."""
+    """A reference as a table stores it."""
 
     values: Any
+    """The columns of its row."""
     reference: Any
-    """One of `ref_list`, where the table has that."""
+    """Its element of `ref_list`, where the table has this column."""
     split: str
+    """Of its file."""
     image: str
-    """What the image in the row is called."""
+    """The name of the image in the row."""
     number: int
-    """Of the row in its split, over all of the split's files, from 0."""
+    """Of the row, from 0, counted over all files of the split."""
     text_field: str
 
 
 def holds_tables(root: Path) -> bool:
-    """Return whether a folder holds tables."""
+    """Return whether a folder contains tables."""
     return bool(_paths(root))
 
 
 def in_split(split: str, asked: str) -> bool:
-    """Return whether a split is the one that is asked for; the hub's `validation` is REFER's `val`."""
+    """Return whether a split is the requested one; the hub's `validation` is REFER's `val`."""
     return split == REFER_NAMES.get(asked, asked)
 
 
 def tables(root: Path, *, text_field: str = "sent") -> Source:
-    """Find tables.
+    """Find the tables of a folder.
 
     Args:
-        root: the folder that holds them, or whose `data` does.
+        root: the folder that contains them, directly or in its folder `data`.
         text_field: `sent`, the cleaned sentences, or `raw` ones, where a table has both.
 
     Raises:
-        DataError: there are none, one is missing or broken, or they are of no kind that is known; or pyarrow is not
-            installed.
+        DataError: there are none, one is missing or broken, they are of an unknown kind, or pyarrow is not installed.
     """
     files = _files(root)
     kind, pixels = _kind(files[0].path)
@@ -106,7 +117,11 @@ def _paths(root: Path) -> list[Path]:
 
 
 def _files(root: Path) -> list[_File]:
-    """Return the tables of a folder, all of which must be there."""
+    """Return the tables of a folder.
+
+    Raises:
+        DataError: there are none, or one of a split's files is missing.
+    """
     paths = _paths(root)
     if not paths:
         raise DataError(f"{root}: no tables (*.parquet) there, and none in data")
@@ -123,7 +138,7 @@ def _files(root: Path) -> list[_File]:
         for number in range(count):
             if (split, number) not in there:
                 raise DataError(f"{paths[0].parent}: {split}-{number:05}-of-{count:05}.parquet is missing; fetch it")
-    # Only RefCOCO and RefCOCO+ have a testB, and it is their testA that the hub calls test.
+    # Only RefCOCO and RefCOCO+ have a testB; the hub's name of their testA is test.
     names = REFER_NAMES | ({"test": "testA"} if "testB" in splits and "testA" not in splits else {})
     return [
         _File(path, path.relative_to(root).as_posix(), names.get(split, split))
@@ -132,15 +147,15 @@ def _files(root: Path) -> list[_File]:
 
 
 def _kind(path: Path) -> tuple[str, bool]:
-    """Return which kind of table it is, and whether it holds images."""
+    """Return the kind of a table, and whether it contains images."""
     with _open(path) as table:
         columns = set(table.schema_arrow.names)
     for kind, (needed, _) in KINDS.items():
         if needed <= columns:
             return kind, "image" in needed
     known = "; or ".join(", ".join(sorted(needed)) for needed, _ in KINDS.values())
-    told = ", ".join(map(shown, sorted(columns)[:12]))
-    raise DataError(f"{path}: no kind of table that is known; needed are the columns {known}; it has {told}")
+    found = ", ".join(map(shown, sorted(columns)[:12]))
+    raise DataError(f"{path}: an unknown kind of table; needed are the columns {known}; it has {found}")
 
 
 # ── rows ──
@@ -150,19 +165,24 @@ def _read(files: list[_File], kind: str, text_field: str, report: Report) -> Ite
     _, build = KINDS[kind]
     counts: Counter[str] = Counter()
     for file in files:
-        for number, values in enumerate(_rows(file.path)):
-            references = values.get("ref_list") or [None]
-            for place, reference in enumerate(references, 1):
-                row = f"row {number + 1}" + (f", reference {place}" if "ref_list" in values else "")
-                image = f"{file.name}#{number}"
-                given = _Row(values, reference, file.split, image, counts[file.split], text_field)
-                try:
-                    record = replace(build(given), row=row, table=str(file.path))
-                except DataError as error:
-                    report(Problem(file=str(file.path), row=row, kind="row", message=str(error)))
-                else:
-                    yield record
-            counts[file.split] += 1
+        rows = _references(file, text_field, counts)
+        yield from build_records(file.path, rows, build, report, split=_split if kind == "refer" else file.split)
+
+
+def _references(file: _File, text_field: str, counts: Counter[str]) -> Iterator[tuple[str, _Row]]:
+    """Yield the references of a file, each with its place, and count its rows."""
+    for number, values in enumerate(_rows(file.path)):
+        references = values.get("ref_list") or [None]
+        for which, reference in enumerate(references, 1):
+            place = f"row {number + 1}" + (f", reference {which}" if "ref_list" in values else "")
+            image = f"{file.name}#{number}"
+            yield place, _Row(values, reference, file.split, image, counts[file.split], text_field)
+        counts[file.split] += 1
+
+
+def _split(row: _Row) -> str:
+    """Return the split of a reference of REFER: its own name, where the table has it."""
+    return split_of(row.values) or row.split
 
 
 def _from_refer(row: _Row) -> Record:
@@ -174,7 +194,6 @@ def _from_refer(row: _Row) -> Record:
         _json(row.values, "raw_anns"),
         row.text_field,
         size,
-        # REFER's own name of the split, where the table has it.
         split=take(row.values, "split", (str, type(None)), None) or row.split,
         file=PurePosixPath(safe_name(take(row.values, "image_path", str))).name,
     )
@@ -188,7 +207,7 @@ def _from_image(row: _Row) -> Record:
         take_size(take(row.values, "image_info", dict)),
         split=row.split,
         file=row.image,
-        # One folder has several sets, whose ids are not told apart but by the names of their splits.
+        # One folder has several sets with the same ids; only the names of their splits differ.
         prefix=f"{row.split}/",
     )
 
@@ -199,6 +218,7 @@ def _from_answer(row: _Row) -> Record:
     name = take(row.values, "file_name", (str, type(None)), None) or row.image
     coco = COCO_NAME.match(name)
     attributes: dict[str, str | int | bool] = {"targets": 1}
+    warnings: list[str] = []
     if (question := take(row.values, "question_id", (str, int, type(None)), None)) is not None:
         attributes["question_id"] = question
     return Record(
@@ -208,9 +228,9 @@ def _from_answer(row: _Row) -> Record:
         split=row.split,
         expressions=expressions,
         expression_ids=tuple(f"{id}/{index}" for index in range(len(expressions))),
-        parts=_meant([take(row.values, "segmentation", list)], None),
+        parts=coco_parts([take(row.values, "segmentation", list)], None, warnings),
         attributes=attributes,
-        row="",
+        warnings=tuple(warnings),
     )
 
 
@@ -219,7 +239,7 @@ KINDS: dict[str, tuple[set[str], Callable[[_Row], Record]]] = {
     "images": ({"image", "image_info", "ref_list"}, _from_image),
     "answers": ({"image", "answer", "segmentation"}, _from_answer),
 }
-"""The columns that a kind needs, and how a reference of it is read."""
+"""The columns that a kind needs, and the function that reads a reference of it."""
 
 
 def _reference(
@@ -232,14 +252,17 @@ def _reference(
     file: str,
     prefix: str = "",
 ) -> Record:
-    """Return a reference and its annotation, or annotations, in REFER's form."""
+    """Return the record of a reference and its annotation or annotations, both in REFER's form."""
     ref_id, image_id = take(values, "ref_id", (int, str)), take(values, "image_id", int)
     parts: list[Part] = []
+    warnings: list[str] = []
     annotations = annotations if isinstance(annotations, list) else [annotations]
+    if not annotations:
+        raise DataError("has no annotation, and every reference of REFER has a target")
     for annotation in annotations:
         if (other := take(annotation, "image_id", int, image_id)) != image_id:
             raise DataError(f"is of image {image_id}, its annotation of image {other}")
-        parts += _meant(take(annotation, "segmentation", (list, dict)), size)
+        parts += coco_parts(take(annotation, "segmentation", (list, dict)), size, warnings)
     expressions, ids = expressions_of(values, text_field)
     return Record(
         id=f"{prefix}{ref_id}",
@@ -251,15 +274,8 @@ def _reference(
         expression_ids=tuple(f"{prefix}{id}" for id in ids),
         parts=tuple(parts),
         attributes={"targets": len(annotations)},
-        row="",
+        warnings=tuple(warnings),
     )
-
-
-def _meant(segmentation: Any, size: tuple[int, int] | None) -> tuple[Part, ...]:
-    parts = coco_parts(segmentation, size)
-    if not any(part.get("polygons", True) for part in parts):
-        raise DataError("has no region: no polygon is of three points or more")
-    return parts
 
 
 def _json(row: Any, name: str) -> Any:
@@ -291,14 +307,19 @@ def _open(path: Path) -> Any:
 
 def _broken(path: Path, error: Exception) -> DataError:
     reason = getattr(error, "strerror", None) or str(error)
-    return DataError(f"{path}: not a whole table ({' '.join(str(reason).split())[:200]}); fetch it again")
+    return DataError(f"{path}: not a complete table ({' '.join(str(reason).split())[:200]}); fetch it again")
 
 
 def _rows(path: Path) -> Iterator[Any]:
     """Yield the rows of a table, without their images."""
     with _open(path) as table:
         columns = [name for name in table.schema_arrow.names if name != "image"]
-        yield from (row for batch in _batches(path, table, columns=columns) for row in batch.to_pylist())
+        for batch in _batches(path, table, columns=columns):
+            try:
+                rows = batch.to_pylist()
+            except UnicodeDecodeError as error:
+                raise _broken(path, error) from None
+            yield from rows
 
 
 def _batches(path: Path, table: Any, **chosen: Any) -> Iterator[Any]:
@@ -316,21 +337,26 @@ def _batches(path: Path, table: Any, **chosen: Any) -> Iterator[Any]:
 
 
 def _image(root: Path, file: str) -> io.BytesIO:
-    """Open the image that lies in a row of a table."""
+    """Open the image in a row of a table.
+
+    Raises:
+        DataError: the table is missing or broken, or the row has no image.
+    """
     name, _, row = file.rpartition("#")
     path = root / name
     try:
-        changed = os.stat(path).st_mtime_ns
+        stat = os.stat(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    starts, sizes = _groups(path, changed)
+    state = (stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino)
+    starts, sizes = _groups(path, state)
     number = int(row)
     group = int(np.searchsorted(starts, number, side="right")) - 1
     if number >= starts[-1]:
         raise DataError(f"{path}: has no row {number + 1}")
     place = number - int(starts[group])
-    near = sizes[group] <= KEPT
-    value = _group(path, changed, group)[place].as_py() if near else _far(path, group, place)
+    kept = sizes[group] <= KEPT
+    value = _group(path, state, group)[place].as_py() if kept else _read_one(path, group, place)
     value = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(value, bytes):
         raise DataError(f"{path}: row {number + 1}: has no image in it, got {shown(value)}")
@@ -338,8 +364,11 @@ def _image(root: Path, file: str) -> io.BytesIO:
 
 
 @lru_cache(maxsize=256)
-def _groups(path: Path, changed: int) -> tuple[Any, tuple[int, ...]]:
-    """Return the rows with which a table's groups of rows begin, and one past the last; and their images' bytes."""
+def _groups(path: Path, state: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+    """Return the first row of each group of rows and the number of all rows, and the bytes of each group's images.
+
+    `state` changes with the file: it keeps outdated results from being used.
+    """
     with _open(path) as table:
         about = table.metadata
         groups = [about.row_group(index) for index in range(about.num_row_groups)]
@@ -352,8 +381,8 @@ def _groups(path: Path, changed: int) -> tuple[Any, tuple[int, ...]]:
 
 
 @lru_cache(maxsize=1)
-def _group(path: Path, changed: int, group: int) -> Any:
-    """Return the images of a group of rows; the last one is kept, as neighbours are often asked for in turn."""
+def _group(path: Path, state: tuple[int, ...], group: int) -> Any:
+    """Return the images of a group of rows. The last group is kept, as neighbours are often read in turn."""
     import pyarrow
 
     with _open(path) as table:
@@ -361,11 +390,11 @@ def _group(path: Path, changed: int, group: int) -> Any:
         return pyarrow.chunked_array([batch.column(0) for batch in batches], type=batches[0].schema.field(0).type)
 
 
-def _far(path: Path, group: int, place: int) -> Any:
-    """Return one image of a group of rows that is too large to be kept."""
+def _read_one(path: Path, group: int, place: int) -> Any:
+    """Return one image of a group of rows, without reading the rest of it."""
     with _open(path) as table:
         for batch in _batches(path, table, row_groups=[group], columns=["image"]):
             if place < batch.num_rows:
                 return batch.column(0)[place].as_py()
             place -= batch.num_rows
-    raise DataError(f"{path}: not a whole table; fetch it again")
+    raise DataError(f"{path}: not a complete table; fetch it again")

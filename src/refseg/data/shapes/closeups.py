@@ -20,7 +20,7 @@ from refseg.data.shapes.render import render
 from refseg.data.shapes.scene import Scene, Thing, generate_scene, pick
 from refseg.data.shapes.vocabulary import TEXTURES
 from refseg.errors import UnknownNameError
-from refseg.values import Sample
+from refseg.values import Expression, Sample
 
 __all__ = ["CloseUps"]
 
@@ -77,7 +77,7 @@ class CloseUps:
         return Sample(
             id=name,
             image_id=name.rpartition("/")[0],
-            expressions=words,
+            expressions=tuple(Expression(text=text, id=f"{name}/{number}") for number, text in enumerate(words)),
             load_image=partial(_load_image, self.split, index),
             load_mask=mask,
             split=self.split,

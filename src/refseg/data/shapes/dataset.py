@@ -17,7 +17,7 @@ from refseg.data.shapes.expressions import Reference, drill, refer, refer_to_not
 from refseg.data.shapes.render import render, thing_masks
 from refseg.data.shapes.scene import Scene, generate_scene
 from refseg.errors import UnknownNameError
-from refseg.values import Sample
+from refseg.values import Expression, Sample
 
 __all__ = ["SAMPLES_PER_SCENE", "SPLITS", "TAG", "Shapes"]
 
@@ -34,10 +34,8 @@ class Shapes(Sequence[Sample]):
 
     Samples 4i..4i+3 are of scene i: three things, each with one to three expressions that mean it and nothing else,
     and then one expression that fits nothing. `train` and `val` never show the pairs of colour and kind in `HELD_OUT`;
-    every scene of `test` shows one. The attributes of a sample:
+    every scene of `test` shows one. Each expression has a `style` and a `form`; the attributes of a sample:
 
-    - `styles`, `forms`: of its expressions, in their order, joined by commas;
-    - `target`: the index of the meant thing in the scene, -1 for nothing;
     - `distractors`: how many other things of its kind there are;
     - `held_out`: whether it is of a held-out pair.
 
@@ -126,8 +124,20 @@ class Shapes(Sequence[Sample]):
         """Return a hash of what the samples are made from: the generator's tag, the split and the scale."""
         return sha256(f"shapes {TAG} {self.split} {self.scale}".encode()).hexdigest()
 
-    def masks(self, index: int) -> Bool[ndarray, "N H W"]:
-        """Return where each of the N things of scene `index` is seen, in the order of `scene(index).things`."""
+    @property
+    def skipped_count(self) -> int:
+        """0: every sample is generated."""
+        return 0
+
+    def skipped_note(self) -> None:
+        """Return None: no sample is skipped."""
+
+    def files(self) -> dict[str, list[str]]:
+        """Return an empty dict: images are drawn and not read from files."""
+        return {}
+
+    def objects(self, index: int) -> Bool[ndarray, "N H W"]:
+        """Return the visible mask of each of the N objects of scene `index`, in the order of `scene(index).things`."""
         return thing_masks(self.scene(index), self.scale)
 
     def _made(self, index: int) -> _Made:
@@ -136,22 +146,28 @@ class Shapes(Sequence[Sample]):
         return _made(self.split, index)
 
     def _sample(self, index: int, member: int, references: Sequence[Reference], made: _Made) -> Sample:
+        id = f"shapes/{self.split}/{index}/{member}"
         target = references[0].target
         thing = None if target is None else made.scene.things[target]
         return Sample(
-            id=f"shapes/{self.split}/{index}/{member}",
+            id=id,
             image_id=f"shapes/{self.split}/{index}",
-            expressions=tuple(reference.expression for reference in references),
+            expressions=tuple(
+                Expression(
+                    text=reference.expression,
+                    id=f"{id}/{number}",
+                    attributes={"style": reference.style, "form": reference.form},
+                )
+                for number, reference in enumerate(references)
+            ),
             load_image=partial(_load_image, self.split, index, self.scale),
             load_mask=None if target is None else partial(_load_mask, self.split, index, self.scale, target),
             split=self.split,
             source="shapes",
+            target_object=target,
             attributes={
-                "styles": ",".join(reference.style for reference in references),
-                "forms": ",".join(reference.form for reference in references),
                 "distractors": 0 if thing is None else sum(t.kind == thing.kind for t in made.scene.things) - 1,
                 "held_out": thing is not None and thing.held_out,
-                "target": -1 if target is None else target,
             },
         )
 

@@ -1,1 +1,1 @@
-"""Plain CLIP, looked at patch by patch."""
+"""Plain CLIP as a segmentation model: the similarity of each patch to the expression."""

@@ -1,4 +1,4 @@
-"""Sizes of a plain CLIP from the shapes of its weights."""
+"""Infers a CLIP's sizes from its weights."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from refseg.encoders.clip_files import infer_resnet, infer_text, infer_vit
 from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_sizes import infer_resnet, infer_text, infer_vit
 from refseg.encoders.clip_vit import ViTConfig
 from refseg.models.clip_map.model import CLIPMapConfig
 
@@ -15,11 +15,11 @@ __all__ = ["infer_config"]
 
 
 def infer_config(state: Mapping[str, Tensor]) -> CLIPMapConfig:
-    """Find the sizes of a CLIP, under our names.
+    """Infer the sizes of a CLIP from the shapes of its weights, under our names.
 
     Raises:
-        WeightsError: these are the weights of something else.
+        WeightsError: A weight that determines a size is missing or has an impossible shape.
+        ConfigError: The sizes do not fit each other.
     """
     vision: ResNetConfig | ViTConfig = infer_vit(state) if "visual.proj" in state else infer_resnet(state)
-    step = vision.patch if isinstance(vision, ViTConfig) else 32
-    return CLIPMapConfig(vision=vision, text=infer_text(state, "text."), image_size=4 * step, word_length=2)
+    return CLIPMapConfig(vision=vision, text=infer_text(state, "text."))

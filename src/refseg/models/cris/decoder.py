@@ -1,7 +1,7 @@
-"""Vision-language decoder: the map's positions attend to each other and to the words (CRIS, section 3.3).
+"""The vision-language decoder: a transformer decoder from the word features to each pixel (CRIS, section 3.3).
 
-The published code adds a layer norm after each attention and one inside the feed-forward network; the paper's
-equations have neither.
+As in the reference's code, there is a layer norm after each attention, and one inside the feed-forward network; the
+paper's equations have neither.
 """
 
 from __future__ import annotations
@@ -10,19 +10,21 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from refseg.encoders.layers import Attention
+
 __all__ = ["DecoderLayer", "VisionLanguageDecoder", "sine_1d", "sine_2d"]
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention over the image, cross-attention to the words, and a feed-forward network."""
+    """Self-attention of the image, cross-attention to the words, and a feed-forward network."""
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.self_attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.self_attention = Attention(width, heads, dropout)
         self.self_attention_norm = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        self.cross_attention = nn.MultiheadAttention(width, heads, dropout=dropout, batch_first=True)
+        self.cross_attention = Attention(width, heads, dropout)
         self.cross_attention_norm = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
         self.ffn = nn.Sequential(
@@ -42,20 +44,23 @@ class DecoderLayer(nn.Module):
         word_position: Float[Tensor, "L D"],
         padding: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B T D"]:
-        """Transform the image's T positions; positions are added to queries and keys, never to values."""
+        """Transform the T positions of the feature map.
+
+        Positional encodings are added to queries and keys, but not to values.
+        """
         a = self.norm1(vision)
         q = a + vision_position
-        a = self.self_attention(q, q, a, need_weights=False)[0]
+        a = self.self_attention(q, q, a)
         vision = vision + self.dropout(self.self_attention_norm(a))
         q = self.norm2(vision) + vision_position
-        a = self.cross_attention(q, words + word_position, words, key_padding_mask=padding, need_weights=False)[0]
+        a = self.cross_attention(q, words + word_position, words, padding=padding)
         vision = vision + self.dropout(self.cross_attention_norm(a))
         mixed: Tensor = vision + self.dropout(self.ffn(self.norm3(vision)))
         return mixed
 
 
 class VisionLanguageDecoder(nn.Module):
-    """A stack of decoder layers between a map and the words, and a last norm."""
+    """A stack of decoder layers and a final layer norm."""
 
     def __init__(self, layers: int, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
@@ -68,25 +73,29 @@ class VisionLanguageDecoder(nn.Module):
         words: Float[Tensor, "B L D"],
         padding: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B D H W"]:
-        """Let every position read the words that are not padding."""
+        """Let each position of the feature map attend to the words that are not padding."""
         _, width, rows, columns = vision.shape
         vision_position = sine_2d(width, rows, columns).to(vision)
         word_position = sine_1d(width, words.shape[1]).to(words)
-        x = vision.flatten(2).mT
+        # Contiguous: a linear layer on a transposed tensor copies its weight for each position in bfloat16 on a CPU.
+        x = vision.flatten(2).mT.contiguous()
         for layer in self.layers:
             x = layer(x, words, vision_position, word_position, padding)
         return self.norm(x).mT.unflatten(-1, (rows, columns))  # type: ignore[no-any-return]
 
 
 def sine_1d(width: int, length: int) -> Float[Tensor, "L D"]:
-    """Return the sinusoidal encoding of positions 0..length-1: even channels sine, odd cosine, base 10,000."""
+    """Return the sinusoidal encoding of positions 0..length-1 (Vaswani et al., 2017, section 3.5).
+
+    Even channels are sines, odd ones cosines.
+    """
     frequency = torch.exp(torch.arange(0, width, 2) * (-torch.log(torch.tensor(10_000.0)) / width))
     angle = torch.arange(length)[:, None] * frequency
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)
 
 
 def sine_2d(width: int, rows: int, columns: int) -> Float[Tensor, "T D"]:
-    """Return the encoding of a grid, row by row: the first half of the channels encodes x, the second y, in cells."""
+    """Return the encoding of a grid, row by row: half of the channels encodes x, then half of them y, in cells."""
     x = sine_1d(width // 2, columns).expand(rows, -1, -1)
     y = sine_1d(width // 2, rows)[:, None].expand(-1, columns, -1)
     return torch.cat([x, y], dim=-1).flatten(0, 1)

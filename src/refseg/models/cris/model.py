@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
-from refseg.encoders.clip_resnet import Bottleneck, ModifiedResNet, ResNetConfig
+from refseg.encoders.clip_resnet import ModifiedResNet, ResNetConfig
 from refseg.encoders.clip_sizes import clip_sizes
 from refseg.encoders.clip_text import TextConfig, TextTransformer
-from refseg.encoders.layers import ResidualAttentionBlock, blocks_above
 from refseg.errors import ConfigError
-from refseg.models.base import Segmenter, check_inputs
-from refseg.models.cris.decoder import DecoderLayer, VisionLanguageDecoder
+from refseg.inputs.preprocessing import Inputs
+from refseg.models.base import Model, ModelSpec, check_clip_sizes
+from refseg.models.cris.decoder import VisionLanguageDecoder
 from refseg.models.cris.neck import CrossModalNeck, ProjectedPyramid
 from refseg.models.cris.projector import Projector
-from refseg.values import Calibration
+from refseg.values import Decision
 
 __all__ = ["CRIS", "CRISConfig", "cris", "cris_compact"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CRISConfig:
-    """Sizes of a CRIS, and the inputs that it was trained for."""
+    """Sizes of a CRIS."""
 
     vision: ResNetConfig
     text: TextConfig
     neck_channels: tuple[int, int, int] = (256, 512, 1024)
-    """Channels of the neck at strides 8, 16 and 32; the middle one is the decoder's width, and the words'."""
+    """Channels of the neck at strides 8, 16 and 32; the second is also the width of the decoder and of the words."""
     decoder_layers: int = 3
-    """0 leaves the decoder out, as the ablation's baseline does."""
+    """0: there is no decoder, as in the baseline of the ablation."""
     decoder_heads: int = 8
     decoder_hidden: int = 2048
     dropout: float = 0.1
     contrastive: bool = True
-    """False replaces text-to-pixel contrastive learning with a plain mask head, as the ablation's baseline does."""
-    image_size: int = 416
-    word_length: int = 17
-    threshold: float = 0.35
-    relative_threshold: float | None = None
-    calibration: Calibration | None = None
+    """False: a mask head that does not depend on the sentence replaces text-to-pixel contrastive learning."""
 
     def __post_init__(self) -> None:
         width = self.neck_channels[1]
@@ -53,19 +49,17 @@ class CRISConfig:
             raise ConfigError("decoder_layers must be at least 0, and decoder_heads must divide neck_channels[1]")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
-        check_inputs(self, step=32)
+        check_clip_sizes(self.vision.output_dim, self.text.output_dim)
 
 
-class CRIS(Segmenter):
-    """Five stages: two encoders, a neck, a decoder and a projector. The paper's figure 3, in its order."""
+class CRIS(Model):
+    """Two encoders, a neck, a decoder and a projector, in the order of the paper's figure 3."""
 
     family = "cris"
-    unused = frozenset({"text.logit_scale"})
-    cell = 16
+    config: CRISConfig
 
-    def __init__(self, config: CRISConfig) -> None:
-        super().__init__()
-        self.config = config
+    def __init__(self, config: CRISConfig, inputs: Inputs, decision: Decision) -> None:
+        super().__init__(config, inputs, decision)
         width, sentence = config.neck_channels[1], config.text.output_dim
         self.visual = ModifiedResNet(config.vision)
         self.text = TextTransformer(config.text)
@@ -77,71 +71,58 @@ class CRIS(Segmenter):
             )
         self.projector = Projector(width, sentence, contrastive=config.contrastive)
 
-    def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> ProjectedPyramid:
-        """Compute all that depends on the images alone, nearly half of the work."""
-        return self.neck.project(self.visual(pixels))
+    @staticmethod
+    def side_step(config: CRISConfig) -> int:
+        """Return the number of pixels that `image_size` must be a multiple of: the greatest stride."""
+        return 32
 
-    def segment(
-        self, image: tuple[Tensor, ...], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> dict[str, Tensor]:
+        """Compute everything that depends on the images alone: the projected feature maps `p3`, `p4` and `p5`."""
+        return self.neck.project(self.visual(pixels))._asdict()
+
+    def decode(
+        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Return logits, S/4 on a side, of B encoded images (or of one for all) and B expressions."""
+        """Compute the logits of B expressions about B encoded images, or about a single one."""
         words, sentence = self.text(tokens)
-        vision = self.neck(ProjectedPyramid(*image), sentence)
+        vision = self.neck(ProjectedPyramid(**image), sentence)
         if self.decoder is not None:
             vision = self.decoder(vision, words, padding)
         return self.projector(vision, sentence)  # type: ignore[no-any-return]
 
-    def is_backbone(self, parameter: str) -> bool:
-        """Whether a parameter is CLIP's, as the published recipe groups them.
 
-        Both encoders, without their positional embeddings: those train at the rate of the new layers.
-        """
-        return parameter.startswith(("visual.", "text.")) and "positional_embedding" not in parameter
+def cris(clip: str, **changes: Any) -> ModelSpec:
+    """Return the CRIS on one of CLIP's ResNets, by OpenAI's name such as `RN50`.
 
-    def layers_above(self, parameter: str) -> int:
-        """Return how many layers of its encoder lie above a parameter: stages of the image's, blocks of the words'."""
-        encoder, _, rest = parameter.partition(".")
-        if encoder == "visual":
-            stages = ("attnpool", "layer4", "layer3", "layer2", "layer1")
-            return next((above for above, stage in enumerate(stages) if rest.startswith(stage)), len(stages))
-        return blocks_above(rest, self.config.text.layers)
-
-    def blocks(self) -> list[nn.Module]:
-        """Return the bottlenecks, the blocks of the text encoder and of the decoder, and the projector's convolutions."""
-        found = [m for m in self.modules() if isinstance(m, Bottleneck | ResidualAttentionBlock | DecoderLayer)]
-        return [*found, self.projector.pixels]
-
-
-def cris(clip: str, **changes: Any) -> CRISConfig:
-    """Return the published CRIS on one of CLIP's ResNets, by OpenAI's name such as `RN50`.
-
-    Only RN50 and RN101 are published. For wider text encoders the neck grows in proportion, since the decoder has the
-    words' width.
+    Those on RN50 and RN101 are published. A wider text encoder makes the neck and the decoder wider in proportion.
 
     Raises:
         UnknownNameError: There is no such CLIP.
-        ConfigError: It has a vision transformer, and CRIS needs maps at three scales.
+        ConfigError: It has a vision transformer, and CRIS needs feature maps at three scales.
     """
     sizes = clip_sizes(clip)
     if not isinstance(sizes.vision, ResNetConfig):
         raise ConfigError(f"CLIP's {clip} has a vision transformer, and CRIS needs one of CLIP's ResNets, such as RN50")
     width = sizes.text.width
-    values: dict[str, Any] = {"neck_channels": (width // 2, width, 2 * width)} | changes
-    return CRISConfig(vision=sizes.vision, text=sizes.text, **values)
+    return ModelSpec(
+        config=CRISConfig(vision=sizes.vision, text=sizes.text, neck_channels=(width // 2, width, 2 * width)),
+        inputs=Inputs(image_size=416, word_length=17),
+        decision=Decision(threshold=0.35),
+    ).changed(**changes)
 
 
-def cris_compact(**changes: Any) -> CRISConfig:
-    """Return a small CRIS for generated scenes: the same classes with smaller numbers, made to train on a laptop."""
+def cris_compact(**changes: Any) -> ModelSpec:
+    """Return a small CRIS for generated scenes, which can be trained on a laptop."""
     width, joint = 96, 96
-    values: dict[str, Any] = {
-        "vision": ResNetConfig(layers=(1, 2, 2, 1), width=16, heads=8, output_dim=joint, pretrained_size=192),
-        "text": TextConfig(width=width, heads=4, layers=3, output_dim=joint),
-        "neck_channels": (64, width, 96),
-        "decoder_layers": 3,
-        "decoder_heads": 4,
-        "decoder_hidden": 256,
-        "dropout": 0.0,
-        "image_size": 192,
-        "word_length": 24,
-    } | changes
-    return CRISConfig(**values)
+    return ModelSpec(
+        config=CRISConfig(
+            vision=ResNetConfig(layers=(1, 2, 2, 1), width=16, heads=8, output_dim=joint, pretrained_size=192),
+            text=TextConfig(width=width, heads=4, layers=3, output_dim=joint),
+            neck_channels=(64, width, 96),
+            decoder_heads=4,
+            decoder_hidden=256,
+            dropout=0.0,
+        ),
+        inputs=Inputs(image_size=192, word_length=24),
+        decision=Decision(threshold=0.35),
+    ).changed(**changes)

@@ -1,8 +1,8 @@
-"""Cross-modal neck: a pyramid and a sentence -> one map that has heard the sentence (CRIS, section 3.2).
+"""The cross-modal neck: fuses feature maps at three scales with the sentence into one map (CRIS, section 3.2).
 
-The published code differs from the paper's equations: every projection is a convolution with normalisation and ReLU,
-the product of image and sentence is normalised again, and two convolutions follow the coordinates. This is the
-code's.
+It follows the reference's code, which differs from the paper's equations: every projection is a convolution with
+batch normalisation and ReLU, the product of image and sentence is normalised, and two convolutions follow the
+coordinates.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["CrossModalNeck", "ProjectedPyramid", "conv_norm_relu"]
 
 
 def conv_norm_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    """Return a convolution that keeps the sides, batch normalisation and ReLU."""
+    """Return a convolution that keeps the size of a map, batch normalisation and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
         BatchNorm2d(outputs),
@@ -30,7 +30,7 @@ def conv_norm_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
 
 
 class ProjectedPyramid(NamedTuple):
-    """The pyramid after the neck's first convolutions: all of the neck that does not depend on the words."""
+    """The feature maps after the neck's first convolutions, which do not depend on the expression."""
 
     p3: Float[Tensor, "N C3 H16 W16"]
     p4: Float[Tensor, "N C4 H16 W16"]
@@ -38,7 +38,7 @@ class ProjectedPyramid(NamedTuple):
 
 
 class CrossModalNeck(nn.Module):
-    """A feature pyramid network whose top is multiplied with the sentence."""
+    """A feature pyramid network whose coarsest map is multiplied by the sentence."""
 
     def __init__(self, pyramid: tuple[int, int, int], channels: tuple[int, int, int], sentence: int) -> None:
         super().__init__()
@@ -58,32 +58,32 @@ class CrossModalNeck(nn.Module):
         self.refine = conv_norm_relu(c4, c4, 3)
 
     def project(self, pyramid: Pyramid) -> ProjectedPyramid:
-        """Do the part that depends on the image alone."""
+        """Compute the part that depends on the image alone."""
         return ProjectedPyramid(
             F.avg_pool2d(self.project3(pyramid.v3), 2), self.project4(pyramid.v4), self.project5(pyramid.v5)
         )
 
     def forward(self, image: ProjectedPyramid, sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B D h w"]:
-        """Fuse with the sentence, at stride 16."""
+        """Return the image fused with the sentence, at stride 16."""
         f5 = F.relu(self.norm5(image.p5 * self.sentence(sentence)[:, :, None, None]), inplace=True)
-        f4 = self.merge4(torch.cat([_each(image.p4, f5), _twice(f5)], dim=1))
-        f3 = self.merge3(torch.cat([_each(image.p3, f5), f4], dim=1))
-        fused = self.aggregate(torch.cat([self.smooth3(f3), self.smooth4(f4), _twice(self.smooth5(f5))], dim=1))
+        f4 = self.merge4(torch.cat([_for_each(image.p4, f5), _upsampled(f5)], dim=1))
+        f3 = self.merge3(torch.cat([_for_each(image.p3, f5), f4], dim=1))
+        fused = self.aggregate(torch.cat([self.smooth3(f3), self.smooth4(f4), _upsampled(self.smooth5(f5))], dim=1))
         located: Tensor = self.locate(torch.cat([fused, _coordinates(fused)], dim=1))
         return self.refine(located)  # type: ignore[no-any-return]
 
 
-def _twice(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
+def _upsampled(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-def _each(image: Float[Tensor, "N C H W"], like: Float[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
-    """Repeat an image shared by all expressions for each of them."""
+def _for_each(image: Float[Tensor, "N C H W"], like: Float[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
+    """Repeat the map of a single image for each expression."""
     return image.expand(len(like), -1, -1, -1)
 
 
 def _coordinates(like: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2 H W"]:
-    """Return x and y of every position, -1..1 from edge to edge."""
+    """Return the x and y coordinates of each position, -1..1 from edge to edge."""
     batch, _, height, width = like.shape
     y = torch.linspace(-1, 1, height, device=like.device, dtype=like.dtype)
     x = torch.linspace(-1, 1, width, device=like.device, dtype=like.dtype)

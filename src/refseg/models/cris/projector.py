@@ -1,7 +1,7 @@
-"""Projector: a map and a sentence -> logits (CRIS, section 3.4).
+"""The projector: a feature map and a sentence to logits (CRIS, section 3.4).
 
-Text-to-pixel contrastive learning scores each pixel against the sentence. In the published code the score is a 3x3
-convolution whose kernel and bias are a linear function of the sentence. Without it the kernel is a learned one.
+In the reference's code a logit is not the dot product of pixel and sentence, but a 3x3 convolution whose kernel and
+bias are a linear function of the sentence. Without contrastive learning the kernel is a parameter.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KERNEL = 3
 
 
 class Projector(nn.Module):
-    """Upsamples a map from stride 16 to stride 4 and compares every pixel with the sentence."""
+    """Upsamples a map from stride 16 to stride 4 and compares each pixel with the sentence."""
 
     def __init__(self, width: int, sentence: int, *, contrastive: bool) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Projector(nn.Module):
             self.kernel = nn.Conv2d(self.channels, 1, KERNEL, padding=KERNEL // 2)
 
     def forward(self, vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B 1 h w"]:
-        """Return logits, four times the sides of `vision`."""
+        """Return the logits, four times the size of `vision`."""
         pixels = self.pixels(vision)
         if isinstance(self.kernel, nn.Conv2d):
             logits: Tensor = self.kernel(self.mix(pixels))
@@ -51,14 +51,14 @@ class Projector(nn.Module):
 def _correlate(
     pixels: Float[Tensor, "B C H W"], kernel: Float[Tensor, "B K C"], mix: nn.Conv2d
 ) -> Float[Tensor, "B 1 H W"]:
-    """Convolve each image, mixed by a 1x1 convolution, with a kernel of its own, K = 3 * 3 taps.
+    """Apply a 1x1 convolution to each image, then a 3x3 convolution (K = 9) with a kernel of its own.
 
-    A grouped convolution would do it, slowly. Every tap is one dot product a pixel: nine maps from one batched matrix
-    product, which are then shifted and summed. The 1x1 convolution before it is folded into that matrix.
+    A grouped convolution is several times slower. Here one batched matrix product, into which the 1x1 convolution is
+    folded, computes nine maps, one for each element of the kernel, which are then shifted and summed.
     """
     height, width = pixels.shape[-2:]
     assert mix.bias is not None
     taps = torch.baddbmm(kernel @ mix.bias[None, :, None], kernel @ mix.weight[:, :, 0, 0], pixels.flatten(2))
-    # `fold` adds tap (i, j) at the pixel's own place plus (i - 1, j - 1); a correlation wants minus: hence the flip.
+    # `fold` shifts the map of element (i, j) by (i - 1, j - 1), a correlation by the negative: hence the flip.
     logits: Tensor = F.fold(taps.flip(1), (height, width), KERNEL, padding=KERNEL // 2)
     return logits

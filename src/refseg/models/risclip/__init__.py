@@ -1,1 +1,1 @@
-"""RISCLIP: a frozen CLIP whose image-text alignment is extended."""
+"""RISCLIP: Extending CLIP's Image-Text Alignment to Referring Image Segmentation (NAACL 2024)."""

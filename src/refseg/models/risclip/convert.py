@@ -1,4 +1,4 @@
-"""Sizes of a RISCLIP from the shapes of its weights."""
+"""Infers a RISCLIP's sizes from its weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from refseg.encoders.clip_files import count_layers, infer_text, infer_vit
+from refseg.encoders.clip_sizes import count_layers, infer_text, infer_vit
 from refseg.errors import WeightsError
 from refseg.models.risclip.model import RISCLIPConfig
 
@@ -14,20 +14,22 @@ __all__ = ["infer_config"]
 
 
 def infer_config(state: Mapping[str, Tensor]) -> RISCLIPConfig:
-    """Find the sizes of a RISCLIP as far as shapes tell them: how many fusions there are, but not where.
+    """Infer the sizes of a RISCLIP from the shapes of its weights.
+
+    They determine the number of fusions, but not their blocks.
 
     Raises:
-        WeightsError: these are the weights of something else.
+        WeightsError: A weight that determines a size is missing or has an impossible shape.
+        ConfigError: The sizes do not fit each other.
     """
 
     def length(key: str, axis: int, otherwise: int) -> int:
         return state[key].shape[axis] if key in state and state[key].ndim > axis else otherwise
 
     vision, text = infer_vit(state), infer_text(state, "text.")
-    fusions = count_layers(state, r"cfe\.(\d+)\.") if any(key.startswith("cfe.") for key in state) else 0
-    layers = count_layers(state, r"ske\.(\d+)\.") if any(key.startswith("ske.") for key in state) else 0
+    fusions, layers = count_layers(state, r"cfe\.(\d+)\."), count_layers(state, r"ske\.(\d+)\.")
     if fusions > min(vision.layers, text.layers):
-        raise WeightsError(f"these weights have {fusions} fusions, and fewer blocks to fuse")
+        raise WeightsError(f"these weights have more fusions ({fusions}) than blocks")
     first, second, third = (length(f"decoder.reduce.{step}.weight", 0, 0) for step in range(3))
     decodes = min(first, second, third) > 0 and vision.layers > 2
     return RISCLIPConfig(
@@ -41,6 +43,4 @@ def infer_config(state: Mapping[str, Tensor]) -> RISCLIPConfig:
         ske_hidden=length("ske.0.vision.mlp.0.weight", 0, 1),
         decoder_blocks=(3, 2, 1) if decodes else (),
         decoder_channels=(first, second, third) if decodes else (1, 1, 1),
-        image_size=4 * vision.patch,
-        word_length=2,
     )

@@ -1,4 +1,4 @@
-"""The lightweight decoder: from the patch-level map to a mask, with what the image encoder saw on the way."""
+"""The lightweight decoder: refines the patch-level map to a mask, with features of the image encoder (RISCLIP)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["MaskDecoder"]
 
 
 class MaskDecoder(nn.Module):
-    """Joins the map with features of three depths, the deepest first, doubling the resolution in between.
+    """Joins the map with the features of three image blocks, the last one first, and upsamples twice by a factor of 2.
 
     Args:
-        width: channels of the image encoder.
-        channels: of the three steps, the deepest first.
+        width: Channels of the image encoder.
+        channels: Of the three steps, in their order.
     """
 
     def __init__(self, width: int, channels: tuple[int, int, int]) -> None:
@@ -33,7 +33,7 @@ class MaskDecoder(nn.Module):
     def forward(
         self, logits: Float[Tensor, "B 1 g g"], features: tuple[Float[Tensor, "B D g g"], ...]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Return logits at four times the map's side."""
+        """Return logits, four times the size of the map."""
         x = logits
         for depth, (reduce, merge) in enumerate(zip(self.reduce, self.merge, strict=True)):
             if depth:

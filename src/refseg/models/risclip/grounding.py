@@ -1,4 +1,4 @@
-"""The patch-level grounding map: how similar each patch is to the sentence."""
+"""The patch-level grounding map: the similarity of each image patch to the sentence (RISCLIP)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["GroundingMap", "cosine_map"]
 def cosine_map(
     patches: Float[Tensor, "B T E"], sentence: Float[Tensor, "B E"], side: int
 ) -> Float[Tensor, "B {side} {side}"]:
-    """Return the cosine of each of side x side patches and the sentence, -1..1, in float32."""
+    """Return the cosine similarity of side x side patches to the sentence, -1..1, float32."""
     patches, sentence = F.normalize(patches.float(), dim=-1), F.normalize(sentence.float(), dim=-1)
     cosines: Tensor = torch.einsum("bte,be->bt", patches, sentence)
     return cosines.reshape(-1, side, side)
 
 
 class GroundingMap(nn.Module):
-    """Cosines to logits by a learnt scale and bias: cosines alone would leave every probability near a half."""
+    """Maps cosines to logits by a learned scale and bias; cosines alone would give probabilities near 0.5."""
 
     def __init__(self, scale: float, bias: float) -> None:
         super().__init__()

@@ -1,43 +1,43 @@
-"""Shared-space Knowledge Exploitation: patches and words talk in CLIP's joint space, after both projections."""
+"""Shared-space Knowledge Exploitation (SKE): fuses patches and words in CLIP's joint embedding space."""
 
 from __future__ import annotations
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from refseg.encoders.layers import QuickGELU
+from refseg.encoders.layers import Attention, QuickGELU
 
 __all__ = ["SharedSpaceKnowledgeExploitation"]
 
 
 class SharedSpaceKnowledgeExploitation(nn.Module):
-    """One layer: each modality asks the other, then itself, then thinks; all of it added to CLIP's own features.
+    """One layer: each modality attends to the other, then to itself, then passes an MLP; all as residuals.
 
-    Both read what the other was before the layer. Nothing is added at initialisation.
+    Both attend to the other's input to the layer. At initialisation the layer is the identity.
     """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
-        self.vision = _Side(width, heads, hidden)
-        self.words = _Side(width, heads, hidden)
+        self.vision = _Modality(width, heads, hidden)
+        self.words = _Modality(width, heads, hidden)
 
     def forward(
         self, vision: Float[Tensor, "B T E"], words: Float[Tensor, "B L E"], padding: Bool[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B T E"], Float[Tensor, "B L E"]]:
-        """Return both modalities, changed; nobody looks at words where `padding` is True."""
+        """Return the fused patches and words; words where `padding` is True are not attended to."""
         return self.vision(vision, words, None, padding), self.words(words, vision, padding, None)
 
 
-class _Side(nn.Module):
-    """One modality's part of a layer: three branches, each with a norm before it and zeros at its end."""
+class _Modality(nn.Module):
+    """A layer's part for one modality: three pre-norm residual branches, whose last weights are 0 at initialisation."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.cross_norm = nn.LayerNorm(width)
         self.other_norm = nn.LayerNorm(width)
-        self.cross_attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.cross_attention = Attention(width, heads)
         self.self_norm = nn.LayerNorm(width)
-        self.self_attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.self_attention = Attention(width, heads)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, hidden), QuickGELU(), nn.Linear(hidden, width))
         for last in (self.cross_attention.out_proj, self.self_attention.out_proj, self.mlp[2]):
@@ -53,13 +53,8 @@ class _Side(nn.Module):
         other_padding: Bool[Tensor, "B U"] | None,
     ) -> Float[Tensor, "B T E"]:
         other = self.other_norm(other)
-        x = (
-            x
-            + self.cross_attention(
-                self.cross_norm(x), other, other, key_padding_mask=other_padding, need_weights=False
-            )[0]
-        )
+        x = x + self.cross_attention(self.cross_norm(x), other, other, padding=other_padding)
         own = self.self_norm(x)
-        x = x + self.self_attention(own, own, own, key_padding_mask=padding, need_weights=False)[0]
+        x = x + self.self_attention(own, own, own, padding=padding)
         mixed: Tensor = x + self.mlp(self.mlp_norm(x))
         return mixed

@@ -1,4 +1,4 @@
-"""The files that the reference CRIS makes of REFER's: annotations of each split, and a mask of each reference."""
+"""The intermediate files of the reference CRIS: annotations of each split, and a mask of each reference."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from refseg.errors import DataError
 
 
 def row(id, name="COCO_train2014_000000000001.jpg", texts=("left cup",), **changes):
-    said = [{"idx": n, "sent_id": 10 * id + n, "sent": text} for n, text in enumerate(texts)]
-    values = {"bbox": [0, 0, 9, 9], "cat": 41, "segment_id": id, "img_name": name, "sentences": said}
-    return values | {"sentences_num": len(said)} | changes
+    sentences = [{"idx": n, "sent_id": 10 * id + n, "sent": text} for n, text in enumerate(texts)]
+    values = {"bbox": [0, 0, 9, 9], "cat": 41, "segment_id": id, "img_name": name, "sentences": sentences}
+    return values | {"sentences_num": len(sentences)} | changes
 
 
 @pytest.fixture
@@ -25,32 +25,34 @@ def write(made, tmp_path):
     return written
 
 
-def test_a_record_is_what_the_files_say(made, write, tmp_path):
+def test_a_record_has_the_values_of_the_files(made, write, tmp_path):
     source = write(val=[row(7, texts=("left cup ", "cup"))], testA=[row(8), row(9, "b.jpg")])
     records = {record.id: record for record in made.read(source)}
     assert (source.format, source.folder) == ("cris", tmp_path)
     assert vars(records["7"]) == {
         "id": "7",
-        "image_id": "COCO_train2014_000000000001",
+        "image_id": "COCO_train2014_000000000001.jpg",
         "file": "COCO_train2014_000000000001.jpg",
         "size": None,
         "split": "val",
         "expressions": ("left cup", "cup"),
         "expression_ids": ("70", "71"),
-        "parts": ({"file": "masks/refcoco/7.png"},),
+        "parts": ({"file": "7.png"},),
         "attributes": {"targets": 1},
+        "warnings": (),
         "row": "reference 1",
         "table": str(tmp_path / "anns" / "refcoco" / "val.json"),
     }
-    assert (records["9"].split, records["9"].image_id, records["9"].row) == ("testA", "b", "reference 2")
+    assert (records["9"].split, records["9"].image_id, records["9"].row) == ("testA", "b.jpg", "reference 2")
 
 
-@pytest.mark.parametrize("place", ["masks/refcoco", "refcoco/masks"])
-def test_masks_lie_where_they_lie(made, write, tmp_path, place):
+def test_masks_lie_in_either_of_two_folders(made, write, tmp_path):
+    source = write(val=[row(7)])
+    assert source.mask_folders == ("masks/refcoco", "refcoco/masks")
     mask = made.square_mask(3, 3, 9)
-    made.save_mask(tmp_path / place / "7.png", mask)
-    (record,) = made.read(write(val=[row(7)]))
-    assert np.array_equal(made.painted(record, folder=tmp_path).meant, mask)
+    made.save_mask(tmp_path / "masks" / "refcoco" / "7.png", mask)
+    (record,) = made.read(source)
+    assert np.array_equal(made.painted(record, folder=tmp_path / source.mask_folders[0]).target, mask)
 
 
 def test_lmdb_is_refused_with_the_remedy(made, tmp_path):
@@ -61,7 +63,7 @@ def test_lmdb_is_refused_with_the_remedy(made, tmp_path):
     assert len(made.read(cris(tmp_path, "refcoco"))) == 1
 
 
-def test_a_set_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_set_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"anns.refcocog_u: no annotations \(\*\.json\) there"):
         cris(tmp_path, "refcocog_u")
 
@@ -73,17 +75,19 @@ def test_a_set_that_is_not_there_is_refused(tmp_path):
         ({"segment_id": True}, "field 'segment_id' must be int or str, got True"),
         ({"segment_id": "../../x"}, "leads out of the data's folder"),
         ({"img_name": 3}, "field 'img_name' must be str"),
-        ({"sentences": []}, "field 'sentences' must be"),
-        ({"sentences": [{"sent": " "}]}, "without words"),
+        ({"sentences": []}, "field 'sentences' is empty"),
+        ({"sentences": [{"sent": " "}]}, "blank expression"),
         ({"sentences": [{"raw": "a"}]}, "has no field 'sent'"),
     ],
 )
-def test_a_wrong_row_is_told_with_its_file(made, write, tmp_path, change, says):
+def test_a_wrong_row_is_reported_with_its_file_and_split(made, write, tmp_path, change, says):
     source = write(val=[row(7)], testA=[row(8), row(9) | change])
     message = made.the_error(source)
     assert message.startswith(f"{tmp_path / 'anns' / 'refcoco' / 'testA.json'}: reference 2: ")
     assert says in message
-    assert [record.id for record in made.problems(source)[1]] == ["8", "7"]
+    found, records = made.problems(source)
+    assert [record.id for record in records] == ["8", "7"]
+    assert [(one.row, one.split) for one in found] == [("reference 2", "testA")]
 
 
 def test_names_that_lead_out_are_refused(made, write):

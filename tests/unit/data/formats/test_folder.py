@@ -1,4 +1,4 @@
-"""One's own data: images, masks and a table, as CSV or as JSON lines."""
+"""A folder of one's own data: images, masks and a table, as CSV or as JSON lines."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def lines(made, tmp_path):
 # ── CSV ──
 
 
-def test_a_record_is_what_the_row_says(made, csv, tmp_path):
+def test_a_record_has_the_values_of_the_row(made, csv, tmp_path):
     source = csv("image,mask,text,split,id,light\na.jpg,a-cup.png,the left cup,val,cup-1,dim\n")
     (record,) = made.read(source)
     assert (source.format, source.folder, source.files) == ("folder", tmp_path, (tmp_path / "data.csv",))
@@ -45,10 +45,11 @@ def test_a_record_is_what_the_row_says(made, csv, tmp_path):
         "split": "val",
         "expressions": ("the left cup",),
         "expression_ids": ("cup-1/0",),
-        "parts": ({"file": "masks/a-cup.png"},),
+        "parts": ({"file": "a-cup.png"},),
         "attributes": {"light": "dim"},
+        "warnings": (),
         "row": "line 2",
-        "table": "",
+        "table": str(tmp_path / "data.csv"),
     }
 
 
@@ -57,7 +58,7 @@ def test_split_and_id_are_not_needed(made, csv):
     assert (first.id, first.split, second.id, second.split) == ("2", "all", "3", "all")
 
 
-def test_a_row_without_a_mask_means_nothing(made, csv):
+def test_a_row_without_a_mask_has_no_target(made, csv):
     (record,) = made.read(csv("image,mask,text\na.jpg,,a unicorn\n"))
     assert record.parts == ()
 
@@ -71,7 +72,7 @@ def test_a_row_without_a_mask_means_nothing(made, csv):
         ' image , mask,text \n\na.jpg,1.png,"the cup, left"\n\n',
     ],
 )
-def test_what_spreadsheets_and_hands_write(made, csv, text):
+def test_tables_of_spreadsheets_and_of_people_are_read(made, csv, text):
     (record,) = made.read(csv(text))
     assert (record.file, record.expressions) == ("a.jpg", ("the cup, left",))
 
@@ -82,28 +83,11 @@ def test_text_may_be_of_several_lines_and_any_script(made, csv):
     assert (second.expressions, second.row) == (("カップ",), "line 4")
 
 
-@pytest.mark.parametrize("where", ["masks/1.png", "1.png", "masks/masks/1.png"])
-def test_masks_lie_in_masks_or_where_the_name_says(made, csv, tmp_path, where):
-    mask = made.square_mask(2, 2, 9)
-    made.save_mask(tmp_path / where, mask)
-    name = "masks/1.png" if where == "masks/masks/1.png" else "1.png"
-    (record,) = made.read(csv(f"image,mask,text\na.jpg,{name},cup\n"))
-    assert np.array_equal(made.painted(record, folder=tmp_path).meant, mask)
-
-
-def test_a_mask_may_be_called_as_its_image_beside_the_table(made, csv, tmp_path):
-    mask = made.square_mask(2, 2, 9)
-    made.save_image(tmp_path / "a.png")
-    made.save_mask(tmp_path / "masks" / "a.png", mask)
-    (record,) = made.read(csv("image,mask,text\na.png,a.png,cup\n"))
-    assert record.file == "a.png"
-    assert np.array_equal(made.painted(record, folder=tmp_path).meant, mask)
-
-
-@pytest.mark.parametrize(("name", "place"), [("1.png", "masks/1.png"), ("masks/1.png", "masks/1.png")])
-def test_a_mask_that_is_missing_is_called_by_its_likeliest_place(made, csv, name, place):
-    (record,) = made.read(csv(f"image,mask,text\na.jpg,{name},cup\n"))
-    assert record.parts == ({"file": place},)
+def test_masks_lie_in_masks_or_beside_the_table(made, csv):
+    """Which of them is looked up when a mask is loaded."""
+    source = csv("image,mask,text\na.jpg,1.png,cup\na.jpg,masks/1.png,cup\n")
+    assert source.mask_folders == ("masks", "")
+    assert [record.parts for record in made.read(source)] == [({"file": "1.png"},), ({"file": "masks/1.png"},)]
 
 
 @pytest.mark.parametrize(
@@ -123,13 +107,16 @@ def test_a_mask_that_is_missing_is_called_by_its_likeliest_place(made, csv, name
         ("image,mask,text\n,1.png,cup\n", "line 2: has no field 'image'"),
         ("image,mask,text\na.jpg,1.png,\n", "line 2: has no field 'text'"),
         ("image,mask,text\na.jpg,1.png,  \n", "line 2: has no field 'text'"),
-        ('image,mask,text\na.jpg,1.png,"cup\n', "line 2: not a table of commas: unexpected end of data"),
-        ('image,mask,text\na.jpg,1.png,"cup"s\n', "line 2: not a table of commas"),
+        ('image,mask,text\na.jpg,1.png,"cup\n', "line 2: not a row of a table of commas: unexpected end of data"),
+        ('image,mask,text\na.jpg,1.png,"cup"s\n', "line 2: not a row of a table of commas"),
         ('image,mask,text\na,b,c\na.jpg,1.png,"cup\nb,b,c\nb,b,c\n', "line 3: not a table of commas: unexpected end"),
-        ("image,mask,text\na.jpg,1.png," + "x" * 200_000, "not a table of commas: field larger than field limit"),
+        (
+            "image,mask,text\na.jpg,1.png," + "x" * 200_000,
+            "not a row of a table of commas: field larger than",
+        ),
     ],
 )
-def test_a_broken_table_is_told_with_its_line(made, csv, tmp_path, text, says):
+def test_a_broken_table_is_refused_with_its_line(made, csv, tmp_path, text, says):
     message = made.the_error(csv(text))
     assert message.startswith(f"{tmp_path / 'data.csv'}: ")
     assert says in message
@@ -141,7 +128,7 @@ def test_other_encodings_are_refused_with_the_remedy(made, csv, tmp_path, encodi
     assert made.the_error(source) == f"{tmp_path / 'data.csv'}: line {line}: not UTF-8; save the table as UTF-8"
 
 
-def test_utf_16_without_a_mark_is_refused_too(made, csv):
+def test_utf_16_without_a_byte_order_mark_is_refused(made, csv):
     assert "columns must be" in made.the_error(csv("image,mask,text\na.jpg,1.png,cup\n", "utf-16-le"))
 
 
@@ -157,15 +144,38 @@ def test_names_that_lead_out_are_refused(made, csv, lines, tmp_path):
 
 
 def test_good_rows_are_read_past_bad_ones(made, csv):
-    found, records = made.problems(csv("image,mask,text\na,b,c\na,b\n../x,b,c\na,b,d\n"))
-    assert [record.row for record in records] == ["line 2", "line 5"]
-    assert [problem.row for problem in found] == ["line 3", "line 4"]
+    rows = ["image,mask,text,split", "a,b,c,val", "a,b", "../x,b,c,train", "../x,b,c,", 'a,b,"c"d,val', "a,b,d,val"]
+    found, records = made.problems(csv("\n".join(rows)))
+    assert [record.row for record in records] == ["line 2", "line 7"]
+    assert [(problem.row, problem.split) for problem in found] == [
+        *(("line 3", ""), ("line 4", "train"), ("line 5", "all"), ("line 6", "")),
+    ]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ['a,b,"c', "a,b,d", "a,b,e"],  # a quote that is never closed
+        ['a,b,"c', "a,b,d", 'a,b,"e"'],  # one that is closed two rows later
+    ],
+)
+def test_a_quote_that_hides_other_rows_is_refused(made, csv, rows):
+    source = csv("\n".join(["image,mask,text", "a,b,c", *rows]))
+    with pytest.raises(DataError, match="line 3: not a table"):
+        made.problems(source)
+
+
+def test_a_colon_in_a_file_name_is_no_drive(made, csv):
+    name = "2024-05-03T12:30:11.png"
+    (record,) = made.read(csv(f"image,mask,text\n{name},{name},cup\n"))
+    assert record.file == name
+    assert record.parts == ({"file": name},)
 
 
 # ── JSON lines ──
 
 
-def test_a_line_may_have_several_texts_that_mean_the_same(made, lines):
+def test_a_line_may_have_several_expressions_for_one_target(made, lines):
     (record,) = made.read(
         lines({"image": "a.jpg", "mask": "1.png", "text": ["cup", "mug"], "id": 7, "dark": True, "x": 1.5})
     )
@@ -184,13 +194,25 @@ def test_a_line_may_have_run_lengths_or_polygons(made, lines):
         )
     )
     for record in records:
-        assert np.array_equal(made.painted(record).meant, mask)
+        assert np.array_equal(made.painted(record).target, mask)
 
 
-@pytest.mark.parametrize("nothing", [{}, {"mask": None}, {"mask": ""}, {"rle": None}, {"polygons": []}])
-def test_a_line_without_a_region_means_nothing(made, lines, nothing):
-    (record,) = made.read(lines({"image": "a.jpg", "text": "a unicorn"} | nothing))
+@pytest.mark.parametrize("region", [{}, {"mask": None}, {"mask": ""}, {"rle": None}, {"polygons": []}])
+def test_a_line_without_a_region_has_no_target(made, lines, region):
+    (record,) = made.read(lines({"image": "a.jpg", "text": "a unicorn"} | region))
     assert record.parts == ()
+
+
+def test_polygons_may_be_points_and_one_of_several_may_be_left_out(made, lines):
+    points = [[2, 2], [11, 2], [11, 11], [2, 11]]
+    one, two = made.read(
+        lines(
+            {"image": "a.jpg", "text": "cup", "polygons": points},
+            {"image": "a.jpg", "text": "cup", "polygons": [points, [1, 2, 3, 4]]},
+        )
+    )
+    assert one.parts == two.parts == ({"polygons": [made.square(2, 2, 9)]},)
+    assert (len(one.warnings), len(two.warnings)) == (0, 1)
 
 
 def test_lines_are_counted_over_blank_ones(made, lines):
@@ -210,7 +232,7 @@ def test_lines_are_counted_over_blank_ones(made, lines):
         ({"image": 3, "text": "a"}, "field 'image' must be str, got 3"),
         ({"image": "a", "text": 3}, "field 'text' must be str or list, got 3"),
         ({"image": "a", "text": ["a", 3]}, "field 'text' must be a text or a list of texts"),
-        ({"image": "a", "text": [""]}, "without words"),
+        ({"image": "a", "text": [""]}, "blank expression"),
         ({"image": "a", "text": "b", "split": 3}, "field 'split' must be str"),
         ({"image": "a", "text": "b", "id": True}, "field 'id' must be str or int, got True"),
         ({"image": "a", "text": "b", "mask": 0}, "field 'mask' must be str, got 0"),
@@ -218,13 +240,17 @@ def test_lines_are_counted_over_blank_ones(made, lines):
         ({"image": "a", "text": "b", "mask": "m", "polygons": [[1]]}, "has mask and polygons; give one of them"),
         ({"image": "a", "text": "b", "rle": {}}, "run lengths must be"),
         ({"image": "a", "text": "b", "rle": "abc"}, "run lengths must be"),
-        ({"image": "a", "text": "b", "polygons": [1, 2, 3, 4, 5, 6]}, "flat list of numbers"),
-        ({"image": "a", "text": "b", "polygons": [[1, 2, 3, 4]]}, "three points or more"),
+        ({"image": "a", "text": "b", "polygons": [1, 2, 3, 4]}, "no polygon of three points"),
+        ({"image": "a", "text": "b", "polygons": [[1, 2, 3, 4]]}, "no polygon of three points"),
+        ({"image": "a", "text": "b", "polygons": [[1, 2], [3, 4]]}, "no polygon of three points"),
+        ({"image": "a", "text": "b", "polygons": [[1, 2, 3, 4, 5, "6"]]}, "flat list of numbers"),
+        ({"image": "a", "text": []}, "field 'text' is empty"),
+        ({"image": "a", "text": "b", "rle": {"size": [1, 2], "counts": [float("nan")]}}, "run lengths"),
         ({"image": "a", "text": "b", "polygons": [[1, 2, 3, 4, 5, float("nan")]]}, "not finite"),
         ({"image": "a", "text": "b", "polygons": [[1, 2, 3, 4, 5, 1e12]]}, "reaches more than"),
     ],
 )
-def test_a_wrong_line_is_told(made, lines, tmp_path, row, says):
+def test_a_wrong_line_is_refused_with_its_place(made, lines, tmp_path, row, says):
     message = made.the_error(lines({"image": "a.jpg", "text": "cup"}, row))
     assert message.startswith(f"{tmp_path / 'data.jsonl'}: line 2: ")
     assert says in message

@@ -1,4 +1,4 @@
-"""MDETR's files: an image entry a sentence, with its annotations."""
+"""MDETR's files: each entry of `images` is one expression, with its annotations."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def write(made, tmp_path):
     return written
 
 
-def test_a_record_is_what_the_file_says(made, write, tmp_path):
+def test_a_record_has_the_values_of_the_file(made, write, tmp_path):
     source = write(
         [image(3), image(4, "a dog")],
         [annotation(1, 4, [made.square(8, 8, 4)]), annotation(2, 3, [made.square(2, 2, 9)])],
     )
     one, two = made.read(source)
-    assert (source.format, source.folder) == ("mdetr", tmp_path)
+    assert (source.format, source.folder) == ("mdetr/val", tmp_path)
     assert vars(one) == {
         "id": "val/3",
         "image_id": "7",
@@ -53,34 +53,35 @@ def test_a_record_is_what_the_file_says(made, write, tmp_path):
         "expression_ids": ("val/3",),
         "parts": ({"polygons": [made.square(2, 2, 9)]},),
         "attributes": {"targets": 1},
+        "warnings": (),
         "row": "image 1",
         "table": str(tmp_path / "finetune_refcoco_val.json"),
     }
     assert (two.id, two.expressions, two.row) == ("val/4", ("a dog",), "image 2")
 
 
-def test_several_annotations_are_meant_together(made, write):
+def test_the_target_is_the_union_of_all_annotations(made, write):
     (record,) = made.read(
         write(
             [image("a")],
             [annotation(1, "a", [made.square(2, 2, 9)]), annotation(2, "a", made.runs(made.square_mask(30, 2, 9)))],
         )
     )
-    assert np.array_equal(made.painted(record).meant, made.square_mask(2, 2, 9) | made.square_mask(30, 2, 9))
+    assert np.array_equal(made.painted(record).target, made.square_mask(2, 2, 9) | made.square_mask(30, 2, 9))
     assert record.attributes == {"targets": 2}
 
 
-def test_an_entry_without_annotations_fits_nothing(made, write):
+def test_an_entry_without_annotations_has_no_target(made, write):
     (record,) = made.read(write([image(1)], []))
     assert record.parts == ()
     assert record.attributes == {"targets": 0}
 
 
-def test_without_an_original_id_the_name_tells_the_image(made, write):
+def test_without_an_original_id_the_file_name_is_the_image_id(made, write):
     row = image(1)
     del row["original_id"]
     (record,) = made.read(write([row], []))
-    assert record.image_id == "COCO_train2014_000000000007"
+    assert record.image_id == "COCO_train2014_000000000007.jpg"
 
 
 @pytest.mark.parametrize("box_only", [{"segmentation": []}, {"segmentation": None}, {"segmentation": {}}, {}])
@@ -94,9 +95,21 @@ def test_boxes_alone_are_refused(made, write, box_only):
     )
 
 
-def test_an_annotation_of_an_image_that_is_not_there_is_refused(made, write):
-    source = write([image(1)], [annotation(1, 1, [made.square(2, 2, 9)]), annotation(2, 9, [made.square(2, 2, 9)])])
-    assert made.the_error(source) == f"{source.files[0]}: annotation 2: is of image 9, which the file does not have"
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"image_id": 9}, "is of image 9, which the file does not have"),
+        ({"image_id": None}, "field 'image_id' must be int or str"),
+        ({"image_id": True}, "field 'image_id' must be int or str, got True"),
+    ],
+)
+def test_an_annotation_of_no_image_is_reported_and_nothing_else(made, write, changes, says):
+    square = [made.square(2, 2, 9)]
+    source = write([image(1)], [annotation(1, 1, square), annotation(2, 1, square) | changes])
+    assert made.the_error(source).startswith(f"{source.files[0]}: annotation 2: {says}")
+    found, records = made.problems(source)
+    assert [(one.row, one.split) for one in found] == [("annotation 2", "val")]
+    assert [(record.id, len(record.parts)) for record in records] == [("val/1", 1)]
 
 
 def test_each_split_is_a_file_of_its_own(made, tmp_path):
@@ -119,32 +132,46 @@ def test_each_split_is_a_file_of_its_own(made, tmp_path):
         ({"width": True}, "field 'width' must be int"),
         ({"width": -1}, "no image can be of -1 x 48"),
         ({"caption": None}, "field 'caption' must be str"),
-        ({"caption": " "}, "field 'caption' holds an expression without words"),
+        ({"caption": " "}, "field 'caption' holds a blank expression"),
         ({"caption": ["a"]}, "field 'caption' must be str"),
         ({"original_id": []}, "field 'original_id' must be int or str"),
     ],
 )
-def test_a_wrong_entry_is_told_with_its_file_and_row(made, write, change, says):
+def test_a_wrong_entry_is_reported_with_its_file_row_and_split(made, write, change, says):
     source = write([image(1), image(2) | change], [])
     assert made.the_error(source).startswith(f"{source.files[0]}: image 2: {says}")
-    assert [record.id for record in made.problems(source)[1]] == ["val/1"]
+    found, records = made.problems(source)
+    assert [record.id for record in records] == ["val/1"]
+    assert [(one.row, one.split) for one in found] == [("image 2", "val")]
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image_id": None}, "annotation 1: field 'image_id' must be int or str"),
-        ({"image_id": True}, "annotation 1: field 'image_id' must be int or str, got True"),
-        ({"segmentation": "x"}, "annotation 1: field 'segmentation' must be list or dict or nothing"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "image 1: has no polygon of three points"),
+        ({"segmentation": [[1, 2], [3, 4]]}, "image 1: has no polygon of three points"),
+        ({"segmentation": "x"}, "image 1: its annotation 1: field 'segmentation' must be list or dict or nothing"),
         ({"segmentation": [[1, 2, 3, 4, 5, 1e12]]}, "image 1: a polygon reaches more than 640 pixels"),
         ({"segmentation": [[1, 2, 3, 4, 5, float("nan")]]}, "image 1: a polygon has a coordinate that is not finite"),
         ({"segmentation": {"size": [48, 64], "counts": "0"}}, "image 1: the run lengths do not add up"),
         ({"segmentation": {"size": [64, 48], "counts": [3072]}}, "image 1: the mask is 48 x 64, its image 64 x 48"),
     ],
 )
-def test_a_wrong_annotation_is_told_with_its_file_and_row(made, write, change, says):
-    source = write([image(1)], [annotation(1, 1, [made.square(2, 2, 9)]) | change])
+def test_an_entry_with_a_wrong_annotation_is_left_out(made, write, change, says):
+    """Without it the mask would lack a target."""
+    square = [made.square(2, 2, 9)]
+    annotations = [annotation(1, 1, square) | change, annotation(2, 1, square), annotation(3, 2, square)]
+    source = write([image(1), image(2)], annotations)
     assert made.the_error(source).startswith(f"{source.files[0]}: {says}")
+    found, records = made.problems(source)
+    assert [record.id for record in records] == ["val/2"]
+    assert [(one.row, one.split) for one in found] == [("image 1", "val")]
+
+
+def test_one_polygon_without_area_among_others_is_left_out_with_a_warning(made, write):
+    (record,) = made.read(write([image(1)], [annotation(1, 1, [made.square(2, 2, 9), [1, 2, 3, 4]])]))
+    assert record.parts == ({"polygons": [made.square(2, 2, 9)]},)
+    assert len(record.warnings) == 1
 
 
 def test_names_that_lead_out_are_refused(made, write):

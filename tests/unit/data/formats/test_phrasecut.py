@@ -1,4 +1,4 @@
-"""PhraseCut: phrases that mean the union of several instances, on images whose sizes a file of their own tells."""
+"""PhraseCut: phrases whose target is the union of several instances; image sizes are in a file of their own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write(made, tmp_path):
     return written
 
 
-def test_a_record_is_what_the_files_say(made, write, tmp_path):
+def test_a_record_has_the_values_of_the_files(made, write, tmp_path):
     source = write(val=[phrase(), phrase("2417997__2", text="cup on the left")], miniv=[phrase("3__1")])
     records = {record.id: record for record in made.read(source)}
     assert (source.format, source.folder) == ("phrasecut", tmp_path)
@@ -55,6 +55,7 @@ def test_a_record_is_what_the_files_say(made, write, tmp_path):
         "expression_ids": ("2417997__1",),
         "parts": ({"polygons": [made.square(2, 2, 10)]},),
         "attributes": {"targets": 1},
+        "warnings": (),
         "row": "phrase 1",
         "table": str(tmp_path / "refer_val.json"),
     }
@@ -65,18 +66,24 @@ def test_a_record_is_what_the_files_say(made, write, tmp_path):
     ]
 
 
-def test_a_phrase_means_all_of_its_instances(made, write):
+def test_the_target_of_a_phrase_is_the_union_of_its_instances(made, write):
     rows = [phrase(polygons=[[points(2, 2, 10), points(20, 2, 5)], [points(7, 2, 10)]])]
     (record,) = made.read(write(val=rows))
     expected = made.square_mask(2, 2, 10) | made.square_mask(20, 2, 5) | made.square_mask(7, 2, 10)
-    assert np.array_equal(made.painted(record).meant, expected)
-    assert np.array_equal(made.painted(record, overlap="lavt").meant, expected)
+    assert np.array_equal(made.painted(record).target, expected)
+    assert np.array_equal(made.painted(record, overlap="lavt").target, expected)
     assert record.attributes == {"targets": 2}
 
 
-def test_polygons_of_two_points_are_dropped(made, write):
-    (record,) = made.read(write(val=[phrase(polygons=[[[[1, 2], [3, 4]], points(2, 2, 10)], [[]]])]))
-    assert record.parts == ({"polygons": [made.square(2, 2, 10)]}, {"polygons": []})
+def test_polygons_of_two_points_among_others_are_left_out_with_a_warning(made, write):
+    (record,) = made.read(write(val=[phrase(polygons=[[[[1, 2], [3, 4]], points(2, 2, 10)], [points(20, 2, 5)]])]))
+    assert record.parts == ({"polygons": [made.square(2, 2, 10)]}, {"polygons": [made.square(20, 2, 5)]})
+    assert len(record.warnings) == 1
+
+
+def test_flat_polygons_are_read_too(made, write):
+    (record,) = made.read(write(val=[phrase(polygons=[[made.square(2, 2, 10)]])]))
+    assert record.parts == ({"polygons": [made.square(2, 2, 10)]},)
 
 
 @pytest.mark.parametrize(
@@ -85,41 +92,59 @@ def test_polygons_of_two_points_are_dropped(made, write):
         ({"image_id": 5}, f"is of image 5, which {IMAGE_DATA} does not have"),
         ({"image_id": True}, "field 'image_id' must be int, got True"),
         ({"Polygons": None}, "field 'Polygons' must be list"),
-        ({"Polygons": []}, "means nothing: field 'Polygons' is empty"),
-        ({"Polygons": [3]}, "field 'Polygons' must hold, for each thing, a list of polygons"),
-        ({"Polygons": [[[1, 2, 3, 4, 5, 6]]]}, "a polygon must be a list of points"),
+        ({"Polygons": []}, "field 'Polygons' is empty"),
+        ({"Polygons": [3]}, "a polygon must be"),
+        ({"Polygons": [[[[1, 2], [3, 4]]]]}, "no polygon of three points"),
+        ({"Polygons": [[points(2, 2, 10)], [[]]]}, "no polygon of three points"),
         ({"Polygons": [[[[1, 2], [3, 4], [5, float("nan")]]]]}, "not finite"),
         ({"Polygons": [[[[1, 2], [3, 4], [5, 1e12]]]]}, "more than 640 pixels beyond its image"),
         ({"Polygons": [[[[1, 2], [3, 4], [5, True]]]]}, "flat list of numbers"),
         ({"Polygons": [[[[1, 2], [3, 4], [5, "6"]]]]}, "flat list of numbers"),
         ({"task_id": None}, "field 'task_id' must be int or str"),
-        ({"phrase": ""}, "field 'phrase' holds an expression without words"),
+        ({"phrase": ""}, "field 'phrase' holds a blank expression"),
         ({"phrase": 3}, "field 'phrase' must be str, got 3"),
     ],
 )
-def test_a_wrong_phrase_is_told_with_its_file_and_row(made, write, tmp_path, change, says):
+def test_a_wrong_phrase_is_reported_with_its_file_row_and_split(made, write, tmp_path, change, says):
     source = write(val=[phrase(), phrase("other") | change])
     message = made.the_error(source)
     assert message.startswith(f"{tmp_path / 'refer_val.json'}: phrase 2: ")
     assert says in message
-    assert [record.id for record in made.problems(source)[1]] == ["2417997__1"]
+    found, records = made.problems(source)
+    assert [record.id for record in records] == ["2417997__1"]
+    assert [(one.row, one.split) for one in found] == [("phrase 2", "val")]
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"image_id": "2417997"}, "field 'image_id' must be int"),
         ({"height": 0}, "no image can be of 64 x 0"),
         ({"width": None}, "field 'width' must be int"),
         ({"width": 10**12}, "no image can be of"),
     ],
 )
-def test_a_wrong_size_is_told_with_its_file_and_row(made, write, tmp_path, change, says):
-    message = made.the_error(write([IMAGES[0] | change], val=[phrase()]))
-    assert message.startswith(f"{tmp_path / IMAGE_DATA}: image 1: {says}")
+def test_phrases_of_an_image_with_a_wrong_size_are_left_out(made, write, tmp_path, change, says):
+    other = IMAGES[0] | {"image_id": 5}
+    source = write([IMAGES[0] | change, other], val=[phrase(), phrase("5__1", image_id=5)])
+    message = made.the_error(source)
+    assert message.startswith(f"{tmp_path / 'refer_val.json'}: phrase 1: its image 2417997 in {IMAGE_DATA}: {says}")
+    found, records = made.problems(source)
+    assert [record.id for record in records] == ["5__1"]
+    assert [(one.row, one.split) for one in found] == [("phrase 1", "val")]
 
 
-def test_a_set_that_is_not_whole_is_refused(made, tmp_path):
+def test_a_size_without_an_image_id_is_reported_and_nothing_else(made, write, tmp_path):
+    source = write([*IMAGES, {"image_id": "x"}], val=[phrase()])
+    found, records = made.problems(source)
+    assert [record.id for record in records] == ["2417997__1"]
+    assert [(one.file, one.row, one.split) for one in found] == [(str(tmp_path / IMAGE_DATA), "image 2", "")]
+
+
+def test_wrong_sizes_of_images_without_phrases_do_no_harm(made, write):
+    assert len(made.read(write([*IMAGES, {"image_id": 5, "height": 0, "width": 4}], val=[phrase()]))) == 1
+
+
+def test_a_set_with_missing_files_is_refused(made, tmp_path):
     with pytest.raises(DataError, match=r"no refer_train\.json, refer_val\.json or the like there"):
         phrasecut(tmp_path)
     made.write_json(tmp_path / "refer_val.json", [phrase()])

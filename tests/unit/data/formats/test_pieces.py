@@ -1,4 +1,4 @@
-"""JSON in pieces: the same values as at once, wherever the pieces of the file end, and the same rejections."""
+"""JSON read in pieces gives the same values and errors as JSON read at once, wherever a piece ends."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def write(folder, text):
 
 @settings(max_examples=30, derandomize=True, deadline=None)
 @given(elements=st.lists(values, max_size=6), chunk=st.integers(1, 40), indent=st.sampled_from([None, 2]))
-def test_a_list_is_the_list_that_json_reads(tmp_path_factory, elements, chunk, indent):
+def test_a_list_equals_that_of_json(tmp_path_factory, elements, chunk, indent):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "CHUNK", chunk)
         path = write(tmp_path_factory.getbasetemp(), json.dumps(elements, indent=indent))
-        assert list(read_list(path, "things")) == elements
+        assert list(read_list(path, "numbers")) == elements
 
 
 @settings(max_examples=30, derandomize=True, deadline=None)
 @given(one=st.lists(values, max_size=4), other=st.lists(values, max_size=4), rest=values, chunk=st.integers(1, 40))
-def test_fields_are_those_that_json_reads(tmp_path_factory, one, other, rest, chunk):
+def test_fields_equal_those_of_json(tmp_path_factory, one, other, rest, chunk):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pieces, "CHUNK", chunk)
         text = json.dumps({"before": rest, "one": one, "between": rest, "other": other, "after": rest})
@@ -57,7 +57,7 @@ def test_fields_are_those_that_json_reads(tmp_path_factory, one, other, rest, ch
 @pytest.mark.parametrize(
     "text", ["[12, 3.5e-2, -7, true, null]", "[1e5]", " [ 1 ,2\n,\t3 ] \n", "[]", " [ ] ", "[-1.25E+3]"]
 )
-def test_numbers_are_whole_wherever_a_chunk_ends(tmp_path, small_chunks, text):
+def test_numbers_are_complete_wherever_a_chunk_ends(tmp_path, small_chunks, text):
     assert list(read_list(write(tmp_path, text), "numbers")) == json.loads(text)
 
 
@@ -68,13 +68,13 @@ def test_a_byte_order_mark_does_not_matter(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("{}", "expected a list of things, got an object"),
-        ("", "expected a list of things, got an empty file"),
+        ("{}", "expected a list of numbers, got an object"),
+        ("", "expected a list of numbers, got an empty file"),
         ("  \n", "got an empty file"),
         ("null", "got null"),
         ("3", "got a number"),
         ('"a"', "got a text"),
-        ("<html>not found</html>", "got what is not JSON"),
+        ("<html>not found</html>", "got something that is not JSON"),
         ("[1, 2", "not valid JSON, perhaps cut off: expected , or ], at character 6"),
         ('[{"a": 1}, {"a": ', "not valid JSON, perhaps cut off: Expecting value, at character 12"),
         ('[{"a": 1}, {"b', "Unterminated string"),
@@ -88,11 +88,11 @@ def test_a_byte_order_mark_does_not_matter(tmp_path):
     ],
 )
 @pytest.mark.parametrize("chunk", [3, 1 << 20])
-def test_what_is_no_whole_list_is_refused(tmp_path, monkeypatch, text, says, chunk):
+def test_an_incomplete_or_other_file_is_refused(tmp_path, monkeypatch, text, says, chunk):
     monkeypatch.setattr(pieces, "CHUNK", chunk)
     path = write(tmp_path, text)
     with pytest.raises(DataError) as caught:
-        list(read_list(path, "things"))
+        list(read_list(path, "numbers"))
     assert str(caught.value).startswith(f"{path}: ")
     assert says in str(caught.value)
 
@@ -115,7 +115,7 @@ def test_what_is_no_whole_list_is_refused(tmp_path, monkeypatch, text, says, chu
         ('{"one": [], "two": []}{', "something follows its end"),
     ],
 )
-def test_what_lacks_a_list_is_refused(tmp_path, text, says):
+def test_an_object_without_its_lists_is_refused(tmp_path, text, says):
     path = write(tmp_path, text)
     with pytest.raises(DataError) as caught:
         list(read_lists(path, ("one", "two")))
@@ -123,9 +123,9 @@ def test_what_lacks_a_list_is_refused(tmp_path, text, says):
     assert says in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_a_folder(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        list(read_list(tmp_path / "missing.json", "things"))
+        list(read_list(tmp_path / "missing.json", "numbers"))
     with pytest.raises(DataError, match="cannot be read"):
         list(read_lists(tmp_path, ("one",)))
 

@@ -1,4 +1,4 @@
-"""Pickles of plain values are read; whatever else a pickle may do is not done."""
+"""Pickles of plain values are read; code in a pickle is refused and not run."""
 
 from __future__ import annotations
 
@@ -32,11 +32,35 @@ def test_plain_values_of_every_protocol(tmp_path, protocol):
 
 
 @pytest.mark.parametrize("protocol", [0, 2])
-def test_what_python_2_wrote(made, tmp_path, protocol):
-    value = [{b"sent": b"caf\xe9 'left\\", b"raw": "naïve ☂", b"ref_id": 7, b"list": [b"x" * 300, -2, []]}]
+def test_byte_strings_of_python_2_are_texts(made, tmp_path, protocol):
+    value = [{b"sent": b"the 'left\\", b"raw": "naïve ☂", b"ref_id": 7, b"list": [b"x" * 300, -2, []]}]
     assert read_pickle(write(tmp_path, made.python_2_pickle(value, protocol))) == [
-        {"sent": "café 'left\\", "raw": "naïve ☂", "ref_id": 7, "list": ["x" * 300, -2, []]}
+        {"sent": "the 'left\\", "raw": "naïve ☂", "ref_id": 7, "list": ["x" * 300, -2, []]}
     ]
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ("the café sign".encode(), "the café sign"),
+        ("左のカップ 🙂".encode(), "左のカップ 🙂"),
+        ("the café sign".encode("latin-1"), "the café sign"),
+        ("señor Ü".encode("latin-1"), "señor Ü"),
+        (b"\xff\xfe", "ÿþ"),
+        (b"cut off \xc3", "cut off Ã"),
+        (b"", ""),
+    ],
+)
+def test_byte_strings_of_python_2_are_utf_8_or_else_latin_1(made, tmp_path, protocol, written, text):
+    value = [written, {written: [written]}]
+    assert read_pickle(write(tmp_path, made.python_2_pickle(value, protocol))) == [text, {text: [text]}]
+
+
+@pytest.mark.parametrize("protocol", [0, 2])
+def test_texts_of_python_3_stay_as_they_are(tmp_path, protocol):
+    text = "the café sign".encode().decode("latin-1")  # looks like UTF-8 that was decoded wrongly, and is text
+    assert read_pickle(write(tmp_path, pickle.dumps([text], protocol=protocol))) == [text]
 
 
 def calls(marker):
@@ -76,7 +100,7 @@ def test_a_call_is_refused_before_it_is_made(tmp_path, kind):
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", list(calls("x")))
 def test_the_calls_above_would_have_been_made(tmp_path, kind):
-    """Or the test above would show nothing."""
+    """Without this the test above would show nothing."""
     marker = tmp_path / "marker"
     result = pickle.loads(calls(marker)[kind])
     assert marker.exists()
@@ -102,22 +126,22 @@ def test_even_harmless_code_is_refused(tmp_path, value):
 
 
 @pytest.mark.parametrize("content", [b"Pname\n.", b"\x80\x02X\x01\x00\x00\x00aQ.", b"\x80\x02\x82\x01."])
-def test_references_to_what_is_outside_are_refused(tmp_path, content):
-    with pytest.raises(DataError, match=r"refers to objects outside|not a whole pickle"):
+def test_references_to_objects_outside_are_refused(tmp_path, content):
+    with pytest.raises(DataError, match=r"refers to objects outside|not a complete pickle"):
         read_pickle(write(tmp_path, content))
 
 
 def test_every_cut_is_refused(tmp_path):
     whole = pickle.dumps(PLAIN, protocol=2)
     for end in range(len(whole)):
-        with pytest.raises(DataError, match=r"refs\(unc\)\.p: not a whole pickle .*; fetch it again"):
+        with pytest.raises(DataError, match=r"refs\(unc\)\.p: not a complete pickle .*; fetch it again"):
             read_pickle(write(tmp_path, whole[:end]))
 
 
 @pytest.mark.parametrize(
     "content", [b"<html>not found</html>", b"[1, 2]", b"PK\x03\x04", b"\x80\xff.", b".", b"\x80\x02K\x01R.", b"(\n" * 9]
 )
-def test_what_is_no_pickle_is_refused_in_one_line(tmp_path, content):
+def test_other_files_are_refused_in_one_line(tmp_path, content):
     path = write(tmp_path, content)
     with pytest.raises(DataError) as caught:
         read_pickle(path)
@@ -132,7 +156,7 @@ def test_a_cycle_is_a_value_like_any_other(tmp_path):
     assert found[1] is found
 
 
-def test_a_file_that_is_not_there_or_a_folder(tmp_path):
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_pickle(tmp_path / "missing.p")
     with pytest.raises(DataError, match="cannot be read"):

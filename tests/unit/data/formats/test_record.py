@@ -1,4 +1,4 @@
-"""What rows are taken apart with: types, sizes, names of files, and one line for whatever is wrong."""
+"""Fields of rows are read with checks of types, sizes and file names; problems are one line."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from refseg.data.formats.record import (
     Problem,
     Record,
     Source,
-    each,
+    build_records,
+    numbered,
     read_json,
     refuse,
     safe_name,
     shown,
+    split_of,
     take,
     take_size,
     texts,
@@ -67,14 +69,16 @@ def test_sizes_are_those_that_images_can_have():
         take_size({"height": 3, "width": 4.0})
 
 
-def test_texts_are_one_or_several_with_words():
+def test_texts_are_one_or_several_that_are_not_blank():
     assert texts("a cup", "text") == ("a cup",)
     assert texts(["a", "b"], "text") == ("a", "b")
-    for wrong in ([], None, 3, ["a", None], {"a": 1}):
+    with pytest.raises(DataError, match="field 'text' is empty"):
+        texts([], "text")
+    for wrong in (None, 3, ["a", None], {"a": 1}):
         with pytest.raises(DataError, match="field 'text' must be a text or a list of texts"):
             texts(wrong, "text")
     for blank in ("", "  ", ["a", "\n"]):
-        with pytest.raises(DataError, match="without words"):
+        with pytest.raises(DataError, match="blank expression"):
             texts(blank, "text")
 
 
@@ -88,6 +92,12 @@ def test_texts_are_one_or_several_with_words():
         ("a..b.jpg", "a..b.jpg"),
         (".hidden/été.jpg", ".hidden/été.jpg"),
         ("a b.jpg", "a b.jpg"),
+        ("2024-05-03T12:30:11.png", "2024-05-03T12:30:11.png"),
+        ("day/12:30.png", "day/12:30.png"),
+        ("12:30/a.png", "12:30/a.png"),
+        ("ab:c.png", "ab:c.png"),
+        (":a.png", ":a.png"),
+        ("a/C:/b.png", "a/C:/b.png"),
     ],
 )
 def test_names_of_files_are_kept(name, safe):
@@ -95,7 +105,7 @@ def test_names_of_files_are_kept(name, safe):
 
 
 def test_names_that_lead_out_of_the_folder_are_refused(made):
-    for name in made.LEADING_OUT:
+    for name in (*made.LEADING_OUT, "c:x", "./C:\\x", "Z:"):
         with pytest.raises(DataError, match=r"leads out of the data's folder"):
             safe_name(name)
 
@@ -117,27 +127,41 @@ def test_what_is_shown_is_short():
 
 
 def test_a_problem_is_one_line():
-    problem = Problem(file="a\nb.csv", row="line 3", kind="row", message="has\r\nno words")
-    assert str(problem) == "a b.csv: line 3: has no words"
+    problem = Problem(file="a\nb.csv", row="line 3", kind="row", message="has\r\nno text")
+    assert str(problem) == "a b.csv: line 3: has no text"
     assert str(Problem(file="a.csv", row="", kind="row", message="is empty")) == "a.csv: is empty"
-    with pytest.raises(DataError, match=r"^a b\.csv: line 3: has no words$"):
+    with pytest.raises(DataError, match=r"^a b\.csv: line 3: has no text$"):
         refuse(problem)
 
 
 def record(id):
-    return Record(id=id, image_id="1", file="a", split="x", expressions=("a",), expression_ids=("1",), parts=(), row="")
+    return Record(id=id, image_id="1", file="a", split="x", expressions=("a",), expression_ids=("1",), parts=())
 
 
-def test_each_row_is_built_or_reported(tmp_path):
-    def build(numbered):
-        place, row = numbered
-        return record(f"{place}/{take(row, 'id', int)}")
+@pytest.mark.parametrize(("split", "known"), [("val", ["val", "val"]), (split_of, ["b", ""])])
+def test_each_row_becomes_a_record_or_a_problem(tmp_path, split, known):
+    def build(row):
+        return record(str(take(row, "id", int)))
 
     found = []
-    built = list(each(tmp_path, [{"id": 7}, {}, {"id": 9}], build, found.append, "line"))
-    assert [one.id for one in built] == ["line 1/7", "line 3/9"]
+    rows = numbered([{"id": 7, "split": "a"}, {"split": "b"}, {"id": 9}, 3], "line")
+    built = list(build_records(tmp_path, rows, build, found.append, split=split))
+    assert [(one.id, one.row) for one in built] == [("7", "line 1"), ("9", "line 3")]
     assert {one.table for one in built} == {str(tmp_path)}
-    assert [str(problem) for problem in found] == [f"{tmp_path}: line 2: has no field 'id'"]
+    assert [(one.file, one.row, one.kind) for one in found] == [
+        (str(tmp_path), "line 2", "row"),
+        (str(tmp_path), "line 4", "row"),
+    ]
+    assert [one.split for one in found] == known
+    assert "has no field 'id'" in found[0].message
+
+
+def test_the_split_of_a_row_is_known_where_it_is_a_text():
+    assert split_of({"split": "val"}) == split_of({"split": "val"}, "all") == "val"
+    assert split_of({}) == ""
+    assert split_of({}, "all") == "all"
+    for broken in ({"split": 3}, {"split": None}, None, [], "val"):
+        assert split_of(broken, "all") == ""
 
 
 def test_json_is_read_or_refused(tmp_path):

@@ -1,9 +1,10 @@
-"""The hub's tables: three kinds, told by their columns, two of them with images in their cells."""
+"""The hub's tables: three kinds with different columns, two of which contain the images."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import sys
 
@@ -105,10 +106,10 @@ def square(made):
     return [[float(value) for value in made.square(2, 2, 10)]]
 
 
-# ── what is read ──
+# ── reading ──
 
 
-def test_refers_fields_with_images_elsewhere(made, tmp_path, square):
+def test_refers_columns_with_images_elsewhere(made, tmp_path, square):
     path = write(tmp_path, [refer_row(5, square), refer_row(6, made.runs(made.square_mask(9, 9, 9)), "train")])
     source = tables(tmp_path)
     one, two = made.read(source)
@@ -123,17 +124,18 @@ def test_refers_fields_with_images_elsewhere(made, tmp_path, square):
         "expression_ids": ("50", "51"),
         "parts": ({"polygons": square},),
         "attributes": {"targets": 1},
+        "warnings": (),
         "row": "row 1",
         "table": str(path),
     }
     assert (two.split, two.row) == ("train", "row 2")
-    assert np.array_equal(made.painted(two).meant, made.square_mask(9, 9, 9))
+    assert np.array_equal(made.painted(two).target, made.square_mask(9, 9, 9))
     raw = made.read(tables(tmp_path, text_field="raw"))
     assert raw[0].expressions == ("Left cup!", "Cup!")
 
 
 @pytest.mark.parametrize("place", ["coco/train2014", "images/train2014", "images/mscoco/images/train2014"])
-def test_the_images_of_refers_fields_are_found(made, tmp_path, square, place):
+def test_the_images_of_refers_columns_are_found(made, tmp_path, square, place):
     pixels = made.save_image(tmp_path / place / "COCO_train2014_000000000007.jpg")
     write(tmp_path, [refer_row(5, square)])
     (sample,) = References(tables(tmp_path), "refcoco", "val")
@@ -142,7 +144,7 @@ def test_the_images_of_refers_fields_are_found(made, tmp_path, square, place):
     assert pixels.shape == (48, 64, 3)
 
 
-def test_a_image_a_row_with_all_its_references(made, tmp_path, square):
+def test_one_image_per_row_with_all_its_references(made, tmp_path, square):
     other = [[float(value) for value in made.square(30, 2, 10)]]
     name = "data/refcocog_umd_test-00000-of-00001-23c691a8c4bd006d.parquet"
     path = write(tmp_path, [image_row(3, square), image_row(4, square, [*square, *other], seed=1)], name)
@@ -159,13 +161,14 @@ def test_a_image_a_row_with_all_its_references(made, tmp_path, square):
         "expression_ids": ("refcocog_umd_test/2",),
         "parts": ({"polygons": [*square, *other]},),
         "attributes": {"targets": 1},
+        "warnings": (),
         "row": "row 2, reference 2",
         "table": str(path),
     }
     assert [record.file for record in records] == [f"{name}#0", f"{name}#1", f"{name}#1"]
 
 
-def test_a_reference_a_row_with_its_image(made, tmp_path, square):
+def test_one_reference_per_row_with_its_image(made, tmp_path, square):
     path = write(tmp_path, [answer_row(0, square[0]), answer_row(1, square[0], answer=["a dog"], file_name=None)])
     source = tables(tmp_path)
     one, two = made.read(source)
@@ -180,19 +183,20 @@ def test_a_reference_a_row_with_its_image(made, tmp_path, square):
         "expression_ids": ("val/0/0", "val/0/1"),
         "parts": ({"polygons": square},),
         "attributes": {"targets": 1, "question_id": "1000"},
+        "warnings": (),
         "row": "row 1",
         "table": str(path),
     }
     assert (two.id, two.image_id) == ("val/1", "data/val-00000-of-00001.parquet#1")
 
 
-def test_joined_polygons_are_lossy_and_the_reader_says_so(made, tmp_path):
-    """Why no number should be published on them."""
+def test_joined_polygons_are_lossy_as_the_documentation_says(made, tmp_path):
+    """The reason not to publish numbers measured on them."""
     one, other = made.square(2, 2, 10), made.square(30, 20, 10)
     write(tmp_path, [answer_row(0, [float(value) for value in one + other])])
     (record,) = made.read(tables(tmp_path))
     true = made.square_mask(2, 2, 10) | made.square_mask(30, 20, 10)
-    assert not np.array_equal(made.painted(record).meant, true)
+    assert not np.array_equal(made.painted(record).target, true)
     assert "lossy" in module.__doc__
 
 
@@ -207,13 +211,13 @@ def test_joined_polygons_are_lossy_and_the_reader_says_so(made, tmp_path):
         (("val", "test", "testA", "testB"), ("test", "testA", "testB", "val")),
     ],
 )
-def test_the_hubs_names_of_splits_are_made_refers(made, tmp_path, square, files, splits):
+def test_the_hubs_names_of_splits_become_refers(made, tmp_path, square, files, splits):
     for number, name in enumerate(files):
         write(tmp_path, [refer_row(number, square, None)], f"data/{name}-00000-of-00001.parquet")
     assert sorted(record.split for record in made.read(tables(tmp_path))) == list(splits)
 
 
-def test_the_column_says_the_split_where_there_is_one(made, tmp_path, square):
+def test_the_split_column_counts_where_there_is_one(made, tmp_path, square):
     write(tmp_path, [refer_row(1, square, "testA")], "test-00000-of-00001-0123456789abcdef.parquet")
     assert [record.split for record in made.read(tables(tmp_path))] == ["testA"]
 
@@ -230,7 +234,7 @@ def test_rows_are_counted_over_the_files_of_a_split(made, tmp_path, square):
     assert [record.id for record in made.read(tables(tmp_path))] == ["val/0", "val/1", "val/2", "val/3"]
 
 
-def test_a_file_that_is_missing_is_named(tmp_path, square):
+def test_a_missing_file_is_named(tmp_path, square):
     write(tmp_path, [answer_row(0, square[0])], "data/val-00001-of-00003.parquet")
     with pytest.raises(DataError, match=r"data: val-00000-of-00003\.parquet is missing; fetch it"):
         tables(tmp_path)
@@ -250,12 +254,12 @@ def test_other_columns_are_refused_with_those_that_are_known(tmp_path):
     write(tmp_path, [{"image": b"x", "caption": "a"}])
     with pytest.raises(DataError) as caught:
         tables(tmp_path)
-    assert "no kind of table that is known" in str(caught.value)
+    assert "an unknown kind of table" in str(caught.value)
     assert "answer, image, segmentation" in str(caught.value)
     assert "it has 'caption', 'image'" in str(caught.value)
 
 
-def test_without_pyarrow_the_remedy_is_told(tmp_path, monkeypatch, square):
+def test_without_pyarrow_the_error_names_the_remedy(tmp_path, monkeypatch, square):
     write(tmp_path, [answer_row(0, square[0])])
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
@@ -313,7 +317,7 @@ def test_samples_of_tables_travel_to_other_processes(tmp_path, square):
         ({"bytes": png()[1][:200], "path": None}, "is broken"),
     ],
 )
-def test_a_broken_image_is_told_with_its_file_and_row(tmp_path, square, image, says):
+def test_a_broken_image_is_refused_with_its_file_and_row(tmp_path, square, image, says):
     write(tmp_path, [answer_row(0, square[0], image=image)])
     data = References(tables(tmp_path), "lmms", "val")
     with pytest.raises(DataError) as caught:
@@ -322,7 +326,7 @@ def test_a_broken_image_is_told_with_its_file_and_row(tmp_path, square, image, s
     assert says in str(caught.value)
 
 
-def test_a_table_that_goes_or_shrinks_is_told(tmp_path, square):
+def test_a_table_that_is_removed_or_shrinks_is_refused(tmp_path, square):
     path = write(tmp_path, [answer_row(n, square[0]) for n in range(3)])
     data = References(tables(tmp_path), "lmms", "val")
     write(tmp_path, [answer_row(0, square[0])])
@@ -333,7 +337,18 @@ def test_a_table_that_goes_or_shrinks_is_told(tmp_path, square):
         data[0].load_image()
 
 
-# ── what is refused ──
+def test_a_table_that_is_replaced_with_the_same_size_and_time_is_read_again(tmp_path, square):
+    path = write(tmp_path, [answer_row(0, square[0])], compression="none")
+    source = tables(tmp_path)
+    name = f"{path.relative_to(tmp_path).as_posix()}#0"
+    before, stat = np.asarray(Image.open(source.image(name))), path.stat()
+    replacement = write(tmp_path / "other", [answer_row(0, square[0], image={"bytes": png(1)[1], "path": "x.jpg"})])
+    replacement.replace(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not np.array_equal(np.asarray(Image.open(source.image(name))), before)
+
+
+# ── refused ──
 
 
 def test_broken_files_are_refused(made, tmp_path, square):
@@ -341,11 +356,27 @@ def test_broken_files_are_refused(made, tmp_path, square):
     whole = path.read_bytes()
     for content in (b"", b"PAR1", whole[:-20], b"<html>"):
         made.write(path, content)
-        with pytest.raises(DataError, match=r"parquet: not a whole table .*; fetch it again"):
+        with pytest.raises(DataError, match=r"parquet: not a complete table .*; fetch it again"):
             tables(tmp_path)
 
 
-def test_damage_in_the_middle_of_a_file_never_ends_in_another_error(made, tmp_path, square):
+def test_text_that_is_not_utf_8_is_refused(made, tmp_path, square):
+    row = answer_row(0, square[0])
+    table = pyarrow.Table.from_pylist([row | {"file_name": b"caf\xe9"}])
+    text = pyarrow.StringArray.from_buffers(1, *table["file_name"].chunk(0).buffers()[1:])
+    path = tmp_path / "val.parquet"
+    parquet.write_table(table.set_column(table.schema.get_field_index("file_name"), "file_name", text), path)
+    assert made.the_error(tables(tmp_path)).startswith(f"{path}: not a complete table")
+
+
+def test_a_polygon_without_area_is_left_out_with_a_warning(made, tmp_path, square):
+    write(tmp_path, [refer_row(1, [*square, [1, 2, 3, 4]])])
+    (record,) = made.read(tables(tmp_path))
+    assert record.parts == ({"polygons": square},)
+    assert len(record.warnings) == 1
+
+
+def test_damage_in_the_middle_of_a_file_raises_no_other_error(made, tmp_path, square):
     path = write(tmp_path, [answer_row(n, square[0]) for n in range(3)], compression="none")
     whole = path.read_bytes()
     outcomes = set()
@@ -356,7 +387,7 @@ def test_damage_in_the_middle_of_a_file_never_ends_in_another_error(made, tmp_pa
             outcomes.add("read")
         except DataError as error:
             outcomes.add(str(error).split(": ")[1].split(" (")[0])
-    assert "not a whole table" in outcomes
+    assert "not a complete table" in outcomes
 
 
 @pytest.mark.parametrize(
@@ -368,22 +399,25 @@ def test_damage_in_the_middle_of_a_file_never_ends_in_another_error(made, tmp_pa
         ({"raw_anns": "[" * 100_000}, "field 'raw_anns' is not valid JSON"),
         ({"raw_anns": None}, "field 'raw_anns' must be str, got nothing"),
         ({"raw_anns": "3"}, "expected an object with a field 'image_id', got 3"),
-        ({"raw_anns": '{"segmentation": [[1, 2, 3, 4]]}'}, "has no region: no polygon is of three points or more"),
+        ({"raw_anns": '{"segmentation": [[1, 2, 3, 4]]}'}, "no polygon of three points"),
         ({"raw_anns": '{"segmentation": [[1, 2, 3, 4, 5, NaN]]}'}, "not finite"),
         ({"raw_anns": '{"segmentation": {"size": [64, 48], "counts": [3072]}}'}, "the mask is 48 x 64"),
         ({"raw_image_info": "{}"}, "has no field 'height'"),
         ({"raw_image_info": '{"height": 1e9, "width": 1}'}, "field 'height' must be int"),
-        ({"sentences": []}, "field 'sentences' must be"),
+        ({"sentences": []}, "field 'sentences' is empty"),
+        ({"raw_anns": "[]"}, "has no annotation"),
         ({"sentences": None}, "field 'sentences' must be list"),
         ({"image_path": None}, "field 'image_path' must be str"),
     ],
 )
-def test_a_wrong_row_is_told_with_its_file(made, tmp_path, square, change, says):
+def test_a_wrong_row_is_reported_with_its_file_and_split(made, tmp_path, square, change, says):
     path = write(tmp_path, [refer_row(1, square), refer_row(2, square) | change])
     message = made.the_error(tables(tmp_path))
     assert message.startswith(f"{path}: row 2: ")
     assert says in message
-    assert [record.id for record in made.problems(tables(tmp_path))[1]] == ["1"]
+    found, records = made.problems(tables(tmp_path))
+    assert [record.id for record in records] == ["1"]
+    assert [(one.row, one.split) for one in found] == [("row 2", "val")]
 
 
 def test_names_that_lead_out_are_refused(made, tmp_path, square):
@@ -400,7 +434,7 @@ def test_names_that_lead_out_are_refused(made, tmp_path, square):
         ({"image_info": None}, "row 2, reference 1: field 'image_info' must be dict"),
     ],
 )
-def test_a_wrong_image_is_told_with_its_row(made, tmp_path, square, change, says):
+def test_a_wrong_image_is_reported_with_its_row(made, tmp_path, square, change, says):
     path = write(tmp_path, [image_row(1, square), image_row(2, square) | change])
     assert made.the_error(tables(tmp_path)).startswith(f"{path}: {says}")
 
@@ -408,17 +442,17 @@ def test_a_wrong_image_is_told_with_its_row(made, tmp_path, square, change, says
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"answer": []}, "field 'answer' must be a text or a list of texts"),
+        ({"answer": []}, "field 'answer' is empty"),
         ({"answer": None}, "field 'answer' must be str or list"),
-        ({"answer": [" "]}, "without words"),
+        ({"answer": [" "]}, "blank expression"),
         ({"segmentation": None}, "field 'segmentation' must be list"),
-        ({"segmentation": [1.0, 2.0]}, "has no region"),
+        ({"segmentation": [1.0, 2.0]}, "no polygon of three points"),
         ({"segmentation": [1.0] * 7}, "got 7 numbers"),
         ({"segmentation": [float("inf")] * 6}, "not finite"),
         ({"segmentation": [1.0, 2.0, None, 3.0, 4.0, 5.0]}, "flat list of numbers"),
     ],
 )
-def test_a_wrong_answer_is_told_with_its_row(made, tmp_path, square, change, says):
+def test_a_wrong_answer_is_reported_with_its_row(made, tmp_path, square, change, says):
     path = write(tmp_path, [answer_row(0, square[0]), answer_row(1, square[0]) | change])
     message = made.the_error(tables(tmp_path))
     assert message.startswith(f"{path}: row 2: ")

@@ -1,70 +1,54 @@
-"""What a report says, as tables and sentences without a look: Markdown and HTML are made of the same ones."""
+"""The text and the tables of a report; Markdown and HTML are made from the same ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-from refseg.evaluation.figures import About, about, interval, number
-from refseg.evaluation.metrics import LENGTHS, SIZES, Outcome
-from refseg.evaluation.published import Metric, Published, Source, published
+from refseg.evaluation.about import About, about, interval, number
+from refseg.evaluation.metrics import Outcome, sorted_groups
 from refseg.evaluation.result import Result
+from refseg.published import Metric, Published, published
+from refseg.report.table import Cell, Table, percent
 
-__all__ = ["MOST_GROUPS", "ORDER", "Cell", "Section", "Table", "percent", "sections"]
+__all__ = ["Section", "sections"]
 
-Cell: TypeAlias = str | tuple[Source, ...]
-"""Words, or sources to link to."""
-MOST_GROUPS = 40
-"""Rows of a breakdown's table; data of one's own may have any number of groups."""
+MAX_GROUPS = 40
+"""Rows of a breakdown's table; data sets may have any number of groups."""
 NAMES = {
     "mean_iou": "mean IoU",
     "overall_iou": "overall IoU",
     "mean_iou_by_reference": "mean IoU, each reference counted once",
-    "pointing": "points at the meant object",
+    "pointing": "pointing: overlaps the target most",
 }
 ABSENT_NAMES = {
-    "n_acc": "N-acc: of those that fit nothing, answered so",
-    "t_acc": "T-acc: of those that mean something, answered so",
+    "n_acc": "N-acc: no-target expressions answered so",
+    "t_acc": "T-acc: expressions with a target answered so",
     "giou": "gIoU, over all expressions",
     "ciou": "cIoU, over all expressions",
 }
 RULES = {
-    "refseg": "masks are compared at each image's own size, and the threshold is that which the model was saved with",
-    "cris": "CRIS' code: each image's own size, probability above 0.35, precision counts IoUs above its threshold",
-    "lavt": "LAVT's code: masks are resized to 480 x 480, raw sentences, overlapping polygons are background",
-    "gres": "ReLA's code: masks are resized to 480 x 480, fewer than 50 pixels say that nothing fits",
+    "refseg": "masks are compared at each image's own size, by the model's own thresholds",
+    "cris": "as the code of CRIS: each image's own size, probability above 0.35, precision counts IoUs above X",
+    "lavt": "as the code of LAVT: masks are resized to 480 x 480, raw sentences, overlapping polygons are background",
+    "gres": "as the code of ReLA: masks are resized to 480 x 480, fewer than 50 pixels mean that nothing fits",
 }
 BREAKDOWN_NAMES = {
-    "size": "size of what is meant",
+    "size": "size of the target",
     "words": "length of the expression",
-    "location_words": "a word of place",
-    "distractors": "others of the same kind",
-    "style": "what the expression speaks of",
+    "location_words": "location words",
+    "distractors": "distractors of the same category",
+    "style": "style of the expression",
     "form": "form of the expression",
     "held_out": "held out of training",
-    "targets": "things meant",
+    "targets": "number of targets",
 }
-ORDER = {name: place for names in (SIZES, LENGTHS) for place, (_, name) in enumerate(names)}
-"""Of groups that have one; the others come in that of their letters."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table whose first column heads its rows."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    right: frozenset[int] = frozenset()
-    """The columns of numbers."""
-    ours: int | None = None
-    """The row that stands out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of a report."""
+    """A part of a report: sentences, then tables."""
 
     title: str
     sentences: tuple[str, ...] = ()
@@ -72,32 +56,27 @@ class Section:
 
 
 def sections(result: Result) -> tuple[Section, ...]:
-    """Return the parts of a report that are words and numbers.
+    """Return the parts of a report that are text and numbers.
 
     Raises:
-        DataError: the result is broken (see `figures.about`).
+        DataError: the result is broken (see `evaluation.about`).
     """
     of = about(result)
     return (
-        Section(title="What was measured", sentences=(_rule(of),), tables=(_facts(of),)),
-        Section(title="Numbers", sentences=tuple(_remarks(of)), tables=(_ours(result.figures, of, result.outcomes),)),
+        Section(title="Data and model", sentences=(_rule(of),), tables=(_facts(of),)),
         Section(
-            title="Beside published numbers",
+            title="Metrics", sentences=tuple(_remarks(of)), tables=(_metrics(result.figures, of, result.outcomes),)
+        ),
+        Section(
+            title="Published numbers",
             sentences=tuple(_cautions(of)),
             tables=tuple(_beside(result.figures, of)),
         ),
-        Section(
-            title="Broken down", sentences=(BROKEN_DOWN,) if of.n else (), tables=tuple(_breakdowns(result.figures))
-        ),
+        Section(title="Breakdown", sentences=(BROKEN_DOWN,) if of.n else (), tables=tuple(_breakdowns(result.figures))),
     )
 
 
-BROKEN_DOWN = "Only expressions that mean something. A group of few expressions says little."
-
-
-def percent(value: float | None) -> str:
-    """Return a fraction in percent, or a dash where it is not known."""
-    return "-" if value is None else f"{100 * value:.2f}"
+BROKEN_DOWN = "Only expressions with a target. A group of few expressions says little."
 
 
 def _rule(of: About) -> str:
@@ -113,27 +92,25 @@ def _facts(of: About) -> Table:
         ("images", f"{of.num_images:,}"),
         ("references", f"{of.references:,}"),
         ("expressions", f"{of.expressions:,}"),
-        ("cut off, being longer than the model reads", f"{of.truncated:,}"),
+        ("truncated expressions", f"{of.truncated:,}"),
+        ("rows of the data that could not be read", f"{of.skipped:,}"),
         ("protocol", of.protocol.name),
         ("digest of the data", of.digest[:16]),
         ("refseg", of.refseg),
     )
-    return Table(caption="The data and the model", columns=("what", "value"), rows=rows)
+    return Table(caption="The data and the model", columns=("fact", "value"), rows=rows)
 
 
 def _remarks(of: About) -> Iterator[str]:
     yield (
         "Intervals are of 95 % confidence, from a bootstrap over images. Mean IoU is the mean over expressions; "
-        "overall IoU is the sum of intersections over the sum of unions, which favours large objects."
+        "overall IoU is the sum of intersections over the sum of unions, which gives large objects more weight."
     )
     if of.n_absent:
-        yield (
-            f"{of.n_absent:,} expressions fit nothing in their image. They count in N-acc, gIoU and cIoU, and in "
-            "nothing else."
-        )
+        yield (f"{of.n_absent:,} expressions fit nothing in their image. They count only in N-acc, gIoU and cIoU.")
 
 
-def _ours(figures: dict[str, Any], of: About, outcomes: Sequence[Outcome]) -> Table:
+def _metrics(figures: dict[str, Any], of: About, outcomes: Sequence[Outcome]) -> Table:
     sign = ">" if of.protocol.strict else "≥"
     precisions = {f"precision@{one:.1f}": f"precision: IoU {sign} {one:.1f}" for one in of.protocol.thresholds}
     names = NAMES | precisions | (ABSENT_NAMES if of.n_absent else {})
@@ -142,15 +119,15 @@ def _ours(figures: dict[str, Any], of: About, outcomes: Sequence[Outcome]) -> Ta
         "giou": of.n + of.n_absent,
         "ciou": of.n + of.n_absent,
         "mean_iou_by_reference": len({one.reference for one in outcomes if one.present}),
-        "pointing": sum(one.present and one.pointed is not None for one in outcomes),
+        "pointing": sum(one.present and one.points_at_target is not None for one in outcomes),
     }
     rows = []
-    for name, words in names.items():
+    for name, title in names.items():
         value, edges = number(figures, name), interval(figures, name)
         if value is None:
             continue
         shown = "-" if edges is None else f"{percent(edges[0])} to {percent(edges[1])}"
-        rows.append((words, percent(value), shown, f"{counts.get(name, of.n):,}"))
+        rows.append((title, percent(value), shown, f"{counts.get(name, of.n):,}"))
     return Table(
         caption="This result, in percent",
         columns=("metric", "value", "95 % interval", "n"),
@@ -160,9 +137,9 @@ def _ours(figures: dict[str, Any], of: About, outcomes: Sequence[Outcome]) -> Ta
 
 
 def _cautions(of: About) -> Iterator[str]:
-    """Yield what stands against comparing with published numbers, or between them."""
+    """Yield the limits of a comparison with the published numbers."""
     if not (published(of.data, of.split, "mIoU") or published(of.data, of.split, "oIoU")):
-        yield f"No published numbers of {of.data}:{of.split} are known here."
+        yield f"No published numbers of {of.data}:{of.split} are known."
         return
     if not of.whole:
         yield f"Not comparable: only a part of the split was scored ({of.num_images:,} images)."
@@ -170,13 +147,13 @@ def _cautions(of: About) -> Iterator[str]:
     if expected not in (None, of.references):
         yield (
             f"Not comparable: {of.data}:{of.split} as published has {expected:,} references, "
-            f"here were {of.references:,}."
+            f"scored were {of.references:,}."
         )
     yield (
-        f"Counted by {of.protocol.name}. Published numbers were counted as their own code does, which is named where "
-        "it is known; between such conventions scores differ by a few tenths of a point. Systems trained per set saw "
-        "the training split of this set only; only like compares with like. Mean IoU and overall IoU are two "
-        "metrics: neither table says anything about the other."
+        f"Counted by {of.protocol.name}. Published numbers were counted by the code of their authors; its protocol is "
+        "named where it is known. Between protocols scores differ by a few tenths of a point. Systems trained per set "
+        "used the training split of this set only; compare only systems with the same training. Mean IoU and overall "
+        "IoU are different metrics and must not be compared with each other."
     )
 
 
@@ -188,14 +165,14 @@ def _beside(figures: dict[str, Any], of: About) -> Iterator[Table]:
         if rows and value is not None:
             ours: tuple[Cell, ...] = (of.made_by, "", "this result", percent(value), "", of.protocol.name, "", "")
             yield Table(
-                caption=f"{NAMES[name]} in percent, beside published {metric} of {of.data}:{of.split}",
+                caption=f"{NAMES[name]} in percent, and published {metric} of {of.data}:{of.split}",
                 columns=(
-                    *("system", "backbone", "training", metric, "this result minus it", "counted by", "source"),
+                    *("system", "backbone", "training", metric, "difference of this result", "counted by", "source"),
                     "note",
                 ),
                 rows=(ours, *(_published_row(row, value if of.comparable else None) for row in rows)),
                 right=frozenset({3, 4}),
-                ours=0,
+                highlighted=0,
             )
 
 
@@ -214,11 +191,11 @@ def _published_row(row: Published, ours: float | None) -> tuple[Cell, ...]:
 
 def _breakdowns(figures: dict[str, Any]) -> Iterator[Table]:
     for name, groups in figures["by"].items():
-        shown = sorted(groups.items(), key=lambda pair: (ORDER.get(pair[0], 0), pair[0]))
-        if len(shown) > MOST_GROUPS:
-            shown = sorted(shown, key=lambda pair: (-pair[1]["n"], pair[0]))[:MOST_GROUPS]
+        shown = [(key, groups[key]) for key in sorted_groups(groups)]
+        if len(shown) > MAX_GROUPS:
+            shown = sorted(shown, key=lambda pair: (-pair[1]["n"], pair[0]))[:MAX_GROUPS]
         title = BREAKDOWN_NAMES.get(name, name)
-        more = f"; the {MOST_GROUPS} largest of {len(groups):,} groups" if len(groups) > MOST_GROUPS else ""
+        more = f"; the {MAX_GROUPS} largest of {len(groups):,} groups" if len(groups) > MAX_GROUPS else ""
         pointing = any(number(brief, "pointing") is not None for _, brief in shown)
         metrics = ("mean_iou", "overall_iou", *(("pointing",) if pointing else ()))
         yield Table(

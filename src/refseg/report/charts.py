@@ -1,4 +1,4 @@
-"""Charts as SVG, small enough to write by hand: they take their colours from the page and need no script."""
+"""Charts as SVG; they take their colours from the page and need no script."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def histogram(ious: Float[ndarray, "N"]) -> str:
 def precision_curve_values(
     ious: Float[ndarray, "N"], thresholds: Float[ndarray, "T"], *, strict: bool
 ) -> Float[ndarray, "T"]:
-    """Return the share of IoUs that reach each threshold, or that exceed it where that is `strict`."""
+    """Return the share of IoUs that are at least each threshold, or that exceed it if `strict`."""
     ordered = np.sort(ious)
     below = np.searchsorted(ordered, thresholds, side="right" if strict else "left")
     return 1 - below / max(len(ious), 1)
 
 
 def precision_curve(ious: Float[ndarray, "N"], marked: Sequence[float], *, strict: bool) -> str:
-    """Return the share of expressions over the IoU that they reach, with some thresholds marked."""
+    """Return a curve of the share of expressions with an IoU of each threshold or more, with some thresholds marked."""
     thresholds = np.linspace(0, 1, 201)
     line = precision_curve_values(ious, thresholds, strict=strict)
     points = " ".join(f"{_x(x):.1f},{_y(y):.1f}" for x, y in zip(thresholds, line, strict=True))
@@ -74,7 +74,7 @@ def precision_curve(ious: Float[ndarray, "N"], marked: Sequence[float], *, stric
 
 
 def reliability(calibration: Reliability) -> str:
-    """Return a reliability diagram: the mean IoU over the mean score of each bin; larger dots are of more."""
+    """Return a reliability diagram: mean IoU over mean score of each bin; larger dots have more expressions."""
     most = max(one.n for one in calibration.bins)
     shown = [(one.score, one.iou, one.n) for one in calibration.bins if one.score is not None and one.iou is not None]
     diagonal = f'<line class="guide" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>'
@@ -88,7 +88,7 @@ def reliability(calibration: Reliability) -> str:
     return _frame(
         "Calibration of the score",
         f"Mean IoU over mean score, for ten bins of the score; expected calibration error {calibration.error:.3f}. On "
-        "the dashed diagonal the score keeps its promise; below it the model is too sure.",
+        "the dashed diagonal the score equals the IoU; below it the model is overconfident.",
         ("mean score", "mean IoU"),
         [diagonal, *gaps, *dots],
         _SHARES,
@@ -107,7 +107,7 @@ def _y(value: float) -> float:
 
 
 def _round_up(count: int) -> int:
-    """Return an even number, round where it is long, that is not below a count."""
+    """Return a round even number that is not below a count."""
     step = 2 * int(10 ** max(len(str(count)) - 2, 0))
     return max(1, -(-count // step)) * step
 
@@ -115,12 +115,12 @@ def _round_up(count: int) -> int:
 def _frame(
     title: str, description: str, axes: tuple[str, str], marks: Iterable[str], ticks: Iterable[tuple[float, str]]
 ) -> str:
-    """Return a chart: marks over a grid. Both axes run from 0 to 1; `ticks` say what the upright one shows there."""
+    """Return a chart: marks over a grid. Both axes run from 0 to 1; `ticks` label the vertical one."""
     name = "".join(letter for letter in title.lower() if letter.isalpha())
     grid = [
         f'<line class="grid" x1="{_x(0)}" x2="{_x(1)}" y1="{_y(place):.1f}" y2="{_y(place):.1f}"/>'
-        f'<text x="{LEFT - 8}" y="{_y(place) + 4:.1f}" text-anchor="end">{escape(words)}</text>'
-        for place, words in ticks
+        f'<text x="{LEFT - 8}" y="{_y(place) + 4:.1f}" text-anchor="end">{escape(label)}</text>'
+        for place, label in ticks
     ]
     below = [
         f'<text x="{_x(place / 5):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{place / 5:g}</text>'

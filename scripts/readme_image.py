@@ -1,4 +1,4 @@
-"""Draw the README's image: what the bundled model finds in the bundled scene.
+"""Draws the image of the README: the bundled model's masks in the bundled scene.
 
 python scripts/readme_image.py docs/images/demo.png
 """

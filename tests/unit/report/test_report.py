@@ -1,4 +1,4 @@
-"""Reports: the numbers are those of the result, words of strangers stay words, and the file needs nothing else."""
+"""Reports: the numbers are those of the result, untrusted texts are escaped, and the file needs no other file."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import pytest
 from PIL import Image
 
 from refseg.errors import DataError
-from refseg.evaluation.charts import histogram_counts, precision_curve_values
 from refseg.evaluation.metrics import ratios
 from refseg.evaluation.predictions import Predictions
 from refseg.evaluation.protocols import PROTOCOLS
-from refseg.evaluation.published import PUBLISHED
-from refseg.evaluation.report import LIMIT, html, markdown
 from refseg.evaluation.result import Result
+from refseg.published import all_published
+from refseg.report.charts import histogram_counts, precision_curve_values
+from refseg.report.report import LIMIT, html, markdown
 
 VOID = {"meta", "img", "br", "rect", "circle", "line", "polyline"}
 HOSTILE = "</title><script>alert(1)</script>\"' onload=x |a| [b](c) \ud800\x00\u202e"
 
 
 class Page(HTMLParser):
-    """An HTML page taken apart: tags that do not close in order are refused."""
+    """A parsed HTML page; tags must close in order."""
 
     def __init__(self, text):
         super().__init__()
@@ -60,13 +60,13 @@ class Page(HTMLParser):
         return " ".join("".join(self.text).split())
 
 
-def truth(sample, index):
+def target(sample, index):
     return np.zeros((40, 60), dtype=bool) if sample.load_mask is None else sample.load_mask()
 
 
 def shifted(sample, index):
-    """The right mask, moved by some pixels; something where nothing is meant."""
-    mask = np.roll(truth(sample, index), 3 + index, axis=1)
+    """The target mask moved by some pixels; one pixel where nothing fits."""
+    mask = np.roll(target(sample, index), 3 + index, axis=1)
     mask[0, 0] = True
     return mask
 
@@ -95,32 +95,32 @@ def test_our_numbers_by_hand(result_of):
     assert re.fullmatch(r"\d+\.\d\d to \d+\.\d\d", row_of(text, "mean IoU")[2])
     assert row_of(text, "overall IoU")[1] == "55.00"
     assert row_of(text, "precision: IoU ≥ 0.7")[1] == "50.00"
-    assert row_of(text, "N-acc: of those that fit nothing, answered so")[1::2] == ["0.00", "1"]
+    assert row_of(text, "N-acc: no-target expressions answered so")[1::2] == ["0.00", "1"]
     assert row_of(text, "gIoU, over all expressions")[1::2] == ["44.00", "5"]
     assert row_of(text, "1-2 words")[1:3] == ["2", "35.00"]
 
 
-def test_without_absent_expressions_nothing_is_said_of_them(result_of):
+def test_without_no_target_expressions_their_metrics_are_left_out(result_of):
     text = markdown(result_of([(0, 50), (1, 70)]))
     assert "N-acc" not in text
     assert "gIoU" not in text
 
 
-def test_the_cut_off_and_strict_precision_are_told(result_of):
+def test_truncated_expressions_and_strict_precision_are_shown(result_of):
     result = result_of([(0, 50), (1, 70)], protocol="cris")
     result.figures["truncated"] = 1234
     text = markdown(result)
-    assert row_of(text, "cut off, being longer than the model reads")[1] == "1,234"
+    assert row_of(text, "truncated expressions")[1] == "1,234"
     assert row_of(text, "precision: IoU > 0.5")[1] == "50.00"
 
 
 def tables(text):
     """The tables of published numbers, by metric."""
-    parts = re.split(r"\*\*(?:mean|overall) IoU in percent, beside published (\w+) of [^*]*\*\*", text)
+    parts = re.split(r"\*\*(?:mean|overall) IoU in percent, and published (\w+) of [^*]*\*\*", text)
     return {metric: part.partition("\n## ")[0] for metric, part in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def test_published_numbers_stand_beside_their_own_kind(result_of):
+def test_published_numbers_are_of_the_same_kind_of_iou(result_of):
     rows = [(0, 80), (1, 60), (2, 70)]
     result = result_of(rows, name="refcoco", split="val", references=3811)
     result.figures["whole"] = True
@@ -133,48 +133,48 @@ def test_published_numbers_stand_beside_their_own_kind(result_of):
     assert "67.35" not in found["mIoU"]
     assert "| 67.35 | +2.65 | not known |" in found["oIoU"]
     for metric in ("mIoU", "oIoU"):
-        of_it = [row for row in PUBLISHED if (row.data, row.split, row.metric) == ("refcoco", "val", metric)]
+        of_it = [row for row in all_published() if (row.data, row.split, row.metric) == ("refcoco", "val", metric)]
         assert len(found[metric].strip().splitlines()) == 3 + len(of_it)
         assert "| **a model** |" in found[metric]
 
 
-def test_what_is_not_comparable_says_so(result_of):
+def test_a_part_of_a_split_is_not_comparable(result_of):
     part = result_of([(0, 80), (1, 60)], name="refcoco", split="val", references=3810)
     assert "Not comparable: only a part of the split was scored (2 images)." in markdown(part)
-    assert "refcoco:val as published has 3,811 references, here were 3,810." in markdown(part)
+    assert "refcoco:val as published has 3,811 references, scored were 3,810." in markdown(part)
     assert "| 70.47 | - | cris |" in markdown(part)
     whole = result_of([(0, 80), (1, 60)], name="refcoco", split="val", references=3811)
     whole.figures["whole"] = True
     assert "Not comparable" not in markdown(whole)
-    assert "Counted by refseg. Published numbers were counted as their own code does" in markdown(whole)
+    assert "Counted by refseg. Published numbers were counted by the code of their authors" in markdown(whole)
 
 
-def test_files_of_the_reference_are_held_against_the_same_numbers(result_of):
+def test_files_of_the_reference_are_compared_with_the_same_numbers(result_of):
     text = markdown(result_of([(0, 80), (1, 60)], name="cris/refcocog_u", split="val", references=2573))
     assert "has 2,573 references" not in text
     assert tables(text).keys() == {"mIoU", "oIoU"}
 
 
-def test_sets_without_published_numbers_say_so(result_of):
-    assert "No published numbers of scenes:val are known here." in markdown(result_of([(0, 80), (1, 60)]))
+def test_sets_without_published_numbers(result_of):
+    assert "No published numbers of scenes:val are known." in markdown(result_of([(0, 80), (1, 60)]))
 
 
-def test_words_of_strangers_do_not_become_markdown(result_of):
+def test_untrusted_texts_do_not_become_markdown(result_of):
     result = result_of([(0, 80), (1, 60)], made_by="a|b\n# c <b> [d](e) `f` *g*")
     text = markdown(result)
     assert text.splitlines()[0] == r"# a\|b \# c &lt;b> \[d\](e) \`f\` \*g\* on scenes:val"
     assert all(line.startswith("|") == line.endswith("|") for line in text.splitlines())
 
 
-def test_broken_results_are_refused_in_one_line(result_of):
+def test_broken_results_are_an_error(result_of):
     result = result_of([(0, 80), (1, 60)])
     for name, value in [("data", {}), ("protocol", {"name": "x"}), ("by", {"size": {"x": 3}}), ("n", 7), ("n", "1")]:
         with pytest.raises(DataError, match="broken result"):
             markdown(Result(result.figures | {name: value}, result.outcomes))
     impossible = dataclasses.replace(result.outcomes[0], intersection=101)
-    with pytest.raises(DataError, match="the outcome of expression 0000 is impossible"):
+    with pytest.raises(DataError, match="expression 0000 is impossible"):
         markdown(Result(result.figures, (impossible, result.outcomes[1])))
-    with pytest.raises(DataError, match="expression 0001 is there twice"):
+    with pytest.raises(DataError, match="expression 0001 occurs twice"):
         markdown(Result(result.figures, (result.outcomes[1], result.outcomes[1])))
 
 
@@ -199,7 +199,7 @@ def test_the_curve_passes_through_the_precisions_of_the_table(result_of, protoco
     result = result_of([(i, int(x)) for i, x in enumerate(rng.integers(0, 101, 50))], protocol=protocol)
     rule = PROTOCOLS[protocol]
     ious = ratios(result.outcomes, rule)["mean_iou"][0]
-    ious = ious * np.array([protocol != "gres" or one.found >= rule.fewest for one in result.outcomes])
+    ious = ious * np.array([protocol != "gres" or one.predicted_pixels >= rule.min_pixels for one in result.outcomes])
     shares = precision_curve_values(ious, np.array(rule.thresholds), strict=rule.strict)
     assert shares.tolist() == pytest.approx(list(result.figures["precision"].values()))
     dots = Page(html(result)).all("circle", "cy")[: len(rule.thresholds)]
@@ -209,7 +209,7 @@ def test_the_curve_passes_through_the_precisions_of_the_table(result_of, protoco
 # ── HTML ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_page_needs_nothing_else(scenes, answer, stored):
+def test_the_page_needs_no_other_file(scenes, answer, stored):
     result, lines = answer(scenes(), shifted)
     result.figures["data"] |= {"name": "refcoco"}
     data = scenes()
@@ -218,7 +218,7 @@ def test_the_page_needs_nothing_else(scenes, answer, stored):
     assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & set(page.tags)
     assert not [name for _, name, _ in page.attributes if name.startswith("on")]
     links = [value for value in page.all("a", "href") if not value.startswith("#")]
-    known = {source.url for row in PUBLISHED for source in row.sources}
+    known = {source.url for row in all_published() for source in row.sources}
     assert links
     assert set(links) <= known
     assert all(source.startswith("data:image/jpeg;base64,") for source in page.all("img", "src"))
@@ -229,7 +229,7 @@ def test_the_page_needs_nothing_else(scenes, answer, stored):
     assert "default-src 'none'" in page.all("meta", "content")[0]
 
 
-def test_the_page_can_be_read_by_everyone(scenes, answer, stored):
+def test_the_page_is_accessible(scenes, answer, stored):
     result, lines = answer(scenes(), shifted)
     page = Page(html(result, data=scenes(), predictions=stored(lines)))
     assert page.all("html", "lang") == ["en"]
@@ -245,44 +245,44 @@ def test_the_page_can_be_read_by_everyone(scenes, answer, stored):
     assert "prefers-color-scheme: dark" in html(result)
 
 
-def test_hostile_words_stay_words(scenes, answer, tmp_path):
-    data = scenes(words=HOSTILE)
+def test_hostile_texts_are_escaped(scenes, answer, tmp_path):
+    data = scenes(text=HOSTILE)
     result, _ = answer(data, shifted, made_by=HOSTILE)
     page = Page(html(result, data=data))
     assert "script" not in page.tags
     assert "onload" not in {name for _, name, _ in page.attributes}
     assert "<script>alert(1)</script>" in page.words
-    html(result, data=data).encode()  # no half of a character is left
+    html(result, data=data).encode()  # no lone surrogate is left
     assert "\x00" not in html(result)
     markdown(result).encode()
 
 
-def test_panels_show_image_truth_and_predictions(scenes, answer, stored):
+def test_panels_show_image_target_and_predictions(scenes, answer, stored):
     result, lines = answer(scenes(), shifted)
-    _, others = answer(scenes(), truth)
+    _, others = answer(scenes(), target)
     page = Page(html(result, data=scenes(), predictions=stored(lines), other=stored(others, "other.jsonl")))
     panels = len(page.all("figure", "id"))
     assert page.words.count("second model") == panels == 8
-    assert page.words.count("truth") == 6
+    assert page.all("img", "alt").count("The target mask, tinted pink: right cup") == 2
     assert "Second model: IoU 100.00 %." in page.words
-    assert "another threshold or size" not in page.words
+    assert "The stored mask has IoU" not in page.words
     with Image.open(io.BytesIO(b64decode(page.all("img", "src")[0].partition(",")[2]))) as image:
         assert (image.format, image.size) == ("JPEG", (60, 40))
-    # All of the expressions that mean something are good but not perfect, within three pixels of the border.
-    assert re.search(r"on things thicker than that\. [1-6] expressions", page.words)
-    assert "The surest first. 2 expressions." in page.words, "what is not there was found twice"
+    # All expressions with a target have errors within three pixels of the border.
+    assert re.search(r"if the target is thicker than that\. [1-6] expressions", page.words)
+    assert re.search(r"predicted mask is not empty\. The highest score first\. 2 expressions", page.words)
 
 
-def test_masks_that_were_not_counted_are_told(scenes, answer, stored):
+def test_masks_that_were_not_scored_are_noted(scenes, answer, stored):
     result, _ = answer(scenes(), shifted)
-    _, others = answer(scenes(), truth)
+    _, others = answer(scenes(), target)
     page = Page(html(result, data=scenes(), predictions=stored(others)))
-    assert "The mask as stored has IoU 100.00 %: another threshold or size was used for counting." in page.words
+    assert "The stored mask has IoU 100.00 %: it is of another threshold, size or model." in page.words
 
 
-def test_large_images_are_shown_small(scenes, answer, stored, monkeypatch):
+def test_large_images_are_reduced(scenes, answer, stored, monkeypatch):
     data = scenes()
-    result, lines = answer(data, truth)
+    result, lines = answer(data, target)
     large = [
         tuple(
             dataclasses.replace(
@@ -297,46 +297,48 @@ def test_large_images_are_shown_small(scenes, answer, stored, monkeypatch):
     monkeypatch.setattr(data, "samples_of", lambda image: large[image], raising=False)
     page = Page(html(result, data=data))
     assert set(page.all("img", "width")) == {"320"}
-    with pytest.raises(DataError, match=r"the mask is 60 x 40, its image 1200 x 800"):
+    with pytest.raises(DataError, match="the mask is 60 x 40, its image 1200 x 800"):
         html(result, data=data, predictions=stored(lines))
 
 
 def test_the_file_stays_small(scenes, answer, stored):
-    result, lines = answer(scenes(images=6), shifted)
+    result, lines = answer(scenes(num_images=6), shifted)
     predictions = stored(lines)
-    whole = html(result, data=scenes(images=6), predictions=predictions)
+    whole = html(result, data=scenes(num_images=6), predictions=predictions)
     bare = len(html(result))
     limit = (bare + len(whole)) // 2
-    smaller = html(result, data=scenes(images=6), predictions=predictions, limit=limit)
+    smaller = html(result, data=scenes(num_images=6), predictions=predictions, limit=limit)
     assert len(smaller.encode()) <= limit
-    assert "left out, to keep this file small" in smaller
+    assert "left out to keep this file small" in smaller
     assert 0 < smaller.count('<figure class="panel"') < whole.count('<figure class="panel"')
     assert LIMIT == 3_000_000
     Page(smaller)
 
 
-def test_other_data_and_missing_masks_are_refused(scenes, answer, stored, monkeypatch):
+def test_other_data_and_missing_masks_are_an_error(scenes, answer, stored, monkeypatch):
     result, lines = answer(scenes(), shifted)
     data = scenes()
     with pytest.raises(DataError, match=r"masks\.jsonl: has no prediction for expression"):
         html(result, data=data, predictions=stored(lines.splitlines()[0]))
     with pytest.raises(DataError, match="scenes:val has no expression"):
-        html(result, data=scenes(images=1))
+        html(result, data=scenes(num_images=1))
     monkeypatch.setattr(data, "digest", lambda: "another", raising=False)
-    with pytest.raises(DataError, match="scenes:val is not what was scored"):
+    with pytest.raises(DataError, match="not the data that was scored"):
         html(result, data=data)
 
 
-def test_results_of_nothing_but_absent_expressions_have_no_charts(result_of):
+def test_results_without_targets_have_no_charts(result_of):
     page = Page(html(result_of([(0, None), (1, None)])))
     assert "svg" not in page.tags
     assert "N-acc" in page.words
 
 
-def test_scores_that_say_nothing_are_told(result_of):
+def test_scores_of_zero_and_one_are_noted(result_of):
     result = result_of([(0, 50), (1, 70)])
     ones = tuple(dataclasses.replace(one, score=1.0) for one in result.outcomes)
     assert "Every score is 0 or 1" in html(Result(result.figures, ones))
     assert "Expected calibration error 0.400" in html(Result(result.figures, ones))
-    strange = tuple(dataclasses.replace(one, score=float("nan")) for one in result.outcomes)
-    assert "Not shown: the scores are not numbers from 0 to 1." in html(Result(result.figures, strange))
+    for score in (float("nan"), 1.5):
+        broken = (dataclasses.replace(result.outcomes[0], score=score), result.outcomes[1])
+        with pytest.raises(DataError, match="impossible"):
+            html(Result(result.figures, broken))

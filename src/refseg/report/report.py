@@ -8,73 +8,44 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from refseg.data.catalogue import DataSet
+from refseg.data.dataset import DataSet
 from refseg.errors import DataError
-from refseg.evaluation.charts import (
-    histogram,
-    histogram_counts,
-    precision_curve,
-    precision_curve_values,
-    reliability,
-)
-from refseg.evaluation.figures import About, about
-from refseg.evaluation.gallery import Gallery, Group, groups
+from refseg.evaluation.about import About, about
 from refseg.evaluation.metrics import Outcome, ratios
-from refseg.evaluation.page import clean, page, panel, paragraph, table, words
 from refseg.evaluation.predictions import Predictions
 from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.reliability import Reliability, measure_reliability
 from refseg.evaluation.result import Result
-from refseg.evaluation.tables import Cell, Section, Table, percent, sections
+from refseg.report import table as tables
+from refseg.report.charts import histogram, histogram_counts, precision_curve, precision_curve_values, reliability
+from refseg.report.gallery import Gallery, Group, groups
+from refseg.report.page import page, panel, table
+from refseg.report.sections import Section, sections
+from refseg.report.table import Table, markdown_text, percent
+from refseg.writers.html import escaped, paragraph
 
 __all__ = ["LIMIT", "html", "markdown"]
 
 LIMIT = 3_000_000
-"""Bytes of an HTML report; what does not fit of its images is left out."""
-
-
-# ── Markdown ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+"""Bytes of an HTML report; images beyond it are left out."""
 
 
 def markdown(result: Result) -> str:
-    """Return a report in Markdown: our numbers, published ones beside them, and breakdowns.
+    """Return a report in Markdown: the metrics, published numbers of the same data, and breakdowns.
 
     Raises:
         DataError: the result is broken.
     """
-    parts = [f"# {_plain(_title(about(result)))}"]
+    parts = [f"# {markdown_text(_title(about(result)))}"]
     for section in sections(result):
         parts.append(f"## {section.title}")
-        parts.extend(_plain(sentence) for sentence in section.sentences)
-        for content in section.tables:
-            parts.append(f"**{_plain(content.caption)}**")
-            parts.append(_markdown_table(content))
+        parts.extend(map(markdown_text, section.sentences))
+        parts.extend(map(tables.markdown, section.tables))
     return "\n\n".join(parts) + "\n"
 
 
 def _title(of: About) -> str:
     return f"{of.made_by} on {of.data}:{of.split}"
-
-
-def _markdown_table(content: Table) -> str:
-    rule = ["--:" if column in content.right else "---" for column in range(len(content.columns))]
-    rows = [[_markdown_cell(cell) for cell in row] for row in content.rows]
-    if content.ours is not None:
-        rows[content.ours] = [f"**{cell}**" if cell else "" for cell in rows[content.ours]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in ([_plain(name) for name in content.columns], rule, *rows))
-
-
-def _markdown_cell(cell: Cell) -> str:
-    if isinstance(cell, str):
-        return _plain(cell)
-    return "; ".join(f"[{_plain(one.name)}]({one.url})" if one.url else _plain(one.name) for one in cell)
-
-
-def _plain(text: str) -> str:
-    """Return words that Markdown shows as they are."""
-    for letter in "\\`*_[]|#":
-        text = text.replace(letter, f"\\{letter}")
-    return clean(text.replace("&", "&amp;").replace("<", "&lt;"))
 
 
 # ── HTML ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -88,27 +59,27 @@ def html(
     other: Predictions | None = None,
     limit: int = LIMIT,
 ) -> str:
-    """Return a report as one HTML file that needs nothing else: tables, charts and images.
+    """Return a report as one HTML file that needs no other file: tables, charts and images.
 
     Args:
-        result: what to report.
-        data: what the result is of, for the images; None leaves them out.
-        predictions: the masks that were scored, to show them.
-        other: a second model's masks of the same expressions, to show beside them.
-        limit: bytes of the whole file, up to which images are put in.
+        result: of an evaluation.
+        data: of the result, for the images; None leaves the images out.
+        predictions: the masks that were scored.
+        other: a second model's masks of the same expressions.
+        limit: bytes of the whole file; images beyond it are left out.
 
     Raises:
-        DataError: the result is broken, the data are not those that it is of, or an expression is missing from them or
-            from the predictions.
+        DataError: the result is broken, it is not of the data, or an expression is missing from the data or from the
+            predictions.
     """
     of = about(result)
     if data is not None and data.digest() != of.digest:
-        raise DataError(f"{data.name}:{data.split} is not what was scored: its digest is not that of the result")
+        raise DataError(f"{data.name}:{data.split} is not the data that was scored: the digests differ")
     body = [part for section in sections(result) for part in _section(section)]
     body += _charts(result.outcomes, of.protocol)
     if data is None:
         body.append("<h2>Images</h2>")
-        body.append(paragraph("Left out: to show expressions, a report takes the data and the stored predictions."))
+        body.append(paragraph("Left out: images need the data and the stored predictions."))
     else:
         gallery = Gallery(data=data, protocol=of.protocol, predictions=predictions, other=other)
         chosen = groups(result.outcomes, gallery)
@@ -118,7 +89,7 @@ def html(
 
 
 def _section(section: Section) -> list[str]:
-    title = f"<h2>{words(section.title)}</h2>"
+    title = f"<h2>{escaped(section.title)}</h2>"
     return [title, *map(paragraph, section.sentences), *map(table, section.tables)]
 
 
@@ -127,18 +98,15 @@ def _charts(outcomes: Sequence[Outcome], protocol: Protocol) -> Iterator[str]:
     ious, scores = _ious(outcomes, protocol), np.array([one.score for one in outcomes], dtype=float)
     if not present.any():
         return
-    reached = np.where(_told(outcomes, protocol), 0.0, ious) if protocol.name == "gres" else ious
-    yield "<h2>How the IoUs are spread</h2>"
+    reached = np.where(_nothing_fits(outcomes, protocol), 0.0, ious) if protocol.name == "gres" else ious
+    yield "<h2>Distribution of the IoU</h2>"
     yield '<div class="charts">'
     yield _chart("IoU of the expressions", histogram(ious[present]), _histogram_table(ious[present]))
     curve = precision_curve(reached[present], protocol.thresholds, strict=protocol.strict)
     yield _chart("Precision at every threshold", curve, _precision_table(reached[present], protocol.strict))
     yield "</div>"
-    yield "<h2>Whether the score can be trusted</h2>"
+    yield "<h2>Calibration of the score</h2>"
     found = measure_reliability(scores[present], ious[present])
-    if found is None:
-        yield paragraph("Not shown: the scores are not numbers from 0 to 1.")
-        return
     yield from map(paragraph, _about_calibration(found, measure_reliability(scores, ious), scores))
     yield '<div class="charts">'
     yield _chart("Calibration of the score", reliability(found), _calibration_table(found))
@@ -150,14 +118,14 @@ def _ious(outcomes: Sequence[Outcome], protocol: Protocol) -> Float[ndarray, "N"
     return ratios(outcomes, protocol)["mean_iou"][0]
 
 
-def _told(outcomes: Sequence[Outcome], protocol: Protocol) -> ndarray:
-    """Return where the model says that nothing fits: ReLA's precision counts those as missed whatever their mask."""
-    return np.array([one.empty or one.found < protocol.fewest for one in outcomes], dtype=bool)
+def _nothing_fits(outcomes: Sequence[Outcome], protocol: Protocol) -> ndarray:
+    """Return where the answer is that nothing fits; ReLA's precision counts those as IoU 0 whatever their mask."""
+    return np.array([one.empty or one.predicted_pixels < protocol.min_pixels for one in outcomes], dtype=bool)
 
 
 def _chart(title: str, drawing: str, numbers: Table) -> str:
     return (
-        f'<figure class="chart"><figcaption>{words(title)}</figcaption>\n{drawing}\n'
+        f'<figure class="chart"><figcaption>{escaped(title)}</figcaption>\n{drawing}\n'
         f"<details><summary>Numbers</summary>{table(numbers)}</details></figure>"
     )
 
@@ -196,33 +164,28 @@ def _decimal(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _about_calibration(
-    present: Reliability, everything: Reliability | None, scores: Float[ndarray, "N"]
-) -> Iterator[str]:
+def _about_calibration(present: Reliability, every: Reliability, scores: Float[ndarray, "N"]) -> Iterator[str]:
     yield (
-        f"Expected calibration error {present.error:.3f} over the {present.n:,} expressions that mean something: the "
-        "mean distance between the mean score and the mean IoU of ten bins of the score, weighted by their size. A "
-        "score promises the IoU; above the diagonal the model is too modest, below it too sure."
+        f"Expected calibration error {present.error:.3f} over the {present.n:,} expressions with a target: the mean "
+        "distance between the mean score and the mean IoU of ten bins of the score, weighted by their size. The score "
+        "is the IoU to expect; above the diagonal the model is underconfident, below it overconfident."
     )
-    if everything is not None and everything.n > present.n:
-        yield (
-            f"Over all {everything.n:,} expressions, with an IoU of 0 where nothing fits, it is {everything.error:.3f}."
-        )
+    if every.n > present.n:
+        yield f"Over all {every.n:,} expressions, with an IoU of 0 where nothing fits, it is {every.error:.3f}."
     if np.isin(scores, (0.0, 1.0)).all():
-        yield "Every score is 0 or 1, as for stored masks without scores: then this says nothing about a model."
+        yield "Every score is 0 or 1, as for stored masks without scores; then this says nothing about a model."
 
 
 LEGEND = (
-    "What a mask covers is tinted pink and outlined, the rest is darkened. The kinds of failure below are guessed by "
-    "the rule that stands under each title; they are hints where to look, not diagnoses, and one expression can be of "
-    "several kinds or of none."
+    "Masks are tinted pink and outlined, the rest is darkened. The kinds of failure below are assigned by the rule "
+    "under each title; they are hints, not diagnoses, and one expression can be of several kinds or of none."
 )
 LINK = 600
-"""Bytes that a link to an expression shown before may take."""
+"""Bytes reserved for a link to an expression that is shown in another group."""
 
 
 def _draw(chosen: Sequence[Group], gallery: Gallery, room: int) -> dict[str, str]:
-    """Return the panels for which there is room, by expression: the first of every group before any second."""
+    """Return the panels that fit into `room` bytes, by expression: the first of every group, then the second..."""
     room -= LINK * sum(len(group.chosen) for group in chosen)
     drawn: dict[str, str] = {}
     for one in _in_turn(chosen):
@@ -246,21 +209,21 @@ def _name(number: int) -> str:
 
 
 def _arrange(chosen: Sequence[Group], drawn: dict[str, str]) -> Iterator[str]:
-    """Yield the groups with their panels; an expression of several groups is shown once and linked to."""
+    """Yield the groups with their panels; an expression of several groups is shown once and linked from the others."""
     yield "<h2>Images</h2>"
     yield paragraph(LEGEND)
     names = {id: _name(number) for number, id in enumerate(drawn)}
     done: set[str] = set()
     for group in chosen:
-        yield f"<h3>{words(group.title)}</h3>"
-        yield paragraph(f"{group.rule} {group.found}".strip())
+        yield f"<h3>{escaped(group.title)}</h3>"
+        yield paragraph(f"{group.rule} {group.size}".strip())
         for one in group.chosen:
             if one.id in drawn and one.id not in done:
                 yield drawn[one.id]
                 done.add(one.id)
             elif one.id in drawn:
-                link = f'<a href="#{names[one.id]}"><bdi>{words(one.expression[:80])}</bdi></a>'
-                yield f"<p>Of this kind too, shown above: {link}.</p>"
+                link = f'<a href="#{names[one.id]}"><bdi>{escaped(one.expression[:80])}</bdi></a>'
+                yield f"<p>Also of this kind, shown above: {link}.</p>"
         left_out = sum(one.id not in drawn for one in group.chosen)
         if left_out:
-            yield paragraph(f"{left_out} more left out, to keep this file small.")
+            yield paragraph(f"{left_out} more left out to keep this file small.")

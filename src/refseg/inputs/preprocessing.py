@@ -1,0 +1,64 @@
+"""What a model takes in, as data: how an image becomes pixels and an expression becomes tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jaxtyping import Float
+from numpy import ndarray
+
+from refseg.errors import ConfigError
+from refseg.inputs.clip_bpe import Tokenizer, Tokens, check_expression
+from refseg.inputs.frame import Frame, letterbox
+from refseg.inputs.read import ImageSource, read_image
+
+__all__ = ["LARGEST_SIDE", "Inputs"]
+
+LARGEST_SIDE = 4096
+"""Of `image_size`: an untrusted config must not make a predictor take all memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """The preprocessing of a model; it is stored in the model folder's `config.json`."""
+
+    image_size: int
+    """S, the side in pixels of the square that images are placed in."""
+    word_length: int
+    """L, the tokens that an expression is padded or cut to, start and end token included."""
+    fit: Literal["letterbox"] = "letterbox"
+    """How an image is placed in the square: scaled to fit, centred, with a border."""
+    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
+    """Subtracted from RGB values in 0..1; the default is that of CLIP's training images."""
+    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    """What they are divided by."""
+    tokenizer: Literal["clip"] = "clip"
+    """CLIP's byte pair encoding."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.image_size <= LARGEST_SIDE:
+            raise ConfigError(f"image_size must lie in 1..{LARGEST_SIDE}, got {self.image_size}")
+        if not all(0 <= value <= 1 for value in self.mean) or not all(0 < value <= 10 for value in self.std):
+            raise ConfigError(f"mean must lie in 0..1 and std in 0..10, 0 excluded, got {self.mean} and {self.std}")
+        Tokenizer(self.word_length)  # refuses a length that it cannot have
+
+    def pixels(self, image: ImageSource) -> tuple[Float[ndarray, "3 S S"], Frame]:
+        """Read an image, place it in the square and normalise it.
+
+        Returns:
+            The pixels, float32, and the frame that restores scores of the square to the image's own size.
+
+        Raises:
+            ImageError: the image is missing, broken or too large.
+        """
+        return letterbox(read_image(image), self.image_size, mean=self.mean, std=self.std)
+
+    def tokens(self, expressions: Sequence[str]) -> Tokens:
+        """Return the tokens of expressions.
+
+        Raises:
+            ExpressionError: an expression is blank or not text.
+        """
+        return Tokenizer(self.word_length)([check_expression(expression) for expression in expressions])

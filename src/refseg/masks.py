@@ -1,0 +1,194 @@
+"""Operations on masks: run lengths, overlap, dilation, connected components and boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from numpy import ndarray
+from pycocotools import mask as coco
+
+from refseg.errors import DataError
+
+__all__ = [
+    "MAX_PIXELS",
+    "bounding_box",
+    "check_rle",
+    "decode_rle",
+    "dilate",
+    "encode_rle",
+    "intersection_and_union",
+    "iou",
+    "near_border",
+    "outline",
+    "parts",
+]
+
+MAX_PIXELS = 100_000_000
+"""Width times height; larger masks and images are refused before they are decoded."""
+MAX_DIGITS = 8
+"""Characters of one number in compressed run lengths: up to 2**39, more than any mask has pixels."""
+
+
+# ── run lengths ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encode_rle(mask: Bool[ndarray, "H W"]) -> dict[str, Any]:
+    """Return a mask as COCO's compressed run lengths: `{"size": [height, width], "counts": text}`."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_rle(rle: Any, *, size: tuple[int, int] | None = None) -> Bool[ndarray, "H W"]:
+    """Return the mask of COCO's run lengths, compressed (text) or not (a list).
+
+    Args:
+        rle: `{"size": [height, width], "counts": ...}`; it may come from an untrusted file.
+        size: the expected height and width, pixels; None: any.
+
+    Raises:
+        DataError: the run lengths are malformed, do not add up to their size, or are of another size than expected.
+    """
+    height, width, runs = _checked(rle, size)
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height).T
+
+
+def check_rle(rle: Any, *, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Return run lengths that `decode_rle` accepts, without other fields; the mask is not decoded.
+
+    Raises:
+        DataError: as `decode_rle`.
+    """
+    height, width, _ = _checked(rle, size)
+    return {"size": [height, width], "counts": rle["counts"]}
+
+
+def _checked(rle: Any, size: tuple[int, int] | None) -> tuple[int, int, Int64[ndarray, "N"]]:
+    """Return height, width and the lengths of runs, column by column, of background and foreground in turn."""
+    sides = rle.get("size") if isinstance(rle, Mapping) else None
+    if not (isinstance(sides, list | tuple) and len(sides) == 2 and all(type(side) is int for side in sides)):
+        raise DataError('run lengths must be {"size": [height, width], "counts": ...}')
+    height, width = sides
+    if not (0 < height <= MAX_PIXELS and 0 < width <= MAX_PIXELS and height * width <= MAX_PIXELS):
+        raise DataError("the run lengths have an impossible size")
+    if size is not None and size != (height, width):
+        raise DataError(f"the mask is {width} x {height}, its image {size[1]} x {size[0]}")
+    counts, pixels = rle.get("counts"), height * width
+    if isinstance(counts, str):
+        runs = _decompressed(counts)
+    elif not isinstance(counts, list):
+        raise DataError(f"the counts of run lengths must be a text or a list, got {type(counts).__name__}")
+    elif all(type(run) is int and 0 <= run <= pixels for run in counts):
+        runs = np.array(counts, dtype=np.int64)
+    else:
+        raise DataError("the counts of run lengths must be integers from 0 to the number of pixels")
+    # A difference has at most 40 bits: a sum of them that overflows 64 bits passes through values refused here.
+    if not ((runs >= 0) & (runs <= pixels)).all() or runs.sum() != pixels:
+        raise DataError(f"the run lengths do not add up to the {pixels} pixels of {width} x {height}")
+    return height, width, runs
+
+
+def _decompressed(text: str) -> Int64[ndarray, "N"]:
+    """Return the runs of compressed run lengths.
+
+    A number is written in digits of five bits, the lowest first, each as one character from "0" on, with a sixth bit
+    where another digit follows; the highest bit is the sign. From the fourth run on it is the difference to the run
+    before the last. pycocotools is not used: it leaves pixels that no run covers uninitialised.
+    """
+    digits = np.frombuffer(text.encode("utf-8", "surrogatepass"), dtype=np.uint8).astype(np.int64) - 48
+    if not ((digits >= 0) & (digits < 64)).all():
+        raise DataError("the run lengths hold a character that is not a digit of theirs")
+    last = digits & 32 == 0
+    ends = np.flatnonzero(last)
+    if len(digits) and not last[-1]:
+        raise DataError("the run lengths are cut off")
+    starts = np.append(0, ends + 1)[: len(ends)]
+    lengths = ends - starts + 1
+    if (lengths > MAX_DIGITS).any():
+        raise DataError("the run lengths hold a number that is too large")
+    if not len(ends):
+        return ends
+    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
+    runs = np.add.reduceat((digits & 31) << shifts, starts)
+    runs -= (digits[ends] >> 4 & 1) << 5 * lengths
+    for start in (1, 2):
+        runs[start::2] = runs[start::2].cumsum()
+    return np.asarray(runs)
+
+
+# ── two masks ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def intersection_and_union(one: Bool[ndarray, "H W"], other: Bool[ndarray, "H W"]) -> tuple[int, int]:
+    """Return the pixels that two masks share, and the pixels that at least one of them has."""
+    both = int(np.count_nonzero(one & other))
+    return both, int(np.count_nonzero(one)) + int(np.count_nonzero(other)) - both
+
+
+def iou(one: Bool[ndarray, "H W"], other: Bool[ndarray, "H W"]) -> float:
+    """Return the intersection over union of two masks, 0 where both are empty."""
+    intersection, union = intersection_and_union(one, other)
+    return intersection / union if union else 0.0
+
+
+# ── shape ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def bounding_box(mask: Bool[ndarray, "H W"]) -> tuple[int, int, int, int] | None:
+    """Return the smallest box (x0, y0, x1, y1) around a mask, pixels, x1 and y1 exclusive; None for an empty mask."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def dilate(mask: Bool[ndarray, "H W"], radius: int) -> Bool[ndarray, "H W"]:
+    """Return the mask dilated by a square of 2 radius + 1 pixels."""
+    for _ in range(2):  # along one axis, then along the other
+        sums = np.pad(mask, ((radius + 1, radius), (0, 0))).cumsum(axis=0, dtype=np.int32)
+        mask = (sums[2 * radius + 1 :] > sums[: len(sums) - 2 * radius - 1]).T
+    return mask
+
+
+def outline(mask: Bool[ndarray, "H W"], thickness: int) -> Bool[ndarray, "H W"]:
+    """Return the pixels outside a mask within `thickness` pixels of it, diagonal steps counting 1."""
+    around: ndarray = dilate(mask, thickness) & ~mask
+    return around
+
+
+def near_border(mask: Bool[ndarray, "H W"], radius: int) -> Bool[ndarray, "H W"]:
+    """Return the pixels on both sides of a mask's border within `radius` pixels of it, diagonal steps counting 1.
+
+    The edge of the image is not a border.
+    """
+    near: ndarray = dilate(mask, radius) & dilate(~mask, radius)
+    return near
+
+
+def parts(mask: Bool[ndarray, "H W"]) -> list[int]:
+    """Return the number of pixels of each connected component of a mask (8 neighbours), the largest first."""
+    steps = np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    rows, starts = np.nonzero(steps == 1)
+    ends = np.nonzero(steps == -1)[1]
+    leader = list(range(len(rows)))
+
+    def first(run: int) -> int:
+        while leader[run] != run:
+            leader[run] = leader[leader[run]]
+            run = leader[run]
+        return run
+
+    above = 0  # the first run of the row above that may still touch
+    for run in range(len(rows)):
+        while above < run and (
+            rows[above] < rows[run] - 1 or (rows[above] == rows[run] - 1 and ends[above] < starts[run])
+        ):
+            above += 1
+        touching = above
+        while touching < run and rows[touching] == rows[run] - 1 and starts[touching] <= ends[run]:
+            leader[first(run)] = first(touching)
+            touching += 1
+    sizes = np.bincount([first(run) for run in range(len(rows))], weights=ends - starts, minlength=1)
+    return sorted((int(size) for size in sizes if size), reverse=True)

@@ -1,0 +1,125 @@
+"""Converts weights of other projects: checkpoints of the CRIS reference, and CLIP's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from refseg.encoders.clip_files import clip_weights, is_clip
+from refseg.encoders.pretrained import Encoders, adopt_encoders, in_a_model, load_encoders
+from refseg.encoders.weights_file import read_file
+from refseg.errors import ConfigError, OutputError, WeightsError, one_line
+from refseg.files import replacing
+from refseg.models.base import Model
+from refseg.models.checked import build_checked
+from refseg.models.clip_map.model import CLIPMap, default_spec
+from refseg.models.cris.convert import as_checkpoint, parse_checkpoint
+from refseg.models.families import family
+from refseg.models.folder import load_model, read_encoders, read_folder, save_model
+
+__all__ = ["adopt_clip", "convert", "merge"]
+
+
+def adopt_clip(model: Model, path: str | Path, *, name: str | None = None) -> None:
+    """Load a CLIP into the encoders of a model, and store its name and fingerprint as `model.clip`.
+
+    Args:
+        model: Its encoders have the sizes of the CLIP.
+        path: The file of the CLIP, or a model folder with its encoders.
+        name: OpenAI's name of the CLIP; by default its path.
+
+    Raises:
+        WeightsError: The weights are missing, broken or of other sizes.
+        ConfigError: The model has no encoders of a CLIP.
+    """
+    if not isinstance(model, Encoders):
+        raise ConfigError(f"a model of the family {model.family} has no encoders to load a CLIP into")
+    model.clip = adopt_encoders(model, read_encoders(path), name or str(Path(path).resolve()))
+
+
+def merge(source: str | Path, target: str | Path, *, clip: str | Path | None = None) -> Path:
+    """Write a copy of a model folder that contains the encoders of its CLIP too, and return it.
+
+    Args:
+        source: The model folder.
+        target: The folder to write.
+        clip: The file or model folder of the CLIP, if `load_model` does not find it.
+
+    Raises:
+        WeightsError: The source or the CLIP is missing or broken, or it is another CLIP.
+        ConfigError: The config of the source is broken.
+        OutputError: The target cannot be written.
+    """
+    return save_model(load_model(source, clip=clip), target, extra=read_folder(source).about, merged=True)
+
+
+def convert(
+    source: str | Path, target: str | Path, *, to: Literal["refseg", "reference"] | None = None, **changes: Any
+) -> Path:
+    """Convert a checkpoint of the CRIS reference to a model folder, or a model folder to such a checkpoint.
+
+    A file of CLIP's weights is converted to the model folder of a plain CLIP (see `refseg.models.clip_map`).
+
+    Sizes are inferred from the weights. All others are those of the published models: images of 416 pixels, 17 tokens
+    (22 for RefCOCOg), threshold 0.35, 8 heads in the decoder, 64 channels in each head of CLIP's encoders. Checkpoints
+    written by this function contain the whole spec.
+
+    Args:
+        source: A file, such as the reference's `best_model.pth`, or a model folder.
+        target: The folder, or the file.
+        to: What to write; by default a folder if the source is a file, and a file if it is a folder.
+        **changes: Fields of the new folder's spec, such as `word_length=22`.
+
+    Returns:
+        The target.
+
+    Raises:
+        WeightsError: The source is missing, broken, unsafe, not finite, or of another architecture.
+        ConfigError: A change is unknown or does not fit.
+        OutputError: The target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    if to is None:
+        to = "reference" if source.is_dir() else "refseg"
+    if to == "reference":
+        if changes:
+            raise ConfigError(f"{', '.join(changes)}: a checkpoint of the reference has no settings to change")
+        return _to_reference(source, target)
+    if source.is_dir():
+        raise WeightsError(f"{source} is a folder; a checkpoint of the reference is a file")
+    stored, others = read_file(source)
+    if is_clip(stored):
+        return _convert_clip(clip_weights(stored, source), source, target, **changes)
+    state, spec, scores = parse_checkpoint(stored, others, source)
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    model = build_checked(family("cris"), spec.changed(**changes), shapes, source)
+    model.load_state_dict(state)
+    return save_model(model, target, name=target.name, extra={"source": source.name, **scores})
+
+
+def _to_reference(source: Path, target: Path) -> Path:
+    described, model = read_folder(source), load_model(source)
+    if described.family != "cris":
+        raise WeightsError(f"{source}: a model of the family {described.family}; the reference has CRIS only")
+    content = as_checkpoint(model.state_dict(), model.spec, described.about)
+    try:
+        with replacing(target) as path:
+            torch.save(content, path)
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"{target}: cannot be written: {one_line(error)}") from None
+    return target
+
+
+def _convert_clip(state: Mapping[str, Tensor], source: Path, target: Path, **changes: Any) -> Path:
+    try:
+        config = family("clip-map").infer_config(in_a_model(state))
+    except (WeightsError, ConfigError) as error:
+        raise WeightsError(f"{source}: {error}") from None
+    spec = default_spec(config).changed(**changes)
+    model = CLIPMap(spec.config, spec.inputs, spec.decision)
+    load_encoders(model, state)
+    return save_model(model, target, name=target.name, extra={"source": source.name})

@@ -1,0 +1,1 @@
+"""Reports of results: tables, charts and images."""

@@ -1,0 +1,52 @@
+"""The contract of a runtime: arrays in, arrays out, whichever library computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+
+__all__ = ["Runtime"]
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """The weights of a model, ready to compute; its methods may be called from several threads at once."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the weights: SHA-256 of their names, shapes and values."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """The device that it computes on, such as `cpu`."""
+        ...
+
+    def encode(self, pixels: Float[ndarray, "N 3 S S"]) -> dict[str, ndarray]:
+        """Compute all that depends on the images alone: arrays by name, whose first axis is the image."""
+        ...
+
+    def decode(
+        self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+    ) -> Float[ndarray, "B h w"]:
+        """Return the probabilities of B expressions about one image, 0..1, float32.
+
+        Args:
+            image: arrays of `encode`, whose first axis is one.
+            tokens: of the expressions.
+            padding: True where a token is padding.
+        """
+        ...
+
+    def ground(
+        self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+    ) -> tuple[Float[ndarray, "B g g"], Float[ndarray, "B h w"]]:
+        """Return the patch-level map: cosines, -1..1, and probabilities by the map alone.
+
+        Raises:
+            ConfigError: the model has no such map.
+        """
+        ...

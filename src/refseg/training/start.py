@@ -1,0 +1,113 @@
+"""The model that a run starts from: its architecture, and where its weights come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from refseg.config import to_dict
+from refseg.encoders.clip_download import archive_name, download_clip
+from refseg.encoders.clip_sizes import CLIP_SIZES
+from refseg.errors import ConfigError
+from refseg.models.base import Model, ModelSpec
+from refseg.models.convert import adopt_clip
+from refseg.models.families import build
+from refseg.models.folder import load_model
+from refseg.models.hub import resolve
+from refseg.training.recipes import Recipe
+
+__all__ = ["load_clip", "starting_model"]
+
+USAGE = frozenset({"dropout"})
+"""Fields of a config on which no weight depends: a model may start from the weights of one with other values."""
+
+
+def starting_model(recipe: Recipe, name: str, init: str | None = None, clip: str | None = None) -> Model:
+    """Return the model of a recipe with the weights that it starts from; random ones are seeded by the recipe's seed.
+
+    Args:
+        recipe: the recipe.
+        name: of the recipe, for messages.
+        init: the model whose weights it starts from: a name of the zoo, a model folder or a Hub name; or `none`.
+        clip: the CLIP whose encoders it starts from (see `load_clip`).
+
+    Raises:
+        ConfigError: no weights are given and the recipe needs some, or they are of another model.
+    """
+    torch.manual_seed(recipe.training.seed)
+    if init is None and recipe.init is not None:
+        raise ConfigError(
+            f"{name}: starts from the model of {recipe.init}: give it with --init, such as --init "
+            f"runs/{recipe.init}/last, or --init none to start from random weights"
+        )
+    if init is not None and init != "none":
+        return _from_model(recipe, name, init, clip)
+    if recipe.model is None:
+        raise ConfigError(f"{name}: which model to start from? give --init, such as --init shapes")
+    model = build(recipe.model)
+    if recipe.clip is not None or clip is not None:
+        load_clip(model, recipe.clip, clip, name)
+    return model
+
+
+def _from_model(recipe: Recipe, name: str, init: str, clip: str | None) -> Model:
+    start = load_model(resolve(init))
+    if recipe.model is None:
+        return start
+    if not _may_start_from(recipe.model, start.spec):
+        raise ConfigError(f"{init}: is another model than the recipe {name} trains")
+    model = build(recipe.model)
+    model.clip = start.clip
+    # The second stage adds a decoder to what the first one has trained.
+    model.load_state_dict(model.state_dict() | start.state_dict())
+    if clip is not None:
+        load_clip(model, recipe.clip, clip, name)
+    return model
+
+
+def _may_start_from(spec: ModelSpec, start: ModelSpec) -> bool:
+    """Return whether weights fit: the sizes are equal, but a first stage of RISCLIP may have no decoder yet."""
+    if type(start.config) is not type(spec.config):
+        return False
+    wanted, found = _sizes(spec), _sizes(start)
+    if found.get("decoder_blocks") == []:
+        found["decoder_blocks"] = wanted["decoder_blocks"]
+    return found == wanted
+
+
+def _sizes(spec: ModelSpec) -> dict[str, Any]:
+    return {key: value for key, value in to_dict(spec.config).items() if key not in USAGE}
+
+
+def load_clip(model: Model, name: str | None, given: str | None, recipe: str) -> None:
+    """Load CLIP's encoders into a model.
+
+    Args:
+        model: the model.
+        name: of the CLIP: OpenAI's, or the recipe that trains it.
+        given: its file, a model folder with the encoders, a folder of runs that has `NAME/last`, `download`, or `none`.
+        recipe: the name of the recipe, for messages.
+
+    Raises:
+        ConfigError: nothing is given.
+        WeightsError: the file is broken or does not fit.
+        DownloadError: it cannot be downloaded.
+    """
+    if given is None:
+        how = f"the folder that `refseg train {name}` gives with --clip runs/{name}/last"
+        if name in CLIP_SIZES:
+            how = f"its file with --clip {archive_name(name)}, or --clip download"
+        raise ConfigError(
+            f"{recipe}: starts from CLIP's {name}: give {how}, or --clip none to start from random weights"
+        )
+    if given == "none":
+        return
+    if given == "download":
+        if name not in CLIP_SIZES:
+            raise ConfigError(f"{recipe}: its CLIP cannot be downloaded; give a file or a folder with --clip")
+        adopt_clip(model, download_clip(name), name=name)
+    else:
+        run = Path(given) / (name or "") / "last"
+        adopt_clip(model, run if run.is_dir() else Path(given), name=name if name in CLIP_SIZES else None)

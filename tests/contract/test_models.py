@@ -1,0 +1,224 @@
+"""The interface that all models share, on small variants of each family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from refseg.data.batches import Batch
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
+from refseg.encoders.clip_vit import ViTConfig
+from refseg.inputs.preprocessing import Inputs
+from refseg.models.base import ModelSpec
+from refseg.models.clip_map.model import CLIPMapConfig
+from refseg.models.cris.model import CRISConfig
+from refseg.models.families import FAMILIES, build
+from refseg.models.folder import load_model, save_model
+from refseg.models.risclip.model import RISCLIPConfig
+from refseg.training.config import TrainingConfig
+from refseg.training.engine import Objective
+from refseg.training.families import training_spec
+from refseg.training.optim import freeze, set_mode, without_gradient
+from refseg.values import Calibration, Decision
+
+START, END = 49406, 49407
+RESNET = ResNetConfig(layers=(1, 1, 1, 1), width=8, heads=4, output_dim=24, pretrained_size=96)
+VIT = ViTConfig(patch=16, width=32, layers=4, heads=4, output_dim=24, pretrained_size=96)
+TEXT = TextConfig(width=32, heads=4, layers=3, output_dim=24)
+INPUTS = Inputs(image_size=96, word_length=12, mean=(0.4, 0.5, 0.6))
+DECISION = Decision(
+    threshold=0.4, relative_threshold=0.45, calibration=Calibration(knots=((0.2, 0.3), (0.9, 0.8)), reject_below=0.1)
+)
+CRIS = {
+    "vision": RESNET,
+    "text": TEXT,
+    "neck_channels": (16, 32, 40),
+    "decoder_layers": 2,
+    "decoder_heads": 4,
+    "decoder_hidden": 48,
+}
+RISCLIP = {
+    "vision": VIT,
+    "text": TEXT,
+    "fusions": ((2, 1), (4, 3)),
+    "cfe_width": 16,
+    "cfe_heads": 4,
+    "ske_layers": 2,
+    "ske_heads": 4,
+    "ske_hidden": 20,
+    "decoder_blocks": (4, 3, 1),
+    "decoder_channels": (12, 10, 8),
+}
+WITHOUT_PARTS = {"adapter_reduction": 0, "fusions": (), "ske_layers": 0, "decoder_blocks": ()}
+VARIANTS = {
+    "cris": CRISConfig(**CRIS),
+    "cris-baseline": CRISConfig(**CRIS | {"contrastive": False, "decoder_layers": 0}),
+    "risclip": RISCLIPConfig(**RISCLIP),
+    "risclip-without-parts": RISCLIPConfig(**RISCLIP | WITHOUT_PARTS),
+    "clip-map-resnet": CLIPMapConfig(vision=RESNET, text=TEXT),
+    "clip-map-vit": CLIPMapConfig(vision=VIT, text=TEXT),
+}
+
+
+def make(variant):
+    return build(ModelSpec(config=VARIANTS[variant], inputs=INPUTS, decision=DECISION))
+
+
+@pytest.fixture(params=VARIANTS)
+def model(request):
+    torch.manual_seed(0)
+    model = make(request.param)
+    # Running statistics unlike those of the input, so that training and evaluation differ.
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model.eval()
+
+
+def inputs(batch, size, length, seed=0):
+    """Return pixels, tokens and padding; the first expression has no padding."""
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randn(batch, 3, size, size, generator=generator)
+    tokens = torch.zeros(batch, length, dtype=torch.int64)
+    for row, line in enumerate(tokens):
+        words = max(0, length - 2 - 2 * row)
+        line[: words + 2] = torch.tensor([START, *torch.randint(1, START, (words,), generator=generator).tolist(), END])
+    return pixels, tokens, tokens == 0
+
+
+def test_the_variants_cover_all_families():
+    assert {make(variant).family for variant in VARIANTS} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("size", [96, 160])
+def test_logits_have_a_quarter_of_the_side(model, training, size):
+    logits = model.train(training)(*inputs(2, size, 12))
+    assert logits.shape == (2, 1, size // 4, size // 4)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("length", [2, 77])
+def test_any_number_of_tokens(model, length):
+    assert model(*inputs(2, 64, length)).isfinite().all()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_of_the_smallest_image_are_finite(model, batch):
+    model.train()
+    model(*inputs(batch, 32, 6)).square().mean().backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_forward_composes_encode_image_and_decode(model):
+    pixels, tokens, padding = inputs(3, 64, 10)
+    with torch.no_grad():
+        image = model.encode_image(pixels)
+        assert all(len(part) == 3 for part in image.values())
+        assert torch.equal(model.decode(image, tokens, padding), model(pixels, tokens, padding))
+
+
+def test_one_image_for_many_expressions(model):
+    pixels, tokens, padding = inputs(4, 64, 12)
+    with torch.no_grad():
+        image = model.encode_image(pixels[:1])
+        together = model.decode(image, tokens, padding)
+        alone = torch.cat([model.decode(image, tokens[i : i + 1], padding[i : i + 1]) for i in range(4)])
+        repeated = model(pixels[:1].expand(4, -1, -1, -1), tokens, padding)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, repeated, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_do_not_depend_on_the_batch(model):
+    pixels, tokens, padding = inputs(3, 64, 12)
+    with torch.no_grad():
+        together = model(pixels, tokens, padding)
+        alone = model(pixels[1:2], tokens[1:2], padding[1:2])
+    torch.testing.assert_close(together[1:2], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_do_not_depend_on_padding(model):
+    pixels, tokens, padding = inputs(3, 64, 12)
+    # Smaller ids than that of the end token, whose position is that of the highest id.
+    other = torch.where(padding, torch.randint_like(tokens, 1, START), tokens)
+    assert not torch.equal(other, tokens)
+    with torch.no_grad():
+        expected = model(pixels, tokens, padding)
+        assert torch.equal(model(pixels, other, padding), expected)
+        longer = model(pixels, functional.pad(tokens, (0, 9)), functional.pad(padding, (0, 9), value=True))
+    torch.testing.assert_close(longer, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_depend_on_the_expression_and_on_the_image(model):
+    pixels, tokens, padding = inputs(2, 64, 12)
+    with torch.no_grad():
+        logits = model(pixels, tokens, padding)
+        assert not torch.equal(model(pixels, tokens.where(tokens != tokens[0, 1], 5), padding), logits)
+        assert not torch.equal(model(pixels.flip(-1), tokens, padding), logits)
+
+
+def test_evaluation_changes_no_weights(model):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with torch.no_grad():
+        assert torch.equal(model(*inputs(2, 64, 12)), model(*inputs(2, 64, 12)))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_an_untrained_model_of_the_same_spec(model):
+    untrained = model.untrained()
+    assert type(untrained) is type(model)
+    assert untrained.spec == model.spec
+    assert untrained.training
+    first = next(iter(model.state_dict()))
+    assert not torch.equal(untrained.state_dict()[first], model.state_dict()[first])
+
+
+def test_a_model_folder_keeps_spec_and_weights(model, tmp_path):
+    loaded = load_model(save_model(model, tmp_path / "model"))
+    assert type(loaded) is type(model)
+    assert loaded.spec == model.spec
+    assert loaded.spec.inputs == INPUTS
+    assert loaded.spec.decision == DECISION
+    assert not loaded.training
+    with torch.no_grad():
+        assert torch.equal(loaded(*inputs(2, 64, 12)), model(*inputs(2, 64, 12)))
+    loaded.train()(*inputs(2, 64, 12)).square().mean().backward()
+    assert loaded.get_parameter("visual.conv1.weight").grad.any()
+
+
+def test_gradients_reach_all_parameters_that_learn(model):
+    # The decoder of RISCLIP learns by the loss of the mask.
+    objectives = training_spec(model).objectives
+    objective = "mask" if getattr(model.config, "decoder_blocks", ()) else next(iter(objectives))
+    config = TrainingConfig(objective=objective)
+    freeze(model, config)
+    set_mode(model, config)
+    pixels, tokens, padding = inputs(3, 96, 12)
+    target = (torch.rand(3, 1, 24, 24) < 0.3).float()
+    batch = Batch(
+        pixels=pixels,
+        tokens=tokens,
+        padding=padding,
+        image_index=torch.arange(3),
+        target=target,
+        valid=torch.ones_like(target),
+        weight=torch.ones(3),
+    )
+    learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.SGD(learning.values(), lr=0.1)
+    # The last layer of a residual branch may be zero: no gradient reaches the others before its first step.
+    for _ in range(2):
+        optimizer.zero_grad()
+        Objective(model, config)(batch).backward()
+        optimizer.step()
+    assert {name for name, p in learning.items() if p.grad is None or not p.grad.any()} == set()
+    others = {name: p for name, p in model.named_parameters() if name not in learning}
+    assert all(parameter.grad is None for parameter in others.values())
+    frozen = {name for name in others if name.partition(".")[0] in model.frozen_parts}
+    assert set(others) == frozen | without_gradient(model, objective)

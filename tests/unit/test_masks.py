@@ -1,0 +1,216 @@
+"""Operations on masks: against pycocotools, against definitions written out pixel by pixel, and on malformed input."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools import mask as coco
+
+from refseg.errors import DataError
+from refseg.masks import (
+    bounding_box,
+    check_rle,
+    decode_rle,
+    dilate,
+    encode_rle,
+    intersection_and_union,
+    iou,
+    near_border,
+    outline,
+    parts,
+)
+
+few = settings(max_examples=40, derandomize=True, deadline=None)
+
+
+@st.composite
+def masks(draw):
+    height, width = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    bits = draw(st.lists(st.booleans(), min_size=height * width, max_size=height * width))
+    return np.array(bits).reshape(height, width)
+
+
+def uncompressed(mask):
+    flat = mask.T.reshape(-1)
+    edges = (np.flatnonzero(np.diff(flat.astype(int))) + 1).tolist()
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    return {"size": list(mask.shape), "counts": [0, *counts] if flat[0] else counts}
+
+
+def square(top, left, side, size=12):
+    mask = np.zeros((size, size), dtype=bool)
+    mask[top : top + side, left : left + side] = True
+    return mask
+
+
+EMPTY = np.zeros((12, 12), dtype=bool)
+
+
+# ── run lengths ──
+
+
+@few
+@given(masks())
+def test_run_lengths_round_trip_and_equal_those_of_pycocotools(mask):
+    rle = encode_rle(mask)
+    assert rle["counts"].encode() == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    for written in (rle, json.loads(json.dumps(rle)), uncompressed(mask)):
+        decoded = decode_rle(written)
+        assert decoded.dtype == bool
+        assert np.array_equal(decoded, mask)
+        assert np.array_equal(decode_rle(written, size=mask.shape), mask)
+        assert check_rle(written, size=mask.shape) == written
+
+
+@few
+@given(masks(), st.integers(1, 60))
+def test_long_runs_round_trip(mask, times):
+    """Their differences have several digits, positive and negative."""
+    large = np.kron(mask, np.ones((times, 7), dtype=bool))
+    assert np.array_equal(decode_rle(encode_rle(large)), large)
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_masks_of_one_value(value):
+    mask = np.full((3, 5), value)
+    assert np.array_equal(decode_rle(encode_rle(mask)), mask)
+
+
+def good():
+    mask = np.zeros((6, 8), dtype=bool)
+    mask[2:5, 3:6] = True
+    mask[0, 7] = True
+    return mask
+
+
+@pytest.mark.parametrize("cut", range(1, 9))
+def test_run_lengths_that_are_cut_off_are_refused(cut):
+    rle = encode_rle(good())
+    assert len(rle["counts"]) > 9
+    for counts in (rle["counts"][:-cut], rle["counts"][:-1] + "o" * cut, rle["counts"] + "P"):
+        with pytest.raises(DataError, match="run lengths"):
+            decode_rle(rle | {"counts": counts})
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        *([], [47], [49], [0, 48, 1], [-1, 49], [60, -12], [24, 24.0], [True, 47], [24, "24"], [24, None]),
+        *([10**40], [[48]], [0] * 1000, [math.nan], [math.inf]),
+        *("", "0", "é", "~~~~", "ooooooooooooooooo0", "\n", "\ud800", "/", "p", "0" * 5, "ooooooo?" * 99),
+        *(None, 3, {"a": 1}, b"0", (48,)),
+    ],
+)
+def test_run_lengths_that_do_not_fill_the_mask_are_refused(counts):
+    rle = {"size": [6, 8], "counts": counts}
+    for read in (decode_rle, check_rle):
+        with pytest.raises(DataError, match="run lengths"):
+            read(rle)
+
+
+@pytest.mark.parametrize(
+    "size", [None, 48, [48], [6, 8, 1], [6.0, 8], ["6", 8], [True, 48], [0, 8], [-6, -8], [10**6, 10**6], [10**30, 1]]
+)
+def test_sizes_that_no_mask_has_are_refused(size):
+    with pytest.raises(DataError, match="run lengths"):
+        decode_rle({"size": size, "counts": [48]})
+
+
+@pytest.mark.parametrize("rle", [None, 3, "abc", [], [48], {}, {"counts": [48]}])
+def test_other_values_are_no_run_lengths(rle):
+    with pytest.raises(DataError, match="run lengths"):
+        decode_rle(rle)
+
+
+@given(text=st.text(st.characters(min_codepoint=44, max_codepoint=115), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_decoded_or_refused(text):
+    try:
+        mask = decode_rle({"size": [7, 9], "counts": text})
+    except DataError:
+        return
+    assert mask.shape == (7, 9)
+    assert np.array_equal(decode_rle(encode_rle(mask)), mask)
+
+
+def test_run_lengths_of_another_size_than_expected_are_refused():
+    for size in ((8, 6), (6, 9)):
+        for read in (decode_rle, check_rle):
+            with pytest.raises(DataError, match="the mask is 8 x 6"):
+                read(encode_rle(good()), size=size)
+
+
+def test_check_rle_drops_other_fields():
+    assert check_rle({"size": (1, 2), "counts": [2], "more": math.nan}) == {"size": [1, 2], "counts": [2]}
+
+
+# ── two masks ──
+
+
+def test_intersection_and_union():
+    one, other = square(0, 0, 4), square(2, 2, 4)
+    assert intersection_and_union(one, other) == (4, 28)
+    assert iou(one, other) == pytest.approx(4 / 28)
+    assert iou(one, one) == 1.0
+    assert iou(one, EMPTY) == 0.0
+    assert iou(EMPTY, EMPTY) == 0.0
+
+
+@few
+@given(masks())
+def test_overlap_with_the_complement(mask):
+    assert intersection_and_union(mask, ~mask) == (0, mask.size)
+    assert intersection_and_union(mask, mask) == (mask.sum(), mask.sum())
+
+
+# ── shape ──
+
+
+def test_boxes():
+    assert bounding_box(square(2, 5, 3)) == (5, 2, 8, 5)
+    assert bounding_box(square(0, 0, 12)) == (0, 0, 12, 12)
+    assert bounding_box(EMPTY) is None
+
+
+@few
+@given(masks(), st.integers(0, 12))
+def test_dilation_equals_a_window_of_its_radius(mask, radius):
+    dilated, near, around = dilate(mask, radius), near_border(mask, radius), outline(mask, radius)
+    for y, x in np.ndindex(mask.shape):
+        window = mask[max(y - radius, 0) : y + radius + 1, max(x - radius, 0) : x + radius + 1]
+        assert dilated[y, x] == window.any()
+        assert near[y, x] == (window.any() and not window.all())
+        assert around[y, x] == (window.any() and not mask[y, x])
+
+
+def test_the_edge_of_the_image_is_no_border():
+    assert not near_border(~EMPTY, 2).any()
+    assert not outline(~EMPTY, 2).any()
+
+
+def flooded(mask):
+    """The components of a mask by filling one after the other."""
+    left, sizes = {tuple(place) for place in np.argwhere(mask).tolist()}, []
+    while left:
+        reached, size = [left.pop()], 0
+        while reached:
+            y, x = reached.pop()
+            size += 1
+            around = {(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)} & left
+            left -= around
+            reached += around
+        sizes.append(size)
+    return sorted(sizes, reverse=True)
+
+
+def test_parts_equal_those_of_a_flood_fill():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        mask = rng.random(rng.integers(1, 14, 2)) < rng.random()
+        assert parts(mask) == flooded(mask)
+    assert parts(EMPTY) == []
