@@ -9,8 +9,7 @@ then
     refseg evaluate shapes shapes:test --out docs/results/shapes/test.json
 
 The stages are recipes (`refseg train --list`), whose numbers are those that trained the model on record; the weights
-come out different, for reasons that `training/recipes.py` has at `_stage`. A stage that is done is not repeated, and one
-that was stopped is resumed.
+come out different (see `docs/training.md`). A stage that is done is not repeated, and one that was stopped is resumed.
 """
 
 import argparse

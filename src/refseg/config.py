@@ -1,4 +1,4 @@
-"""Frozen dataclasses to JSON and back, strictly: what a config does not know it refuses, and says what was meant."""
+"""Converts frozen dataclasses to JSON and back; unknown fields and values of a wrong type are errors."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
-    """Build a config of `kind` from JSON values.
+    """Build a config from JSON values: lists become tuples, objects nested configs, and integers floats where needed.
+
+    Args:
+        kind: the dataclass.
+        values: a JSON object with its fields.
+        where: the name of the object in error messages.
 
     Raises:
-        ConfigError: A key is unknown or missing, or a value is of the wrong type; the message names the place.
+        ConfigError: a field is unknown or missing, or a value has a wrong type; the message names the field.
     """
     assert dataclasses.is_dataclass(kind)
     if not isinstance(values, dict):
@@ -45,15 +50,19 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
 
 
 def replace(config: T, **changes: Any) -> T:
-    """Return a copy of a config with some fields changed, as strictly checked as one read from JSON."""
+    """Return a copy of a config with some fields changed; the values are checked as by `from_dict`.
+
+    Raises:
+        ConfigError: a field is unknown, or a value has a wrong type.
+    """
     return from_dict(type(config), {**to_dict(config), **{key: _plain(value) for key, value in changes.items()}})
 
 
 def save_json(values: Any, path: Path) -> None:
-    """Write JSON values, indented, with a newline at the end; the file is written whole or not at all.
+    """Write JSON values, indented, with a newline at the end; the file is written completely or not at all.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: the file cannot be written.
         ValueError: a number is not finite.
     """
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
@@ -63,7 +72,7 @@ def load_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ConfigError: The file is missing, unreadable, not JSON, or not an object.
+        ConfigError: the file is missing, unreadable, not JSON, or not an object.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -114,7 +123,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
 
 
 def _fitting(kinds: list[Any], value: Any) -> Any:
-    """Return which of several kinds of config a value is: the first that has all of its fields, else the first."""
+    """Return the type of a union for a value: the first dataclass that has all fields of the value, else the first."""
     given = set(value) if isinstance(value, dict) else set()
     for kind in kinds:
         if dataclasses.is_dataclass(kind) and given <= {field.name for field in dataclasses.fields(kind)}:

@@ -1,19 +1,19 @@
-"""The exceptions that a user can meet.
+"""The exceptions that refseg raises.
 
 RefsegError
-├── InputError               what was handed in cannot be used
-│   ├── ImageError           an image: missing, broken, too large, of an unknown kind
-│   └── ExpressionError      an expression: blank, or not text
+├── InputError               an input that cannot be used
+│   ├── ImageError           an image that is missing, broken, too large or of an unsupported format
+│   └── ExpressionError      an expression that is blank or not text
 ├── ConfigError              a setting that is unknown, of the wrong type or out of range
 ├── UnknownNameError         a model, data set, split or recipe that does not exist
-├── WeightsError             weights that are broken, unsafe, or of another architecture
+├── WeightsError             weights that are broken, not finite, unsafe, or of another architecture
 ├── DataError                a data set that is missing, incomplete or malformed
-├── DownloadError            something that could not be fetched
-├── OutputError              a result that could not be written
-└── TrainingError            a run that cannot start, go on or be resumed
+├── DownloadError            a download that failed
+├── OutputError              a file that could not be written
+└── TrainingError            a training run that cannot start, continue or be resumed
 
-Every message is one line that says what is wrong and, where there is one, what to do. The command line prints just
-that line and exits with `EXIT_CODE`.
+Every message is one line that says what is wrong and, if possible, what to do. The command line prints only that line
+and exits with `EXIT_CODE`.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ EXIT_CODE = 2
 
 
 class RefsegError(Exception):
-    """Anything that refseg refuses to do, with the reason and the remedy in one line."""
+    """The base class of the exceptions of refseg; the message is one line with the reason and what to do."""
 
 
 class InputError(RefsegError, ValueError):
-    """What was handed in cannot be used."""
+    """An input cannot be used."""
 
 
 class ImageError(InputError):
-    """An image is missing, broken, too large or of an unknown kind."""
+    """An image is missing, broken, too large or of an unsupported format."""
 
 
 class ExpressionError(InputError):
@@ -62,7 +62,13 @@ class ConfigError(RefsegError, ValueError):
 
 
 class UnknownNameError(RefsegError, LookupError):
-    """A name stands for nothing here."""
+    """A model, data set, split or recipe of this name does not exist.
+
+    Args:
+        kind: what the name should be, such as `model`.
+        name: the unknown name.
+        known: the names that exist.
+    """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         known = sorted(known)
@@ -70,12 +76,12 @@ class UnknownNameError(RefsegError, LookupError):
         self.kind, self.name, self.known = kind, name, known
 
     def __reduce__(self) -> tuple[type[UnknownNameError], tuple[str, str, list[str]]]:
-        # What `Exception` pickles is the message alone; errors of worker processes are pickled.
+        # `Exception` pickles its message only, and errors of worker processes are pickled.
         return type(self), (self.kind, self.name, self.known)
 
 
 class WeightsError(RefsegError, ValueError):
-    """Weights are broken, unsafe to read, or belong to another architecture."""
+    """Weights are broken, not finite, unsafe to read, or of another architecture."""
 
 
 class DataError(RefsegError, ValueError):
@@ -83,19 +89,19 @@ class DataError(RefsegError, ValueError):
 
 
 class DownloadError(RefsegError, OSError):
-    """Something could not be fetched."""
+    """A download failed."""
 
 
 class OutputError(RefsegError, OSError):
-    """A result could not be written."""
+    """A file could not be written."""
 
 
 class TrainingError(RefsegError, RuntimeError):
-    """A training run cannot start, go on or be resumed."""
+    """A training run cannot start, continue or be resumed."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `", did you mean 'x'?"` for the closest known name, or an empty string where none is close."""
+    """Return `", did you mean 'x'?"` for the closest known name, or an empty string if none is similar."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and the folder for files that can be made or fetched again."""
+"""Files that are written completely or not at all, and the cache folder."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ __all__ = ["replacing", "user_cache", "write_bytes", "write_text"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to, and move what was written to its place when all went well."""
+    """Yield a temporary path in the same folder; without an error, the file written there replaces `path` at the end.
+
+    Raises:
+        OSError: the file cannot be written or replaced.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}")
     try:
         draft.touch()
         usual = draft.stat().st_mode
         yield draft
-        draft.chmod(usual)  # some writers make files that only their owner can read
+        draft.chmod(usual)  # some writers create files that only their owner can read
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(path)
@@ -30,7 +34,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file completely or not at all.
 
     Raises:
         OutputError: it cannot be written.
@@ -43,22 +47,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all, in UTF-8.
+    """Write a text file in UTF-8, completely or not at all; lone surrogates are escaped.
 
     Raises:
         OutputError: it cannot be written.
     """
-    # Half a character (a lone surrogate) in somebody's words is no reason to lose a result.
+    # UTF-8 has no lone surrogates, and a result must not be lost because an expression contains one.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def user_cache(*parts: str) -> Path:
-    """Return a path below the folder for files that can be made or fetched again; nothing is created.
+    """Return a path in the cache folder, whose files can be computed or downloaded again; nothing is created.
 
     The folder is `$REFSEG_CACHE`, else `$XDG_CACHE_HOME/refseg`, else `~/.cache/refseg`.
 
     Raises:
-        OutputError: none of them is known: the user has no home folder, as in some containers.
+        OutputError: neither variable is set and the user has no home folder, as in some containers.
     """
     if chosen := os.environ.get("REFSEG_CACHE"):
         return Path(chosen, *parts)

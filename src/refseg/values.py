@@ -175,6 +175,7 @@ class Encoding:
         Raises:
             OutputError: it cannot be written; what was there before stays.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         about = {
@@ -186,8 +187,8 @@ class Encoding:
         try:
             with replacing(Path(path)) as draft:
                 save_file(arrays, draft, metadata=about)
-        except OSError as error:
-            raise OutputError(f"{os.fspath(path)}: cannot be written: {error.strerror or error}") from None
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"{os.fspath(path)}: cannot be written: {one_line(error)}") from None
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Encoding:
@@ -209,12 +210,14 @@ class Encoding:
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(
-                f"{os.fspath(path)}: cannot be read as an encoding: {' '.join(str(error).split())}"
-            ) from None
+            raise InputError(f"{os.fspath(path)}: cannot be read as an encoding: {one_line(error)}") from None
 
 
 # ── predictions ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+KEPT_PIXELS = 2**22
+"""Pixels of the largest image whose probabilities are kept from one pass to the next."""
 
 
 class _Measured(NamedTuple):
@@ -266,26 +269,25 @@ class Prediction:
     @cached_property
     def _measured(self) -> _Measured:
         frame = self.frame
-
-        def blocks() -> Iterator[tuple[slice, Float[ndarray, "rows width"]]]:
-            for rows, block in frame.restore_blocks(self.scores):
-                yield rows, np.clip(block, 0, 1, out=block)
-
-        threshold = self.decision.threshold
+        # Restored once, or, where that would take much memory, once for each pass.
+        kept = list(self._blocks()) if frame.height * frame.width <= KEPT_PIXELS else None
+        highest = 0.0
         if self.decision.relative_threshold is not None:
-            highest = 0.0
-            for _, block in blocks():
-                highest = max(highest, float(block.max()))
-            threshold = self.decision.threshold_for(highest)
+            highest = max(float(block.max()) for _, block in kept or self._blocks())
+        threshold = self.decision.threshold_for(highest)
         mask = np.empty((frame.height, frame.width), bool)
         inside = everything = 0.0
-        for rows, block in blocks():
+        for rows, block in kept or self._blocks():
             np.greater(block, threshold, out=mask[rows])
             inside += float(block.sum(where=mask[rows], dtype=np.float64))
             everything += float(block.sum(dtype=np.float64))
         union = float(np.count_nonzero(mask)) + everything - inside
         confidence = min(1.0, inside / union) if inside > 0 else 0.0
         return _Measured(threshold, confidence, encode_rle(mask), bounding_box(mask))
+
+    def _blocks(self) -> Iterator[tuple[slice, Float[ndarray, "rows width"]]]:
+        for rows, block in self.frame.restore_blocks(self.scores):
+            yield rows, np.clip(block, 0, 1, out=block)
 
     @property
     def threshold(self) -> float:

@@ -1,4 +1,4 @@
-"""`refseg data`: its verbs on tiny sets, and what it says to arguments that it cannot use."""
+"""`refseg data`: its verbs on tiny data sets, and its errors for unusable arguments."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def write(root, name, references, splits):
 # ── the command ──
 
 
-def test_help_waits_for_nothing():
+def test_help_imports_no_slow_library():
     script = (
         "import contextlib, sys; from refseg.cli.main import main\n"
         "for words in (['data', '--help'], ['data', 'show', '--help'], ['data', 'prepare', '--help']):\n"
@@ -183,7 +183,7 @@ def test_errors_fail_and_warnings_do_not(command, own):
     assert "9 errors and 1 warning in" in lines[-1]
 
 
-def test_what_is_wrong_is_told_as_json(command, own):
+def test_faults_as_json(command, own):
     with (own / "data.csv").open("a") as file:
         file.write("b.png,2.png,a cup,val\n")
     code, out, _ = command("check", own, "--json")
@@ -198,6 +198,34 @@ def test_images_may_lie_elsewhere(command, sets, tmp_path):
     (sets / "images" / "train2014").rename(tmp_path / "photos")
     assert command("check", "refcoco", "--data", sets)[0] == 1
     assert command("check", "refcoco", "--data", sets, "--images", tmp_path / "photos")[0] == 0
+
+
+def test_rows_that_cannot_be_used_are_noted_once_and_listed_by_check(command, own):
+    with (own / "data.csv").open("a") as file:
+        file.write("b.png,1.png,,val\n../b.png,1.png,a dog,val\n")
+    for words in (("stats", f"{own}:val"), ("stats", f"{own}:val", "--json"), ("show", f"{own}:val", "--out", "x.png")):
+        code, out, err = command(*words)
+        assert code == 0
+        (line,) = err.splitlines()
+        assert "2 rows were skipped" in line
+        assert "line 4" in line
+    assert command("stats", f"{own}:train")[2] == ""
+    assert json.loads(command("stats", f"{own}:val", "--json")[1])["skipped"] == 2
+    code, out, err = command("check", f"{own}:val")
+    assert (code, err) == (1, "")
+    assert [line.split()[:2] for line in out.splitlines()[:2]] == [["error", "row"]] * 2
+
+
+def test_without_a_home_folder_the_remedy_is_one_line(command, own, monkeypatch):
+    def unknown():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("REFSEG_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    code, out, err = command("stats", own)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert "REFSEG_CACHE" in err
 
 
 # ── stats ──
@@ -244,16 +272,16 @@ def outcomes(data):
     for index in range(data.num_images):
         for sample in data.samples_of(index):
             yield Outcome(
-                id=sample.expression_ids[0],
+                id=sample.expressions[0].id,
                 reference=sample.id,
                 image=sample.image_id,
-                expression=sample.expressions[0],
+                expression=sample.expressions[0].text,
                 present=True,
                 intersection=10 * int(sample.image_id),
                 union=100,
-                found=90,
-                meant=90,
-                pixels=768,
+                predicted_pixels=90,
+                target_pixels=90,
+                image_pixels=768,
                 score=0.5,
                 empty=False,
             )
@@ -275,6 +303,27 @@ def test_the_clean_part_is_scored_by_itself(command, sets, refused):
     assert "the result is of refcoco:val, not of refcoco:train" in refused(*other)
 
 
+def test_json_has_no_numbers_that_json_does_not_know(command, sets, monkeypatch):
+    monkeypatch.setattr("refseg.data.statistics.statistics", lambda *_, **__: {"a": [float("nan")], "b": float("inf")})
+    code, out, _ = command("stats", "refcoco:val", "--data", sets, "--json")
+    assert (code, json.loads(out)) == (0, {"a": [None], "b": None})
+
+
+def test_a_result_without_clean_images_is_valid_json(command, sets):
+    data = open_data("refcoco:val", sets, text_field="raw")
+    result = make_result(list(outcomes(data)), data, PROTOCOLS["lavt"], made_by={"model": "x"})
+    save_result(result, sets / "result.json")
+    Path("ids.txt").write_text("1\n2\n3\n")
+    words = ("leak", "refcoco:val", "--data", sets, "--against", "ids.txt", "--result", sets / "result.json", "--json")
+
+    def unknown(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    scores = json.loads(command(*words)[1], parse_constant=unknown)["scores"]
+    assert scores["clean"]["images"] == 0
+    assert scores["leaked"]["images"] == 3
+
+
 # ── show ──
 
 
@@ -287,7 +336,7 @@ def test_samples_are_drawn(command, own):
     assert (code, out) == (0, "1 of 1 references -> one.png\n")
 
 
-def test_letters_that_a_sheet_cannot_show_are_told_of(command, own):
+def test_letters_that_a_sheet_cannot_show_are_noted(command, own):
     text = (own / "data.csv").read_text(encoding="utf-8").replace("a dog", "собака")
     (own / "data.csv").write_text(text, encoding="utf-8")
     assert "write .html to read them" in command("show", own, "--out", "sheet.png")[2]
@@ -310,8 +359,8 @@ def test_only_the_images_of_the_splits_are_fetched(command, sets, monkeypatch):
         *("prepare", "refcoco", "--data", sets, "--split", "val", "testA", "--workers", "2"),
         *("--mirror", "http://localhost/x", "--sha256", "refcoco.zip=" + "0" * 64),
     )
-    assert (code, out) == (0, "refcoco: fetched 3 files (2.5 MB), 1 were there already\n")
-    assert "nobody told the checksum of refcoco.zip" in err
+    assert (code, out) == (0, "refcoco: fetched 3 files (2.5 MB), kept 1\n")
+    assert "no checksum of refcoco.zip is known" in err
     assert asked["files"] == [f"COCO_train2014_{i:012d}.jpg" for i in (1, 2, 3)]
     assert (asked["name"], asked["splits"], asked["mirrors"]) == ("refcoco", ("val", "testA"), ["http://localhost/x"])
     assert (asked["images"], asked["workers"], asked["sha256"]) == (True, 2, {"refcoco.zip": "0" * 64})
@@ -330,9 +379,9 @@ def test_a_set_that_was_split_in_several_ways_comes_in_one_archive(command, sets
     assert asked["files"] == [f"COCO_train2014_{i:012d}.jpg" for i in (2, 9)]
 
 
-def test_what_is_there_is_not_fetched_again(command, sets):
+def test_existing_files_are_not_fetched_again(command, sets):
     code, out, err = command("prepare", "refcoco", "--data", sets, "--split", "val")
-    assert (code, out, err) == (0, "refcoco: fetched 0 files (0.0 MB), 4 were there already\n", "")
+    assert (code, out, err) == (0, "refcoco: fetched 0 files (0.0 MB), kept 4\n", "")
 
 
 @pytest.mark.real

@@ -1,12 +1,14 @@
-"""`refseg evaluate`, `score` and `calibrate`: the same numbers from images and from stored masks, on any number of processes."""
+"""`refseg evaluate`, `score` and `calibrate`: the same numbers from images, stored masks and several processes."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from PIL import Image
 import refseg
 from refseg.cli.main import main
 from refseg.data.shapes import Shapes
+from refseg.masks import encode_rle
 from refseg.models.folder import read_folder
 
 
@@ -96,18 +99,18 @@ def test_several_processes_count_every_expression_once(folder, model_folder, cap
 def test_a_calibration_is_stored_with_the_model(model_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path))
     out = tmp_path / "calibrated"
-    said = run(capsys, "calibrate", model_folder, "shapes:val", "--out", out, "--limit", "60", "--device", "cpu")
+    said = run(capsys, "calibrate", model_folder, "shapes:val", "--out", out, "--limit", "30", "--device", "cpu")
     stored = read_folder(out)
     assert stored.spec.decision.calibration is not None
     assert stored.about["calibration"]["expressions"] == said["expressions"]
     error = said["on_the_other_half"]["expected_calibration_error"]
     assert error["after"] < error["before"]
-    after = run(capsys, "evaluate", out, "shapes:val", "--limit", "20", "--device", "cpu")
-    before = run(capsys, "evaluate", model_folder, "shapes:val", "--limit", "20", "--device", "cpu")
+    after = run(capsys, "evaluate", out, "shapes:val", "--limit", "10", "--device", "cpu")
+    before = run(capsys, "evaluate", model_folder, "shapes:val", "--limit", "10", "--device", "cpu")
     assert after["n_acc"] >= before["n_acc"]
     assert refseg.load(out, "cpu").decision == stored.spec.decision
     # A calibration that the model has is not used.
-    again = run(capsys, "calibrate", out, "shapes:val", "--out", tmp_path / "again", "--limit", "60", "--device", "cpu")
+    again = run(capsys, "calibrate", out, "shapes:val", "--out", tmp_path / "again", "--limit", "30", "--device", "cpu")
     assert again["calibration"] == said["calibration"]
 
 
@@ -161,3 +164,72 @@ def test_errors_are_one_line(folder, model_folder, capsys, words, says):
     assert says in err
     assert len(err.splitlines()) == 1
     assert not (folder.parent / "x").exists()
+
+
+# ── any segmenter ──
+
+
+@pytest.fixture
+def another(model_folder, tmp_path, monkeypatch):
+    """A folder of data, and a segmenter of another project in the place of every model; returns the folder."""
+    by_colour = runpy.run_path(str(Path(__file__).parents[1] / "unit" / "evaluation" / "by_colour.py"))
+    home, data = tmp_path / "squares", by_colour["Squares"](60)
+    (home / "images").mkdir(parents=True)
+    rows = []
+    for index in range(data.num_images):
+        for sample in data.samples_of(index):
+            sample.load_image().save(home / "images" / sample.image_id)
+            rle = None if sample.load_mask is None else encode_rle(sample.load_mask())
+            rows += [{"image": sample.image_id, "text": one.text, "rle": rle} for one in sample.expressions]
+    (home / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("refseg.predictor.load", lambda *_, **__: by_colour["ByColour"]())
+    return home
+
+
+def test_any_segmenter_works_with_the_commands(another, model_folder, capsys):
+    image = another / "images" / "000.png"
+    (predicted,) = run(capsys, "predict", image, "the red square", "--model", model_folder, "--out", "out", "--json")
+    assert predicted["score"] > 0.5
+    with Image.open(f"out/{predicted['mask']}") as mask:
+        assert np.asarray(mask).any()
+
+    words = ("evaluate", model_folder, f"{another}:all")
+    result = run(capsys, *words, "--out", "result.json", "--save", "masks.jsonl")
+    assert result["made_by"] == {
+        "model": str(model_folder),
+        "fingerprint": "by colour",
+        "threshold": 0.35,
+        "relative_threshold": None,
+        "device": "cpu",
+    }
+    assert (result["n"], result["n_absent"], result["whole"]) == (180, 60, True)
+    scored = run(capsys, "score", "masks.jsonl", f"{another}:all")
+    assert [scored[name] for name in METRICS] == [result[name] for name in METRICS]
+
+    fitted = run(capsys, "calibrate", model_folder, f"{another}:all", "--out", "calibrated", "--thresholds")
+    assert read_folder("calibrated").spec.decision.threshold == fitted["thresholds"]["threshold"] == 0.45
+
+    assert main(["report", "result.json"]) == 0
+    assert f"| mean IoU | {100 * result['mean_iou']:.2f} |" in capsys.readouterr().out
+    assert main(["report", "result.json", "--html", "report.html", "--predictions", "masks.jsonl"]) == 0
+    assert "data:image/jpeg;base64," in Path("report.html").read_text(encoding="utf-8")
+
+
+def test_a_protocol_stores_the_masks_that_it_scores(another, model_folder, capsys):
+    words = (f"{another}:all", "--protocol", "gres")
+    result = run(capsys, "evaluate", model_folder, *words, "--save", "masks.jsonl")
+    scored = run(capsys, "score", "masks.jsonl", *words)
+    assert result["n_acc"] == scored["n_acc"] == 1.0
+    assert scored["mean_iou"] == pytest.approx(result["mean_iou"], abs=0.01)  # masks are resized in another way
+
+
+def test_skipped_rows_are_noted_and_stored(another, model_folder, capsys):
+    with (another / "data.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"image": "000.png"}\n')
+    assert main(["evaluate", str(model_folder), f"{another}:all", "--limit", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert len(err.splitlines()) == 1
+    assert err.startswith("refseg: note: ")
+    assert json.loads(out)["data"]["skipped"] == 1

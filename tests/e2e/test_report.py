@@ -1,4 +1,4 @@
-"""`refseg report` and `refseg compare`: what they write, and what they say to files that they cannot use."""
+"""`refseg report` and `refseg compare`: their output, and their errors for wrong files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def results(model_folder, tmp_path_factory):
 
 @pytest.fixture
 def here(results, tmp_path, monkeypatch):
-    """A copy of the results to spoil."""
+    """A copy of the results that a test may change."""
     monkeypatch.chdir(shutil.copytree(results, tmp_path / "here"))
     return tmp_path / "here"
 
@@ -39,8 +39,8 @@ def command(here, capsys):
 
 
 @pytest.fixture
-def refused(command, here):
-    """Runs what must be refused: in one line, with exit code 2, changing no file. Returns the line."""
+def fails(command, here):
+    """Runs a command that must fail with one line and exit code 2, changing no file; returns the line."""
 
     def run(*words):
         before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
@@ -59,7 +59,7 @@ def test_a_report_is_printed_as_markdown(command, here):
     assert (code, err) == (0, "")
     figures = json.loads((here / "a.json").read_text(encoding="utf-8"))
     assert f"| mean IoU | {100 * figures['mean_iou']:.2f} |" in out
-    assert "No published numbers of shapes:val are known here." in out
+    assert "No published numbers of shapes:val are known." in out
 
 
 def test_a_report_is_written_as_both(command, here):
@@ -71,7 +71,7 @@ def test_a_report_is_written_as_both(command, here):
     assert page.startswith("<!doctype html>")
     assert "data:image/jpeg;base64," in page
     assert "second model" in page
-    assert "another threshold or size" not in page, "what is shown is what was counted"
+    assert "The stored mask has IoU" not in page
 
 
 def test_a_report_without_masks_has_no_images(command, here):
@@ -90,75 +90,75 @@ def test_the_same_twice_is_no_difference(command, here):
 
 
 @pytest.mark.parametrize("verb", ["report", "compare"])
-def test_what_is_no_result_is_refused(refused, here, verb):
+def test_other_files_are_an_error(fails, here, verb):
     def words(file):
         return [verb, file, *(["a.json"] if verb == "compare" else [])]
 
-    assert "none.json: cannot be read: No such file" in refused(*words("none.json"))
-    assert "broken: Expecting value" in refused(*words("/dev/null"))
+    assert "none.json: cannot be read: No such file" in fails(*words("none.json"))
+    assert "broken: Expecting value" in fails(*words("/dev/null"))
     (here / "x.json").write_text("[1, 2", encoding="utf-8")
-    assert "x.json: broken" in refused(*words("x.json"))
+    assert "x.json: broken" in fails(*words("x.json"))
     (here / "x.json").write_text('{"schema": "other"}', encoding="utf-8")
-    assert "x.json: is no result" in refused(*words("x.json"))
+    assert "x.json: is no result" in fails(*words("x.json"))
     (here / "x.json").write_bytes(b"\xff\xfe")
-    assert "x.json: broken" in refused(*words("x.json"))
+    assert "x.json: broken" in fails(*words("x.json"))
     (here / "b.jsonl").unlink()
-    assert "b.jsonl: cannot be read: No such file" in refused(*words("b.json"))
+    assert "b.jsonl: cannot be read: No such file" in fails(*words("b.json"))
 
 
 @pytest.mark.parametrize("verb", ["report", "compare"])
-def test_changed_outcomes_are_refused(refused, here, verb):
+def test_changed_outcomes_are_an_error(fails, here, verb):
     words = [verb, "b.json", *(["a.json"] if verb == "compare" else [])]
     lines = (here / "b.jsonl").read_text(encoding="utf-8")
-    (here / "b.jsonl").write_text(lines.replace('"found": ', '"found": 1'), encoding="utf-8")
-    assert "b.jsonl: does not belong to b.json, or was changed since" in refused(*words)
+    (here / "b.jsonl").write_text(lines.replace('"predicted_pixels": ', '"predicted_pixels": 1'), encoding="utf-8")
+    assert "b.jsonl: does not belong to b.json, or was changed since" in fails(*words)
 
 
 @pytest.mark.parametrize("verb", ["report", "compare"])
-def test_incomplete_figures_are_refused(refused, here, verb):
+def test_incomplete_figures_are_an_error(fails, here, verb):
     figures = json.loads((here / "b.json").read_text(encoding="utf-8"))
     for name in ("data", "protocol", "made_by", "intervals", "precision"):
         rest = {key: value for key, value in figures.items() if key != name}
         (here / "b.json").write_text(json.dumps(rest), encoding="utf-8")
-        assert f"broken result: has no field '{name}'" in refused(verb, "b.json", *["a.json"] * (verb == "compare"))
+        assert f"broken result: has no field '{name}'" in fails(verb, "b.json", *["a.json"] * (verb == "compare"))
 
 
-def test_results_that_do_not_belong_together_are_refused(refused):
-    line = refused("compare", "a.json", "gres.json")
+def test_results_of_different_protocols_are_an_error(fails):
+    line = fails("compare", "a.json", "gres.json")
     assert "not comparable: the results were counted by different protocols, refseg and gres" in line
 
 
-def test_a_report_does_not_replace_what_it_is_made_of(refused):
-    assert "would replace what it is made of" in refused("report", "a.json", "--html", "a.json")
-    assert "would replace what it is made of" in refused("report", "a.json", "--markdown", "../here/a.jsonl")
-    assert "would replace what it is made of" in refused("compare", "a.json", "b.json", "--json", "b.jsonl")
-    assert "name the same file" in refused("report", "a.json", "--html", "x", "--markdown", "x")
+def test_a_report_does_not_replace_its_inputs(fails):
+    assert "would replace" in fails("report", "a.json", "--html", "a.json")
+    assert "would replace" in fails("report", "a.json", "--markdown", "../here/a.jsonl")
+    assert "would replace" in fails("compare", "a.json", "b.json", "--json", "b.jsonl")
+    assert "name the same file" in fails("report", "a.json", "--html", "x", "--markdown", "x")
 
 
-def test_what_cannot_be_written_is_refused(refused):
-    assert "there is no folder none" in refused("report", "a.json", "--html", "none/a.html")
-    assert "is a folder" in refused("report", "a.json", "--markdown", "..")
-    assert "there is no folder none" in refused("compare", "a.json", "b.json", "--json", "none/c.json")
+def test_outputs_that_cannot_be_written_are_an_error(fails):
+    assert "there is no folder none" in fails("report", "a.json", "--html", "none/a.html")
+    assert "is a folder" in fails("report", "a.json", "--markdown", "..")
+    assert "there is no folder none" in fails("compare", "a.json", "b.json", "--json", "none/c.json")
 
 
-def test_arguments_without_use_are_refused(refused, here):
-    assert "--predictions is for the images" in refused("report", "a.json", "--predictions", "a.masks.jsonl")
-    line = refused("report", "a.json", "--html", "a.html", "--other-predictions", "a.masks.jsonl")
+def test_arguments_without_an_effect_are_an_error(fails, here):
+    assert "--predictions is for the images" in fails("report", "a.json", "--predictions", "a.masks.jsonl")
+    line = fails("report", "a.json", "--html", "a.html", "--other-predictions", "a.masks.jsonl")
     assert "give both" in line
-    assert "cannot be read" in refused("report", "a.json", "--html", "a.html", "--predictions", "none.jsonl")
+    assert "cannot be read" in fails("report", "a.json", "--html", "a.html", "--predictions", "none.jsonl")
 
 
-def test_other_masks_are_refused(refused, here):
+def test_masks_of_other_data_are_an_error(fails, here):
     lines = (here / "a.masks.jsonl").read_text(encoding="utf-8").splitlines()
     (here / "few.jsonl").write_text(lines[0] + "\n", encoding="utf-8")
-    assert "has no prediction for expression" in refused(
+    assert "has no prediction for expression" in fails(
         "report", "a.json", "--html", "a.html", "--predictions", "few.jsonl"
     )
 
 
-def test_data_that_are_not_there_are_refused(refused, here):
+def test_missing_data_is_an_error(fails, here):
     figures = json.loads((here / "a.json").read_text(encoding="utf-8"))
-    for name, expected in (("refcoco", "where is refcoco?"), ("./gone", "no such folder"), ("shapes", "not what was")):
+    for name, expected in (("refcoco", "--data"), ("./gone", "gone"), ("shapes", "not the data")):
         figures["data"] |= {"name": name, "digest": "another"}
         (here / "a.json").write_text(json.dumps(figures), encoding="utf-8")
-        assert expected in refused("report", "a.json", "--html", "a.html", "--predictions", "a.masks.jsonl")
+        assert expected in fails("report", "a.json", "--html", "a.html", "--predictions", "a.masks.jsonl")

@@ -114,7 +114,7 @@ def test_first_loss_and_its_gradients(model, batch, stages, golden):
     # After `stages`: training mode changes the running statistics.
     pixels, tokens, padding, target = batch
     model.train()
-    loss = contrastive_loss(model(pixels, tokens, padding), target).mean()
+    loss = contrastive_loss(model(pixels, tokens, padding), target, torch.ones_like(target)).mean()
     loss.backward()
     assert loss.item() == pytest.approx(float(golden["losses"][0]), rel=1e-4)
 

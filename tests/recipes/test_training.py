@@ -15,7 +15,7 @@ import refseg.training.loop as loop
 import refseg.training.state as state
 from refseg.cli.main import main
 from refseg.data.shapes import Shapes
-from refseg.errors import OutputError, TrainingError
+from refseg.errors import ConfigError, OutputError, TrainingError
 from refseg.evaluation.protocols import PROTOCOLS
 from refseg.models.folder import load_model, read_folder, save_model
 from refseg.training.config import TrainingConfig
@@ -330,6 +330,13 @@ def test_validation_follows_the_protocol(make_tiny, scenes, validation, tmp_path
         show=False,
     )
     assert seen == [protocol]
+
+
+def test_a_protocol_without_a_rule_for_the_data_is_refused_at_the_start(make_tiny, scenes, validation, tmp_path):
+    how = Validation(data=validation, protocol=PROTOCOLS["cris"])
+    with pytest.raises(ConfigError, match="protocol=refseg"):
+        train(make_tiny(), settings(), scenes, how, tmp_path / "run", device="cpu", show=False)
+    assert not (tmp_path / "run").exists()
 
 
 class Present(First):

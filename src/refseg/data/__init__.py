@@ -1,4 +1,4 @@
-"""Where samples come from."""
+"""Data sets: generated scenes, public data sets and folders of your own."""
 
 from refseg.data.shapes import Shapes
 

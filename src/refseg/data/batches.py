@@ -1,4 +1,4 @@
-"""Samples -> training batches: each image is placed in the square once for all of its expressions, in a seeded order."""
+"""Samples to training batches: each image is loaded once for all of its expressions, in a seeded order."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ class _Checker:
         self.wanted: set[str] = set()
         """The splits that are checked."""
 
-    def _tell(self, record: Record, kind: str, message: str) -> None:
+    def _report(self, record: Record, kind: str, message: str) -> None:
         self._add(record.table or str(self.source.files[0]), record.row, kind, message)
 
     def _add(self, file: str, row: str, kind: str, message: str) -> None:
@@ -163,23 +163,23 @@ class _Checker:
             chosen = is_wanted(record.split)
             if not encodable(record):
                 if chosen:
-                    self._tell(record, "row", "holds half a character (a lone surrogate), which cannot be written")
+                    self._report(record, "row", "holds half a character (a lone surrogate), which cannot be written")
                 continue
             self.first.setdefault(record.image_id, {}).setdefault(record.split, record)
             if not chosen:
                 continue
             self.wanted.add(record.split)
             if record.id in rows:
-                self._tell(record, "duplicate", f"the id {record.id!r} is that of {rows[record.id]} too")
+                self._report(record, "duplicate", f"the id {record.id!r} is that of {rows[record.id]} too")
                 continue
             for one in record.expression_ids:
                 if one in expressions:
                     message = f"the id {one!r} of an expression is one of {expressions[one]} too"
-                    self._tell(record, "duplicate", message)
+                    self._report(record, "duplicate", message)
                 expressions.setdefault(one, _where(record))
             rows[record.id] = _where(record)
             for message in record.warnings:
-                self._tell(record, "partial", message)
+                self._report(record, "partial", message)
             wanted.append(record)
         if not splits and not self.findings:
             raise DataError(f"{self.source.files[0]}: holds no references")
@@ -204,7 +204,7 @@ class _Checker:
                 other, earlier = regions.setdefault(" ".join(expression.lower().split()), (region, record))
                 if other != region:
                     message = f"{_short(expression)} refers to another region of {file} in {_place(earlier)}"
-                    self._tell(record, "ambiguous", message)
+                    self._report(record, "ambiguous", message)
 
     def _image(self, file: str, records: Sequence[Record]) -> tuple[int, int] | None:
         """Return the size of an image, (height, width), if it can be read."""
@@ -213,20 +213,20 @@ class _Checker:
             source = self.media.find_image(file) if self.source.image is None else self.source.image(file)
         except DataError as error:
             count = f"{len(records)} references need it" if len(records) > 1 else "a reference needs it"
-            self._tell(records[0], "missing", f"{error}; {count}")
+            self._report(records[0], "missing", f"{error}; {count}")
         else:
             try:
                 size = read_size(source) if self.quick else read_image(source).size[::-1]
             except ImageError as error:
-                self._tell(records[0], "image", f"image {file}: {error}")
+                self._report(records[0], "image", f"image {file}: {error}")
             else:
-                for said, record in sizes.items():
-                    if said != size:
-                        self._tell(record, "image", f"{file} is {_by(size)}, but the data say {_by(said)}")
+                for given, record in sizes.items():
+                    if given != size:
+                        self._report(record, "image", f"{file} is {_by(size)}, but the data say {_by(given)}")
                 return size
         if len(sizes) > 1:
-            told = " and ".join(f"{_by(said)} ({_place(record)})" for said, record in reversed(sizes.items()))
-            self._tell(records[0], "image", f"{file} is said to be of several sizes: {told}")
+            known = " and ".join(f"{_by(given)} ({_place(record)})" for given, record in reversed(sizes.items()))
+            self._report(records[0], "image", f"{file} has several sizes in the data: {known}")
         return None
 
     # ── masks ──
@@ -239,7 +239,7 @@ class _Checker:
             return None
         for part in record.parts:
             if Path(part.get("file", "")).suffix.lower() in LOSSY:
-                self._tell(record, "lossy", f"the mask {part['file']} has lossy compression, which blurs it; use PNG")
+                self._report(record, "lossy", f"the mask {part['file']} has lossy compression, which blurs it; use PNG")
         try:
             if self.quick:
                 for part in record.parts:
@@ -247,12 +247,12 @@ class _Checker:
                 return json.dumps(record.parts, sort_keys=True)
             target = self.media.paint(record.parts, *size, image=record.file).target
         except (DataError, ImageError) as error:
-            self._tell(record, "mask", str(error))
+            self._report(record, "mask", str(error))
             return None
         if not target.any():
-            self._tell(record, "empty", "the mask is empty, but the reference has a target")
+            self._report(record, "empty", "the mask is empty, but the reference has a target")
         elif (share := float(target.mean())) >= FULL:
-            self._tell(record, "full", f"the mask covers {share:.1%} of the image; is it inverted?")
+            self._report(record, "full", f"the mask covers {share:.1%} of the image; is it inverted?")
         return hashlib.sha256(np.packbits(target).tobytes()).hexdigest()
 
     def _check_size(self, record: Record, part: Part, size: tuple[int, int]) -> None:
@@ -272,17 +272,19 @@ class _Checker:
             try:
                 check_expression(expression)
             except ExpressionError:
-                self._tell(record, "blank", f"the expression {_short(expression)} holds no words")
+                self._report(record, "blank", f"the expression {_short(expression)} holds no words")
                 continue
             if odd := [character for character in expression if _is_odd(character)]:
                 code = f"U+{ord(odd[0]):04X}"
-                self._tell(record, "odd", f"{_short(expression)} holds the character {code}, which no expression needs")
+                self._report(
+                    record, "odd", f"{_short(expression)} holds the character {code}, which no expression needs"
+                )
             if not any(character.isalpha() for character in expression):
-                self._tell(record, "odd", f"{_short(expression)} holds no letters")
+                self._report(record, "odd", f"{_short(expression)} holds no letters")
             if truncated:
                 count = len(self.tokenizer.encode(expression))
                 limit = self.tokenizer.word_length
-                self._tell(record, "limit", f"{_short(expression)} has {count} tokens; all after {limit} are cut off")
+                self._report(record, "limit", f"{_short(expression)} has {count} tokens; all after {limit} are cut off")
 
     # ── splits ──
 
@@ -292,7 +294,7 @@ class _Checker:
             one, *others = by_split.values()
             for other in others:
                 if self.wanted & {one.split, other.split}:
-                    self._tell(other, "split", f"image {image_id} is in {other.split} and in {_where(one)}")
+                    self._report(other, "split", f"image {image_id} is in {other.split} and in {_where(one)}")
         if self.source.format == "folder":
             self._compare_files()
 
@@ -316,7 +318,7 @@ class _Checker:
                     others = {record.split, other.split}
                     if len(others) == 2 and record.image_id != other.image_id and self.wanted & others:
                         message = f"image {record.file} of {record.split} is, byte for byte, {other.file} of"
-                        self._tell(record, "split", f"{message} {_where(other)}")
+                        self._report(record, "split", f"{message} {_where(other)}")
                         break
 
     def count(self, wanted: Iterable[Record], published: dict[str, int]) -> None:

@@ -40,7 +40,7 @@ CREATE INDEX reference_of_split ON reference (split);
 CREATE INDEX repeated_id ON reference (id) WHERE repeated;
 """
 SMALL = 4 * 2**20
-"""Bytes up to which a file is told from another by its content."""
+"""Bytes up to which a file is identified by its content."""
 ABANDONED = 24 * 60 * 60
 """Seconds after which an unfinished index of another process is removed."""
 ABOUT = "SELECT key, value FROM about"
@@ -72,8 +72,8 @@ def open_index(source: Source, *, options: str = "") -> Index:
 def _state(source: Source) -> str:
     """Return a hash that tells whether the files are those that were read.
 
-    Size and time of modification alone do not tell: programs set the time, and a file system's clock may be coarse.
-    Small files are told by their content. Large ones are told by their inode and the time of its last change too, which
+    Size and time of modification do not suffice: programs set the time, and a file system's clock may be coarse.
+    Small files are identified by content, large ones also by their inode and the time of its last change, which
     no program can set.
     """
     digest = hashlib.sha256()

@@ -207,11 +207,11 @@ def find_leaks(data: DataSet, lists: Sequence[Images]) -> list[Leak]:
     leaked = [
         frozenset(id for id in counts if any(images.has(id, file) for file in files.get(id, (id,)))) for images in lists
     ]
-    told: list[tuple[str, int | None, frozenset[str]]] = [
+    found_by: list[tuple[str, int | None, frozenset[str]]] = [
         (images.name, len(images) or None, found) for images, found in zip(lists, leaked, strict=True)
     ]
     if len(lists) > 1:
-        told.append(("any of them", None, frozenset().union(*leaked)))
+        found_by.append(("any of them", None, frozenset().union(*leaked)))
     return [
         Leak(
             against=name,
@@ -220,5 +220,5 @@ def find_leaks(data: DataSet, lists: Sequence[Images]) -> list[Leak]:
             references=sum(counts[id][0] for id in found),
             expressions=sum(counts[id][1] for id in found),
         )
-        for name, listed, found in told
+        for name, listed, found in found_by
     ]

@@ -211,7 +211,7 @@ class References(Sequence[Sample]):
 
 
 class _Region:
-    """Paints the region of a sample when it is loaded; not a closure, since samples travel to other processes."""
+    """Paints the region of a sample when it is loaded; not a closure, since samples are sent to other processes."""
 
     def __init__(self, media: Media, name: str, id: str, file: str, size: tuple[int, int] | None, parts: str) -> None:
         self.media, self.name, self.id, self.file, self.size, self.parts = media, name, id, file, size, parts

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from refseg.data.dataset import DataSet
+from refseg.data.dataset import DataSet, ImageData
 from refseg.errors import ConfigError, DataError, OutputError, RefsegError
 from refseg.files import write_bytes
 from refseg.values import Sample
@@ -42,7 +42,7 @@ ul { margin: .25rem 0; padding-left: 1.2rem; }
 """
 
 
-def choose(data: DataSet, n: int, seed: int = 0) -> list[Sample]:
+def choose(data: ImageData, n: int, seed: int = 0) -> list[Sample]:
     """Return n samples drawn at random from as many different images as possible, in their order in the data.
 
     Raises:

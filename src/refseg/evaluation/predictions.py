@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -29,6 +29,7 @@ from tqdm import tqdm
 from refseg.data.dataset import DataSet
 from refseg.data.formats.record import safe_name, take
 from refseg.errors import DataError, ImageError
+from refseg.evaluation import strict_json
 from refseg.evaluation.evaluate import Objects, Target, make_outcome, target_of
 from refseg.evaluation.metrics import Outcome
 from refseg.evaluation.protocols import Protocol
@@ -111,7 +112,7 @@ class Predictions:
             if not line.strip():
                 continue
             try:
-                self._add(f"line {number}", json.loads(line, parse_constant=_refuse_constant))
+                self._add(f"line {number}", strict_json.loads(line))
             except (ValueError, RecursionError, DataError) as error:
                 raise DataError(f"{self.path}: line {number}: {error}") from None
 
@@ -235,17 +236,13 @@ class _ImageNames:
         for id in (path, _without_ending(path), str(int(coco[1])) if coco else path):
             if id in self.ids:
                 return [id]
-        return sorted(self.paths.get(path) or self.names.get(path, ()))
+        return sorted(self.paths.get(path) or self.names.get(path) or ())
 
 
 def _without_ending(name: str) -> str:
     """Return a file name without the ending of an image; other dots are part of the name."""
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_ENDINGS else name
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise DataError(f"{name} is no number of JSON")
 
 
 def score(

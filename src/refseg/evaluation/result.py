@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from refseg import __version__
 from refseg.config import to_dict
 from refseg.data.catalogue import DATA_SETS
 from refseg.data.dataset import DataSet
 from refseg.errors import DataError
+from refseg.evaluation import strict_json
 from refseg.evaluation.metrics import Outcome, breakdown, intervals, summarise
 from refseg.evaluation.protocols import Protocol
 from refseg.files import write_text
@@ -137,7 +138,7 @@ def load_result(path: Path) -> Result:
         DataError: one is missing, broken or of another schema, or they do not belong together.
     """
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        figures = strict_json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(figures, dict) or figures.get("schema") != SCHEMA:
             raise DataError(f"{path}: is no result of `refseg evaluate` or `refseg score` ({SCHEMA})")
         written = outcomes_path(path).read_bytes()
@@ -145,7 +146,7 @@ def load_result(path: Path) -> Result:
         if expected != hashlib.sha256(written).hexdigest():
             raise DataError(f"{outcomes_path(path)}: does not belong to {path.name}, or was changed since")
         lines = written.decode("utf-8").splitlines()
-        outcomes = tuple(Outcome(**json.loads(line, parse_constant=_refuse_constant)) for line in lines)
+        outcomes = tuple(Outcome(**strict_json.loads(line)) for line in lines)
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
     except DataError:
@@ -153,7 +154,3 @@ def load_result(path: Path) -> Result:
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: broken: {error}") from None
     return Result(figures, outcomes)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")

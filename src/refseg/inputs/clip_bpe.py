@@ -1,7 +1,7 @@
-"""An expression becomes the tokens that CLIP's text encoder reads.
+"""CLIP's tokenizer: converts expressions to the tokens of CLIP's text encoder.
 
-The vocabulary beside this file, `bpe_merges.txt.gz`, is OpenAI's (MIT), taken by `scripts/build_vocabulary.py` from the
-package open_clip_torch.
+The vocabulary, `bpe_merges.txt.gz`, is OpenAI's (MIT); `scripts/build_vocabulary.py` extracts it from the package
+open_clip_torch.
 """
 
 from __future__ import annotations
@@ -36,37 +36,37 @@ START_TOKEN = 49_406
 END_TOKEN = 49_407
 VOCABULARY_SIZE = 49_408
 WORD_LENGTH = 17
-"""Tokens that CRIS reads of an expression of RefCOCO or RefCOCO+, start and end included."""
+"""The tokens per expression of CRIS on RefCOCO and RefCOCO+, start and end token included."""
 WORD_LENGTH_REFCOCOG = 22
-"""The same for RefCOCOg, whose expressions are longer."""
+"""The same on RefCOCOg, whose expressions are longer."""
 LONGEST = 77
-"""CLIP has no position embeddings beyond."""
+"""The number of position embeddings of CLIP, and therefore the largest number of tokens."""
 
-# CLIP's own pattern, without its alternatives for "<|startoftext|>" and "<|endoftext|>": what a user writes is text.
+# CLIP's own pattern without "<|startoftext|>" and "<|endoftext|>", which are ordinary text in a user's expression.
 PIECES = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 WORD_END = "</w>"
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Expressions as the text encoder takes them."""
+    """The tokens of B expressions, each of length L."""
 
     tokens: Int64[ndarray, "B L"]
-    """Start token, the words' tokens, end token, then zeros."""
+    """Start token, the tokens of the expression, end token, then zeros."""
     padding: Bool[ndarray, "B L"]
-    """True where a token is padding. Only this tells: 0 is also the token of an exclamation mark inside a word."""
+    """True where a token is padding. Token 0 alone does not mean padding: it is also an exclamation mark in a word."""
     truncated: tuple[bool, ...]
-    """For each expression, whether its end was cut off to fit."""
+    """Whether the end of each expression was cut off to fit."""
 
 
 class Tokenizer:
-    """Turns expressions into tokens as CLIP does: cleaned, lower-cased, byte pairs of bytes.
+    """Converts expressions to tokens as CLIP does: clean the text, lower-case it, apply byte pair encoding to UTF-8.
 
-    The one deviation: `<|startoftext|>` and `<|endoftext|>` in an expression are plain text, where CLIP's own tokenizer
-    lets them become the start and the end token. The vocabulary is read at first use, once for a process.
+    One deviation from CLIP's tokenizer: `<|startoftext|>` and `<|endoftext|>` in an expression are ordinary text and do
+    not become the start and the end token. The vocabulary is read at first use, once per process.
 
     Args:
-        word_length: tokens of every expression, start and end included; 2 to 77.
+        word_length: L, the tokens per expression, start and end token included; 2 to 77.
 
     Raises:
         ConfigError: word_length is out of range.
@@ -81,10 +81,10 @@ class Tokenizer:
         return f"Tokenizer(word_length={self.word_length})"
 
     def __call__(self, expressions: Sequence[str]) -> Tokens:
-        """Tokens of B expressions, each padded, or cut so that it still ends with the end token, to L = `word_length`.
+        """Return the tokens of B expressions, padded or cut to L = `word_length`; the last kept token is the end token.
 
         Raises:
-            ExpressionError: an expression is not text, or a bare string stands where a list of them belongs.
+            ExpressionError: an expression is not text, or one string was given instead of a list.
         """
         if isinstance(expressions, str):
             raise ExpressionError("expressions must be a list of texts, but one text was given; put it into a list")
@@ -99,7 +99,7 @@ class Tokenizer:
         return Tokens(tokens, padding, tuple(len(row) > length for row in rows))
 
     def encode(self, text: str) -> list[int]:
-        """All tokens of a text, 0 to 49407, from the start token to the end token, neither padded nor cut.
+        """Return all tokens of a text, 0 to 49407, from the start token to the end token, neither padded nor cut.
 
         Raises:
             ExpressionError: the text is not a str.
@@ -108,20 +108,20 @@ class Tokenizer:
 
     @staticmethod
     def _encode(text: str, most: int | None = None) -> list[int]:
-        """All tokens, or, of a text that has more than `most`, at least the first `most` + 1."""
+        """Return all tokens of a text; if it has more than `most`, at least the first `most` + 1."""
         cleaned = _clean(text)
         if most is not None:
-            # No piece reaches across a space and every word has a token or more. So the first words alone give the same
-            # tokens in the same places, and of a text as long as a book only a line is encoded.
+            # Every word has at least one token, and no token spans a space: the first `most` words give the same first
+            # tokens, and the rest of a very long text need not be encoded.
             cleaned = " ".join(cleaned.split(" ", most)[:most])
         return [START_TOKEN, *_byte_pairs().encode(cleaned, add_special_tokens=False).ids, END_TOKEN]
 
 
 def check_expression(text: str) -> str:
-    """Return the text verbatim if there is something in it to look for.
+    """Return the text verbatim if it can be used as an expression.
 
     Raises:
-        ExpressionError: it is not a str, or it is blank.
+        ExpressionError: the text is not a str, or it is blank.
     """
     if not _clean(text):
         raise ExpressionError("the expression is blank; say in words what to look for, such as 'the cup on the left'")
@@ -129,10 +129,10 @@ def check_expression(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Mended, unescaped, lower-cased, with single spaces: what CLIP does to a text before it cuts it into pieces."""
+    """Return a text as CLIP cleans it: encoding repaired by ftfy, HTML unescaped, lower-cased, with single spaces."""
     if not isinstance(text, str):
         raise ExpressionError(f"an expression must be text, but a {type(text).__name__} was given")
-    # Of printable ASCII without entities ftfy mends nothing: ordinary expressions need not wait for its import.
+    # ftfy does not change printable ASCII without HTML entities, so most expressions do not need its slow import.
     if not (text.isascii() and text.isprintable() and "&" not in text):
         import ftfy
 
@@ -142,11 +142,11 @@ def _clean(text: str) -> str:
 
 @cache
 def _byte_pairs() -> BytePairEncoder:
-    """Read the vocabulary: every byte, every byte that ends a word, one entry a merge, start, end."""
+    """Return the byte pair encoder. Its vocabulary: all bytes, all bytes at the end of a word, one entry per merge."""
     packed = resources.files("refseg.inputs").joinpath("bpe_merges.txt.gz").read_bytes()
     lines = gzip.decompress(packed).decode("utf-8").splitlines()
     merges = [(first, second) for first, second in (line.split(" ") for line in lines)]
-    # CLIP numbers the printable bytes first, then the rest in the order of their stand-ins.
+    # CLIP numbers the printable bytes first, then the others in the order of the characters that represent them.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     entries = [*alphabet, *(letter + WORD_END for letter in alphabet), *(first + second for first, second in merges)]
     vocabulary = {entry: number for number, entry in enumerate(entries)}

@@ -31,18 +31,19 @@ __all__ = [
 
 @runtime_checkable
 class BinaryFile(Protocol):
-    """An object from which bytes are read: an open file, `io.BytesIO`, an upload."""
+    """An object that bytes are read from: an open file, `io.BytesIO`, an upload."""
 
     def read(self, size: int = -1, /) -> bytes:
-        """Return at most `size` bytes; all remaining ones where it is negative."""
+        """Return at most `size` bytes, or all remaining bytes if it is negative."""
 
 
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | ndarray | BinaryFile
 """The types that are accepted as an image."""
 
-# Image formats only. Pillow reads others too, among them PostScript, which it passes to another program.
+# Image formats only. Pillow also reads PostScript, which it passes to another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-ORIENTATION = 0x0112  # the EXIF tag
+ORIENTATION = 0x0112
+"""The EXIF tag of the orientation."""
 UPRIGHT: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,22 +53,24 @@ UPRIGHT: dict[object, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+"""The operation that makes an image upright, by EXIF orientation; without an entry none is needed."""
 PLAIN = ("1", "L", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "I", "F", "I;16", "I;16L", "I;16B", "I;16N")
-"""Modes in which 0 in all channels is black."""
+"""The modes in which a pixel is black if all of its channels are 0."""
 SIDEWAYS = (
     Image.Transpose.TRANSPOSE,
     Image.Transpose.ROTATE_270,
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 )
+"""The operations that exchange height and width."""
 
 
 def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Return an image upright, as 8-bit RGB.
 
-    Grey values become grey colours; 16 bits are scaled to 8, and numbers of a wider range as in `_to_8_bits`;
-    transparent pixels are blended with white; colour profiles are ignored, as in the training images; of several
-    frames the first is used; the orientation in EXIF is applied.
+    Grey images become RGB with equal channels; 16-bit values are scaled to 8 bits, 32-bit integers and floats as in
+    `_to_8_bits`. Transparent pixels are blended with white. Colour profiles are ignored, as in the training images. Of
+    several frames the first is used. The EXIF orientation is applied.
 
     Args:
         source: a path, a binary file, a PIL image, or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
@@ -77,7 +80,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         A new PIL image of mode RGB; no file stays open.
 
     Raises:
-        ImageError: the image is missing, cannot be read, is broken or larger than max_pixels.
+        ImageError: the image is missing, unreadable, broken or larger than `max_pixels`.
     """
     if isinstance(source, ndarray):
         return _from_array(source, max_pixels)
@@ -96,13 +99,13 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
 
 
 def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Bool[ndarray, "H W"]:
-    """Return the pixels of an image that are not black; of a palette image, those whose colour is not black.
+    """Return a mask that is True where a mask image is not black; in a palette image, where the colour is not black.
 
-    Nothing is scaled or rotated: a mask has the same pixels as its image. Transparency is ignored.
+    The image is neither scaled nor rotated, and its EXIF orientation and transparency are ignored.
 
     Raises:
-        ImageError: the file is missing, cannot be read, is broken or larger than max_pixels, or its palette makes
-            everything black.
+        ImageError: the file is missing, unreadable, broken or larger than `max_pixels`, or it uses several entries of
+            its palette and all of them are black.
     """
     name = repr(os.fsdecode(path))
     with _open(path, name) as file:
@@ -111,7 +114,7 @@ def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
         try:
             values = np.asarray(image)
             if image.mode not in PLAIN:
-                image.info.pop("transparency", None)  # Pillow warns of some kinds of it
+                image.info.pop("transparency", None)  # Pillow warns about some of its forms
                 colours = np.asarray(image.convert("RGB"))
             else:
                 colours = values[..., :-1] if image.mode.endswith(("A", "a")) else values
@@ -124,9 +127,9 @@ def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
 
 
 def read_size(source: str | os.PathLike[str] | BinaryFile) -> tuple[int, int]:
-    """Return height and width of an image as `read_image` returns it, if possible without decoding it.
+    """Return the height and width of the image that `read_image` would return, if possible without decoding it.
 
-    A PNG is decoded if it has no orientation before its pixels, since it may have one after them.
+    A PNG without an orientation before its pixels is decoded, because the orientation may follow them.
 
     Raises:
         ImageError: the file is missing, is not an image, or is too large.
@@ -142,7 +145,7 @@ def _size_of(file: BinaryFile, name: str) -> tuple[int, int]:
     image = _recognise(file, name)
     _check_size(image.width, image.height, name, MAX_PIXELS)
     width, height = image.size
-    if isinstance(image, TiffImageFile):  # some versions of Pillow give the rotated size, and still the orientation
+    if isinstance(image, TiffImageFile):  # some Pillow versions return the rotated size and keep the orientation
         width, height = int(image.tag_v2[IMAGEWIDTH]), int(image.tag_v2[IMAGELENGTH])
     sideways = UPRIGHT.get(_orientation(image)) in SIDEWAYS
     return (width, height) if sideways else (height, width)
@@ -157,7 +160,7 @@ def _open(path: str | os.PathLike[str], name: str) -> BufferedReader:
         raise ImageError(f"{name} is a folder; name an image in it") from None
     except PermissionError:
         raise ImageError(f"{name} may not be read; check its permissions") from None
-    except (OSError, ValueError) as error:  # too long a name, one with a NUL in it
+    except (OSError, ValueError) as error:  # such as a name that is too long or contains NUL
         raise ImageError(f"{name} cannot be opened ({_one_line(error)}); check the path") from error
 
 
@@ -176,18 +179,18 @@ def _from_file(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
 
 
 def _recognise(file: BinaryFile, name: str) -> Image.Image:
-    """Return an image whose format and size are known, but which is not decoded yet."""
+    """Return an image whose format and size have been read; its pixels are not decoded yet."""
     try:
         with _quiet_pillow():
             image = Image.open(cast("IO[bytes]", file), formats=FORMATS)
         wrong = image.format == "BMP" and image.mode == "1" and _bits_of_bmp(image) != 1
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} is too large ({_one_line(error)}); scale it down") from error
-    except (UnidentifiedImageError, KeyError):  # KeyError: this Pillow does not know one of the formats
+    except (UnidentifiedImageError, KeyError):  # KeyError: Pillow was built without one of the formats
         if _is_empty(file):
             raise ImageError(f"{name} is empty (0 bytes); fetch or write it again") from None
         raise ImageError(f"{name} is not an image, or not of a kind that is read here; give {_kinds()}") from None
-    except Exception as error:  # on broken data decoders raise all kinds of errors
+    except Exception as error:  # decoders raise many kinds of errors for broken data
         raise ImageError(f"{name} cannot be read ({_one_line(error)}); give {_kinds()}") from error
     if wrong:
         raise ImageError(f"{name} is a BMP of 8 bits with a palette of black and white, which is not read; use PNG")
@@ -195,7 +198,7 @@ def _recognise(file: BinaryFile, name: str) -> Image.Image:
 
 
 def _bits_of_bmp(image: Image.Image) -> int:
-    """Return the bits of a pixel. Pillow takes any BMP with a palette of black and white for one of 1 bit."""
+    """Return the bits per pixel in the header. Pillow treats every BMP with a black and white palette as 1 bit."""
     header = cast("Any", image).fp
     header.seek(14)
     header.seek(24 if header.read(1) == b"\x0c" else 28)
@@ -205,7 +208,7 @@ def _bits_of_bmp(image: Image.Image) -> int:
 def _is_empty(file: BinaryFile) -> bool:
     try:
         return cast("IO[bytes]", file).seek(0, os.SEEK_END) == 0
-    except (OSError, AttributeError):  # a stream that cannot seek
+    except (OSError, AttributeError):  # the stream cannot seek
         return False
 
 
@@ -217,16 +220,16 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         rgb = _to_rgb(image)
     except Exception as error:
         raise ImageError(f"{name} is broken ({_one_line(error)}); fetch or write it again") from error
-    rgb.info.clear()  # the orientation is applied: reading the result again must not apply it again
+    rgb.info.clear()  # the orientation is applied, and must not be applied again if the result is read
     return rgb if turn is None else rgb.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> object:
-    """Return the orientation in EXIF. In a PNG it may come after the pixels, so call this after decoding."""
+    """Return the EXIF orientation. In a PNG it may follow the pixels, so the image must be decoded before."""
     try:
         with _quiet_pillow():
             return image.getexif().get(ORIENTATION)
-    except Exception:  # broken EXIF is no reason to refuse a good image
+    except Exception:  # an image with broken EXIF data is still usable
         return None
 
 
@@ -246,10 +249,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(values: ndarray) -> ndarray:
-    """Return grey values 0..255 of numbers whose range is unknown and guessed.
+    """Return grey values 0..255 of numbers whose range is not known.
 
-    Fractions in 0..1 are scaled by 255, numbers in 0..255 are kept, numbers in 0..65535 are scaled as 16 bits, and any
-    others are stretched from the smallest to the largest. Numbers that are not finite count as 0.
+    It is guessed: if all values lie in 0..1 they are scaled by 255, in 0..255 they are kept, in 0..65535 they are
+    scaled as 16 bits; otherwise minimum and maximum become 0 and 255. Values that are not finite count as 0.
     """
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
@@ -277,10 +280,10 @@ _quiet = threading.Lock()
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Suppress Pillow's warnings of large images and odd metadata; the size is checked explicitly.
+    """Suppress Pillow's warnings about large images and unusual metadata; the size is checked explicitly.
 
-    Python's filters belong to the whole process: the lock keeps threads from restoring them in the wrong order.
-    Decoding, which takes the time, is done outside of it.
+    Warning filters are global to the process, and the lock keeps threads from restoring them in the wrong order. Images
+    are decoded outside of it, because decoding is slow.
     """
     with _quiet, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")

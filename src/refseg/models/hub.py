@@ -70,7 +70,7 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False) -> s
         private: Whether a new repository is private.
 
     Raises:
-        WeightsError: The folder is not a model folder, or needs a CLIP that nobody else has.
+        WeightsError: The folder is not a model folder, or needs a CLIP that is not public.
         ConfigError: Its config is broken.
         OutputError: The name is invalid, or it cannot be uploaded.
     """
@@ -80,7 +80,7 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False) -> s
         raise WeightsError(f"{folder}: {WEIGHTS} is missing")
     if stored.clip is not None and stored.clip.name not in CLIP_SIZES:
         raise WeightsError(
-            f"{folder}: needs your CLIP {stored.clip.name}, which nobody else has: run `refseg convert {folder} MERGED "
+            f"{folder}: needs your CLIP {stored.clip.name}, which is not public: run `refseg convert {folder} MERGED "
             "--merge` and upload MERGED"
         )
     _disable_telemetry()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refseg.evaluation.compare import Change, Comparison, Difference, verdict
-from refseg.report.table import Table, aligned, shortened
+from refseg.writers.table import Table, aligned, shortened
 
 __all__ = ["comparison_text"]
 

@@ -19,9 +19,9 @@ from refseg.evaluation.predictions import Matched, Predictions
 from refseg.evaluation.protocols import Protocol
 from refseg.masks import iou
 from refseg.report.failures import KINDS, Kind, Masks
-from refseg.report.table import percent
 from refseg.values import Expression, Sample
 from refseg.writers.overlay import overlay
+from refseg.writers.table import percent
 
 __all__ = ["Gallery", "Group", "Panel", "Shown", "groups"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from refseg.published import Source
 from refseg.report.gallery import Panel
-from refseg.report.table import Cell, Table, percent
 from refseg.writers import html
+from refseg.writers.table import Cell, Table, percent
 
 __all__ = ["page", "panel", "table"]
 

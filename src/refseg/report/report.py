@@ -16,13 +16,13 @@ from refseg.evaluation.predictions import Predictions
 from refseg.evaluation.protocols import Protocol
 from refseg.evaluation.reliability import Reliability, measure_reliability
 from refseg.evaluation.result import Result
-from refseg.report import table as tables
 from refseg.report.charts import histogram, histogram_counts, precision_curve, precision_curve_values, reliability
 from refseg.report.gallery import Gallery, Group, groups
 from refseg.report.page import page, panel, table
 from refseg.report.sections import Section, sections
-from refseg.report.table import Table, markdown_text, percent
+from refseg.writers import table as tables
 from refseg.writers.html import escaped, paragraph
+from refseg.writers.table import Table, markdown_text, percent
 
 __all__ = ["LIMIT", "html", "markdown"]
 

@@ -10,7 +10,7 @@ from refseg.evaluation.about import About, about, interval, number
 from refseg.evaluation.metrics import Outcome, sorted_groups
 from refseg.evaluation.result import Result
 from refseg.published import Metric, Published, published
-from refseg.report.table import Cell, Table, percent
+from refseg.writers.table import Cell, Table, percent
 
 __all__ = ["Section", "sections"]
 

@@ -102,6 +102,7 @@ def train(
             raise ConfigError("sample_by=reference needs data that is a sequence of samples")
         data = ByReference(data)
     config = in_full(config, data.num_images)
+    _check_protocol(validation, config)
     with join_processes(device) as processes:
         engine = Engine(model, config, processes, shard=shard)
         try:
@@ -119,6 +120,23 @@ def train(
         with tracker or nullcontext(), _stop_signals() as signals, _lost_workers(config):
             _Run(engine, config, processes, folder, progress, validation, tracker).go(data, signals)
     return folder / "last"
+
+
+def _check_protocol(validation: Validation, config: TrainingConfig) -> None:
+    """Check that the protocol has a rule for all validation expressions, before the first epoch is trained."""
+    if validation.protocol.no_target:
+        return
+    for index in _validation_images(validation, config):
+        if any(sample.load_mask is None for sample in validation.data.samples_of(index)):
+            raise ConfigError(
+                f"the protocol {validation.protocol.name} has no rule for expressions that nothing fits, and the "
+                "validation images have some; take protocol=refseg"
+            )
+
+
+def _validation_images(validation: Validation, config: TrainingConfig) -> range:
+    count = validation.data.num_images
+    return range(count if config.validation_images is None else min(count, config.validation_images))
 
 
 @dataclass
@@ -229,8 +247,7 @@ class _Run:
         """Return the figures of the validation, whose images the processes share; empty without images."""
         validation, progress = self.validation, self.progress
         data = _FirstExpressions(validation.data) if self.config.validation_expressions == "first" else validation.data
-        count = data.num_images if self.config.validation_images is None else self.config.validation_images
-        images = range(min(count, data.num_images))
+        images = _validation_images(validation, self.config)
         if not images:
             return {}
         shown: list[tuple[Sample, Prediction]] = []

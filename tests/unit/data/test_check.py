@@ -127,7 +127,7 @@ def test_masks_of_another_size_empty_full_and_lossy_are_found(own):
     assert [f.severity for f in findings.values()].count("error") == 2
 
 
-def test_sizes_are_checked_quickly_too_but_nothing_is_decoded(own):
+def test_a_quick_check_reads_sizes_without_decoding(own):
     mask(own / "masks" / "small.png", width=16)
     mask(own / "masks" / "empty.png", box=(0, 0, 0, 0))
     add(own, "b.png,small.png,a bird,train", "b.png,empty.png,a cow,train")
@@ -138,7 +138,7 @@ def test_sizes_are_checked_quickly_too_but_nothing_is_decoded(own):
     assert [(one.kind, one.row) for one in found(own)] == [("image", "line 4")]
 
 
-def test_an_image_that_is_broken_is_told_once(own):
+def test_a_broken_image_is_reported_once(own):
     scramble(own / "images" / "a.png")
     finding = only(found(own))
     assert (finding.kind, finding.row) == ("image", "line 2")
@@ -316,7 +316,7 @@ def test_bad_references_are_found(refer_set):
     assert "is 32 x 24, but the data say 40 x 30" in messages["reference 10"]
 
 
-def test_an_image_of_an_impossible_size_is_told_and_not_drawn(refer_set):
+def test_an_image_of_an_impossible_size_is_reported_and_not_painted(refer_set):
     image = {"id": 7, "file_name": "x.jpg", "height": 10**9, "width": 10**9}
     more = [{"id": 30, "image_id": 7, "category_id": 1, "segmentation": square(1, 1, 5)}]
     root = refer_set([reference(ref_id=9, ann_id=30, image_id=7, split="train", words="huge")], more, [image])
@@ -403,7 +403,7 @@ def finding(kind, row, message="wrong"):
     return Finding(file="data/data.csv", row=f"line {row}", kind=kind, message=message, severity=KINDS[kind])
 
 
-def test_the_table_tells_the_worst_first_and_counts_what_it_leaves_out(tmp_path):
+def test_the_table_lists_the_worst_first_and_counts_omitted_lines(tmp_path):
     findings = [finding("odd", 1), *(finding("mask", row) for row in range(40)), finding("row", 9, "two\nlines")]
     lines = table(findings, most=3).splitlines()
     assert [line.split()[:2] for line in lines] == [

@@ -1,4 +1,4 @@
-"""Close-ups: one thing in the middle of attention, and words that fit it."""
+"""Close-ups: one object in the centre, and expressions that fit it."""
 
 import pickle
 
@@ -21,11 +21,11 @@ def names(word):
     return {word, *VARIANTS.get(word, ())}
 
 
-def test_words_name_what_is_to_be_seen(closeups):
+def test_expressions_name_kind_colour_and_texture(closeups):
     said = {"kind": 0, "colour": 0, "texture": 0}
     for index in range(COUNT):
         thing, (sample, _) = closeups.thing(index), closeups.samples_of(index)
-        kind, colour, texture, words = sample.expressions
+        kind, colour, texture, words = (expression.text for expression in sample.expressions)
         assert (kind, colour, texture) == (thing.kind, f"{thing.colour} one", f"{thing.texture} one")
         left = set(words.split()) - {"one", "thing", "shape"}
         for name in said:
@@ -38,21 +38,21 @@ def test_words_name_what_is_to_be_seen(closeups):
     assert COUNT / 2 < said["colour"] < COUNT
 
 
-def test_what_does_not_fit_differs_in_the_texture_alone(closeups):
+def test_expressions_that_do_not_fit_differ_in_the_texture_alone(closeups):
     every = set().union(*(names(texture) for texture in TEXTURES))
     for index in range(COUNT):
         fit, not_fit = closeups.samples_of(index)
         assert not_fit.load_mask is None
         assert not_fit.image_id == fit.image_id
         said = [fit.expressions[-1], *not_fit.expressions]
-        textures = [set(words.split()) & every for words in said]
+        textures = [set(expression.text.split()) & every for expression in said]
         assert all(len(found) == 1 for found in textures)
         named = [texture for found in textures for texture in TEXTURES if found & names(texture)]
         assert sorted(named) == sorted(TEXTURES)
         assert named[0] == closeups.thing(index).texture
 
 
-def test_the_thing_is_in_the_image_and_whole(closeups):
+def test_the_object_is_inside_the_image(closeups):
     for index in range(COUNT):
         sample, _ = closeups.samples_of(index)
         image, mask = sample.load_image(), sample.load_mask()
@@ -81,7 +81,7 @@ def test_the_same_every_time_and_another_in_each_split(closeups):
     assert (np.asarray(one.load_image()) != np.asarray(another.load_image())).any()
 
 
-def test_what_is_not_there_is_refused(closeups):
+def test_an_unknown_split_or_image_is_refused(closeups):
     with pytest.raises(UnknownNameError, match="split"):
         CloseUps("test")
     with pytest.raises(IndexError):

@@ -1,4 +1,4 @@
-"""The image that comes with the package is what the generator draws."""
+"""The example image of the package is drawn by the generator."""
 
 import numpy as np
 from PIL import Image

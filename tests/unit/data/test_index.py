@@ -431,7 +431,7 @@ def test_a_closed_index_opens_itself_again(own):
     assert ids(index) == ["x", "y", "z"]
 
 
-def test_a_worker_that_finds_a_newer_index_is_told(own):
+def test_a_worker_that_finds_a_newer_index_is_refused(own):
     """It would take the new numbers for the old ones."""
     old, _ = own()
     sent = pickle.dumps(open_index(old))

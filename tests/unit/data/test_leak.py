@@ -39,7 +39,7 @@ COCO = "COCO_train2014_000000000123.jpg"
         ("", "x", "a.jpg", False),
     ],
 )
-def test_images_are_told_apart_by_their_names(listed, id, file, same):
+def test_images_are_compared_by_name(listed, id, file, same):
     assert Images("list", [listed]).has(id, file) is same
 
 
@@ -148,7 +148,7 @@ def test_images_inside_tables_are_known_by_their_numbers(sets, tmp_path):
     assert leak.images == {"2"}
 
 
-def test_nothing_is_shared_with_strangers(sets):
+def test_unrelated_lists_share_no_image(sets):
     (leak,) = find_leaks(open_data("refcoco:val", sets), [Images("others", ["a.jpg", 99])])
     assert (leak.images, leak.references, leak.expressions) == (set(), 0, 0)
 

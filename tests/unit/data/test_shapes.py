@@ -1,4 +1,4 @@
-"""Shapes: generated scenes are reproducible, true to their words, and fair to what is held out."""
+"""Shapes: scenes are reproducible, expressions fit their targets only, and held-out pairs stay held out."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import time
 import zlib
 from collections import Counter
+from hashlib import sha256
 from itertools import pairwise
 
 import numpy as np
@@ -34,6 +35,8 @@ from refseg.data.shapes.scene import Background, Thing
 from refseg.data.shapes.vocabulary import COLOURS, KINDS, TEXTURES, TONES, VARIANTS
 from refseg.errors import UnknownNameError
 
+FORMS = {"attributes", "superlative", "ordinal", "side", "corner", "middle", "size", "relation", "nearest"}
+GENERATED = "b64e8332af9c416170d34887c2266704244e51231e1a6fecaf66abe691a836b3"
 MANY = 250
 CANONICAL = {variant: word for word, variants in VARIANTS.items() for variant in variants} | {"big": "large"}
 VOCABULARY = {*KINDS, *COLOURS, *TEXTURES, "small", "large"}
@@ -119,21 +122,21 @@ def said(query: Query) -> set[str]:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_every_expression_means_its_target_and_nothing_else(split):
+def test_every_expression_refers_to_its_target_only(split):
     for scene, reference in meant(Shapes(split), MANY):
         assert denote(reference.query, scene).is_only(reference.target), reference
         assert naive(reference.query, scene) == [reference.target], reference
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_what_fits_nothing_does_not_even_nearly_fit(split):
+def test_expressions_without_a_target_fit_no_object(split):
     for scene, reference in fitting_nothing(Shapes(split), 2 * MANY):
         assert reference.target is None
         assert not denote(reference.query, scene).possible, reference
         assert naive(reference.query, scene, cone=60.0) == [], reference
 
 
-def test_words_say_just_what_the_query_asks():
+def test_the_wording_agrees_with_the_query():
     dataset = Shapes("val")
     for _, reference in meant(dataset, MANY) + fitting_nothing(dataset, MANY):
         words = [CANONICAL.get(word, word) for word in reference.expression.split()]
@@ -161,7 +164,7 @@ def test_expressions_are_short_and_plain():
             assert len(words) <= 9
 
 
-def test_appearance_says_nothing_of_place():
+def test_appearance_has_no_location_words():
     places = {"left", "right", "top", "bottom", "middle", "center", "above", "below", "leftmost", "rightmost", "next"}
     for _, reference in meant(Shapes("val"), MANY):
         if reference.style == "appearance":
@@ -193,7 +196,7 @@ def test_canonical_words_dominate():
 
 
 def scene_of(*things: tuple[str, str, str, float, float]) -> Scene:
-    """A square scene of things given as colour, kind, size, x, y."""
+    """A square scene of objects given as colour, kind, size, x, y."""
     return Scene(
         width=256,
         height=256,
@@ -278,7 +281,7 @@ def test_training_never_shows_or_names_what_is_held_out(split):
         for sample in dataset.samples_of(i):
             assert sample.attributes["held_out"] is False
             for expression in sample.expressions:
-                words = [CANONICAL.get(word, word) for word in expression.split()]
+                words = [CANONICAL.get(word, word) for word in expression.text.split()]
                 nouns = [(colour, kind) for colour, kind in HELD_OUT if colour in words and kind in words]
                 for colour, kind in nouns:  # both words may occur, but not of one thing
                     between = words[words.index(colour) : words.index(kind)]
@@ -292,8 +295,8 @@ def test_every_test_scene_shows_what_is_held_out():
         scene = dataset.scene(i)
         assert any(thing.held_out for thing in scene.things)
         for sample in dataset.samples_of(i):
-            target = sample.attributes["target"]
-            assert sample.attributes["held_out"] == (target >= 0 and scene.things[target].held_out)
+            target = sample.target_object
+            assert sample.attributes["held_out"] == (target is not None and scene.things[target].held_out)
             held_out += sample.attributes["held_out"]
     assert held_out / MANY > 0.9
 
@@ -304,7 +307,7 @@ def test_held_out_pairs_use_every_kind_and_colour_once():
     assert {kind for _, kind in HELD_OUT} == set(KINDS)
 
 
-def test_things_are_visible_inside_and_of_their_size():
+def test_objects_are_visible_and_of_their_size():
     for seed in range(120):
         scene = generate_scene(np.random.default_rng(seed), held_out=bool(seed % 2))
         assert 3 <= len(scene.things) <= 8
@@ -339,7 +342,7 @@ def test_sizes_are_clearly_apart():
 
 
 def test_labels_lie_on_the_colours():
-    """The pixels of a thing are nearer to the tones of its colour than its surroundings are."""
+    """The pixels of an object are nearer to the tones of its colour than its surroundings are."""
     for i in range(40):
         dataset = Shapes("train")
         scene = dataset.scene(i)
@@ -378,7 +381,7 @@ def test_labels_are_the_same_at_any_scale(scale):
         assert set(np.unique(scaled)) == set(range(len(scene.things) + 1))
 
 
-def test_a_mask_overlaps_the_meant_thing_and_no_other():
+def test_a_mask_overlaps_the_target_and_no_other_object():
     dataset = Shapes("val", scale=0.5)
     for i in range(20):
         masks = dataset.objects(i)
@@ -388,7 +391,7 @@ def test_a_mask_overlaps_the_meant_thing_and_no_other():
             assert mask.dtype == bool
             assert mask.shape == sample.load_image().size[::-1]
             overlaps = (masks & mask).sum((1, 2))
-            assert overlaps.argmax() == sample.attributes["target"]
+            assert overlaps.argmax() == sample.target_object
             assert (overlaps > 0).sum() == 1
 
 
@@ -421,28 +424,40 @@ def test_unknown_split_and_scale_are_refused():
             Shapes("val", scale=scale)
 
 
-def test_samples_are_made_of_three_things_and_nothing():
+def test_a_scene_has_three_targets_and_one_sample_without():
     dataset = Shapes("test")
     for i in range(60):
         *things, nothing = dataset.samples_of(i)
-        targets = [sample.attributes["target"] for sample in things]
+        targets = [sample.target_object for sample in things]
         assert len(set(targets)) == 3
         for sample in things:
-            styles = sample.attributes["styles"].split(",")
-            assert len(sample.expressions) == len(styles) == len(sample.attributes["forms"].split(","))
+            styles = [expression.attributes["style"] for expression in sample.expressions]
             assert len(set(styles)) == len(styles)
+            assert {expression.attributes["form"] for expression in sample.expressions} <= FORMS
+            assert [one.id for one in sample.expressions] == [f"{sample.id}/{n}" for n in range(len(styles))]
             kinds = [thing.kind for thing in dataset.scene(i).things]
-            assert sample.attributes["distractors"] == kinds.count(kinds[sample.attributes["target"]]) - 1
+            assert sample.attributes["distractors"] == kinds.count(kinds[sample.target_object]) - 1
             assert (sample.split, sample.source) == ("test", "shapes")
         assert nothing.load_mask is None
         assert len(nothing.expressions) == 1
-        assert (nothing.attributes["target"], nothing.attributes["distractors"]) == (-1, 0)
+        assert (nothing.target_object, nothing.attributes["distractors"]) == (None, 0)
 
 
 def test_splits_share_no_scene():
     seen = [Shapes(split).scene(i) for split in ("train", "val", "test") for i in range(200)]
     assert len({scene.background.seed for scene in seen}) > 595  # 31 bits each: hardly any meet by chance
     assert len({scene.things for scene in seen}) == len(seen)
+
+
+def test_the_generator_is_unchanged():
+    """Results on Shapes are comparable only with the same expressions and masks."""
+    digest = sha256()
+    for split in ("train", "val", "test"):
+        data = Shapes(split, drill=4)
+        for sample in (sample for i in (0, 1, 77) for sample in data.samples_of(i)):
+            digest.update(repr([sample.id, sample.target_object, [one.text for one in sample.expressions]]).encode())
+            digest.update(b"" if sample.load_mask is None else np.packbits(sample.load_mask()).tobytes())
+    assert digest.hexdigest() == GENERATED
 
 
 FINGERPRINT = """
@@ -509,7 +524,7 @@ def test_a_drill_adds_samples_and_leaves_the_others_alone():
     assert drilled[9].expressions == plain[9].expressions
 
 
-def test_a_drill_measures_counts_sees_textures_relates_and_fits_nothing_and_tells_the_truth():
+def test_a_drill_has_every_form_and_fits_its_targets():
     forms, absent, lonely = Counter(), Counter(), 0
     for scene in range(MANY):
         made = Shapes("train").scene(scene)

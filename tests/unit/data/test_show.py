@@ -1,4 +1,4 @@
-"""Sheets and pages of samples: what is on them, and that nothing in the data breaks them."""
+"""Sheets and pages of samples, also of samples with odd texts, sizes and missing files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 
 from refseg.data.show import beyond_font, check_kind, choose, named, page, save, sheet
 from refseg.errors import ConfigError, DataError, OutputError
-from refseg.values import Sample
+from refseg.values import Expression, Sample
 from refseg.writers.overlay import COLOUR
 
 
 def sample(id="1", words=("a cup",), size=(60, 90), box=(10, 10, 40, 40), image=None, mask=None, split="val"):
-    """A grey image of (height, width) with a mask; box None means nothing."""
+    """A grey image of (height, width) with a mask; without a target where box is None."""
 
     def load_image():
         return Image.new("RGB", size[::-1], (100, 100, 100))
@@ -32,7 +32,7 @@ def sample(id="1", words=("a cup",), size=(60, 90), box=(10, 10, 40, 40), image=
     return Sample(
         id=id,
         image_id=f"image {id}",
-        expressions=tuple(words),
+        expressions=tuple(Expression(text=text, id=f"{id}/{n}") for n, text in enumerate(words)),
         load_image=image or load_image,
         load_mask=None if box is None else mask or load_mask,
         split=split,
@@ -43,7 +43,7 @@ def sample(id="1", words=("a cup",), size=(60, 90), box=(10, 10, 40, 40), image=
 class Made:
     """A data set of some images, each with so many samples."""
 
-    name, split = "made", "val"
+    name, split, skipped_count = "made", "val", 0
 
     def __init__(self, counts):
         self.counts = counts
@@ -60,6 +60,15 @@ class Made:
 
     def digest(self):
         return ""
+
+    def objects(self, index):
+        return None
+
+    def files(self):
+        return {}
+
+    def skipped_note(self):
+        return None
 
 
 def broken():
@@ -128,14 +137,14 @@ WORDS = (
 
 
 @pytest.mark.parametrize("words", WORDS, ids=range(len(WORDS)))
-def test_no_words_break_a_sheet_or_a_page(words):
+def test_no_expression_breaks_a_sheet_or_a_page(words):
     drawn = sheet([sample(words=[words] * 3, id=words[:9])])
     assert drawn.width < 400
     assert drawn.height < 800
     page([sample(words=[words], id=words[:9])], words[:9]).encode()
 
 
-def test_words_that_the_font_lacks_are_known():
+def test_characters_that_the_font_lacks_are_found():
     assert [beyond_font([sample(words=["a cup", words])]) for words in ("café", "чашка", "左")] == [False, True, True]
 
 
@@ -150,12 +159,12 @@ def test_a_page_escapes_what_it_shows_and_needs_no_other_file():
     assert '<li dir="auto">mug</li>' in text
 
 
-def test_what_fits_nothing_is_said_to():
-    assert "1 (val), fits nothing" in page([sample(box=None)], "x")
-    assert "fits nothing" not in page([sample()], "x")
+def test_a_sample_without_a_target_is_marked():
+    assert "1 (val), nothing fits" in page([sample(box=None)], "x")
+    assert "nothing fits" not in page([sample()], "x")
 
 
-def test_a_image_that_cannot_be_drawn_leaves_a_gap_with_the_reason():
+def test_an_image_that_cannot_be_drawn_leaves_a_gap_with_the_reason():
     samples = [sample(), sample(id="2", image=broken), sample(id="3", mask=lambda: np.zeros((5, 4), dtype=bool))]
     text = page(samples, "x")
     assert "image x.jpg is not there" in text
@@ -173,7 +182,7 @@ def test_the_name_says_what_is_written(tmp_path, name, kind):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+def test_a_file_is_written_completely_or_not_at_all(tmp_path):
     save([sample()], tmp_path / "a.html", title="x")
     before = (tmp_path / "a.html").read_bytes()
     with pytest.raises(DataError):

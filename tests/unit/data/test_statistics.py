@@ -1,4 +1,4 @@
-"""What is counted, on a data set small enough to count by hand."""
+"""Statistics of a data set that is small enough to count by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from refseg.data.catalogue import open_data
-from refseg.data.statistics import has_location_word, markdown, plot, statistics
+from refseg.data.statistics import markdown, plot, statistics
+from refseg.data.words import has_location_word
 from refseg.errors import ConfigError
 
 
@@ -71,6 +72,14 @@ def test_splits_come_in_their_usual_order_and_are_summed(own):
         statistics(open_data(f"{own}:all"), word_length=100)
 
 
+def test_skipped_rows_are_counted_apart(own):
+    with (own / "data.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"image": "a.png", "text": "", "split": "val"}) + "\n")
+    figures = statistics(open_data(f"{own}:val"))
+    assert (figures["skipped"], figures["splits"]["val"]["references"]) == (1, 4)
+    assert statistics(open_data(f"{own}:train"))["skipped"] == 0
+
+
 def test_generated_scenes_are_counted_too(monkeypatch):
     monkeypatch.setattr("refseg.data.shapes.dataset.SPLITS", {"train": 9, "val": 3, "test": 4})
     val = statistics(open_data("shapes:val"), masks=True)["splits"]["val"]
@@ -79,7 +88,7 @@ def test_generated_scenes_are_counted_too(monkeypatch):
     assert val["mask_area"]["masks"] == 9
 
 
-def test_words_of_place_are_whole_words():
+def test_location_words_are_whole_words():
     assert has_location_word("The LEFT, please")
     assert not has_location_word("leftover cake")
 
@@ -93,7 +102,7 @@ def test_the_table_has_a_column_for_each_split(own):
     assert cells["expressions"] == ["1", "5", "6"]
     assert cells["over 17 tokens"] == ["0.00%", "20.00%", "16.67%"]
     assert cells["others of the target's kind"][0] == "-"
-    assert cells["mask's share: median (quartiles)"][1] == "4.0% (2.5% to 14.5%)"
+    assert cells["mask area: median (quartiles)"][1] == "4.0% (2.5% to 14.5%)"
 
 
 def test_a_name_cannot_break_the_table_or_the_plot(own):
@@ -106,7 +115,7 @@ def test_a_name_cannot_break_the_table_or_the_plot(own):
 
 
 @pytest.mark.parametrize("masks", [False, True])
-def test_the_plot_is_whole_and_stays_within_its_bounds(own, masks):
+def test_the_plot_stays_within_its_bounds(own, masks):
     drawing = ElementTree.fromstring(plot(statistics(open_data(f"{own}:all"), masks=masks)))
     width, height = float(drawing.get("width")), float(drawing.get("height"))
     groups = drawing.findall("{http://www.w3.org/2000/svg}g")

@@ -11,14 +11,21 @@ from refseg.evaluation.metrics import summarise
 from refseg.values import Calibration, Decision
 
 
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """Lets a few images be enough."""
+    monkeypatch.setattr("refseg.evaluation.calibration.MIN_EXPRESSIONS", 20)
+    monkeypatch.setattr("refseg.evaluation.calibration.GROUP_SIZE", 4)
+
+
 def test_the_decision_is_measured_and_the_segmenter_is_not_changed(by_colour, squares):
-    segmenter, data = by_colour(), squares(60)
+    segmenter, data = by_colour(), squares(16)
     calibrated = calibrate(segmenter, data, rejections=0.0)
     assert segmenter.decision == Decision(threshold=0.35)
     assert (calibrated.decision.threshold, calibrated.decision.relative_threshold) == (0.35, None)
     measured = calibrated.measured
     assert (measured["data"], measured["digest"]) == ("squares:val", data.digest())
-    assert (measured["images"], measured["expressions"], measured["rejections"]) == (60, 240, 0.0)
+    assert (measured["images"], measured["expressions"], measured["rejections"]) == (16, 64, 0.0)
     error = measured["on_the_other_half"]["expected_calibration_error"]
     assert error["after"] < 0.01 < error["before"]
     # The mask of the first row alone, for what fits nothing, has a low confidence and is rejected.
@@ -28,14 +35,14 @@ def test_the_decision_is_measured_and_the_segmenter_is_not_changed(by_colour, sq
 
 
 def test_a_calibration_that_it_has_is_not_used(by_colour, squares):
-    data = squares(60)
+    data = squares(16)
     first = calibrate(by_colour(), data)
     again = calibrate(by_colour(first.decision), data)
     assert again == first
 
 
 def test_thresholds_are_chosen_first(by_colour, squares):
-    data = squares(60)
+    data = squares(16)
     calibrated = calibrate(by_colour(), data, thresholds=True)
     chosen = calibrated.measured["thresholds"]
     assert calibrated.decision.threshold == chosen["threshold"] == 0.45  # above the first row's 0.42
@@ -46,7 +53,7 @@ def test_thresholds_are_chosen_first(by_colour, squares):
 
 
 def test_without_a_share_masks_are_rejected_only_if_some_expressions_fit_nothing(by_colour, squares):
-    data = squares(120)
+    data = squares(20)
     assert calibrate(by_colour(), data).measured["rejections"] == 0.05
     samples_of = data.samples_of
     data.samples_of = lambda index: samples_of(index)[:2]
@@ -57,17 +64,17 @@ def test_without_a_share_masks_are_rejected_only_if_some_expressions_fit_nothing
 
 
 def test_only_the_first_images(by_colour, squares):
-    assert calibrate(by_colour(), squares(70), limit=60).measured["images"] == 60
+    assert calibrate(by_colour(), squares(14), limit=12).measured["images"] == 12
 
 
 @pytest.mark.parametrize("arguments", [{"rejections": 1.0}, {"rejections": -0.1}, {"limit": 0}])
 def test_arguments_out_of_range_are_an_error(by_colour, squares, arguments):
     with pytest.raises(ConfigError):
-        calibrate(by_colour(), squares(60), **arguments)
+        calibrate(by_colour(), squares(16), **arguments)
 
 
 def test_too_few_expressions_are_an_error(by_colour, squares):
-    with pytest.raises(DataError, match="100"):
+    with pytest.raises(DataError, match="20"):
         calibrate(by_colour(), squares(3))
 
 

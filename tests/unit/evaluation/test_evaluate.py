@@ -144,7 +144,7 @@ def test_a_predictor_on_generated_scenes(predictor):
 
 
 def test_another_segmenter_goes_through_evaluation_calibration_and_report(by_colour, squares):
-    data = squares(60)
+    data = squares(50)
     calibrated = calibrate(by_colour(), data)
     assert calibrated.decision.calibration is not None
     outcomes = evaluate(by_colour(calibrated.decision), data, objects=data.objects)
@@ -166,7 +166,7 @@ from refseg.report.comparison import comparison_text
 from refseg.report.report import html
 
 names = runpy.run_path(sys.argv[1])
-data, segmenter = names["Squares"](60), names["ByColour"]()
+data, segmenter = names["Squares"](50), names["ByColour"]()
 calibrate(segmenter, data)
 results = [
     make_result(evaluate(segmenter, data, protocol=PROTOCOLS[name]), data, PROTOCOLS[name], made_by={})

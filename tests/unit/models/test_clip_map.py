@@ -1,4 +1,6 @@
-"""Plain CLIP as a segmenter."""
+"""Plain CLIP as a segmentation model."""
+
+from __future__ import annotations
 
 import pytest
 import torch
@@ -7,25 +9,30 @@ from refseg.encoders.clip_resnet import ResNetConfig
 from refseg.encoders.clip_text import TextConfig
 from refseg.encoders.clip_vit import ViTConfig
 from refseg.encoders.pretrained import encoder_weights
-from refseg.errors import ConfigError, InputError
+from refseg.errors import ConfigError, InputError, WeightsError
+from refseg.inputs.preprocessing import Inputs
 from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig, clip_map, clip_map_compact
-from refseg.models.folder import convert, load_model
+from refseg.models.convert import convert
+from refseg.models.folder import load_model
 from refseg.models.grid import to_quarter
 from refseg.predictor import Predictor
+from refseg.values import Decision
 
 VIT = ViTConfig(patch=8, width=64, layers=2, heads=1, output_dim=12, pretrained_size=32)
 RESNET = ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=12, pretrained_size=64)
 TEXT = TextConfig(width=64, heads=1, layers=2, output_dim=12)
-of_both_kinds = pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
+both_kinds = pytest.mark.parametrize("vision", [VIT, RESNET], ids=["vit", "resnet"])
 
 
 def make(vision):
     torch.manual_seed(0)
-    return CLIPMap(CLIPMapConfig(vision=vision, text=TEXT, image_size=64)).eval()
+    return CLIPMap(
+        CLIPMapConfig(vision=vision, text=TEXT), Inputs(image_size=64, word_length=12), Decision(threshold=0.5)
+    ).eval()
 
 
-@of_both_kinds
-def test_images_and_sentences_are_of_length_one(vision):
+@both_kinds
+def test_embeddings_have_length_one(vision):
     model = make(vision)
     tokens = torch.tensor([[49406, 5, 49407]])
     with torch.no_grad():
@@ -34,8 +41,8 @@ def test_images_and_sentences_are_of_length_one(vision):
     torch.testing.assert_close(sentence.norm(dim=-1), torch.ones(1))
 
 
-def test_the_resnet_s_map_takes_each_position_alone():
-    """A pool over one position returns that position's value: the map is what the pool would make of each alone."""
+def test_a_position_of_a_resnet_is_pooled_alone():
+    """The attention pool of a single position returns its projected value."""
     model = make(RESNET)
     pixels = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -47,8 +54,8 @@ def test_the_resnet_s_map_takes_each_position_alone():
     torch.testing.assert_close(found.flatten(2), alone)
 
 
-@of_both_kinds
-def test_a_mask_stands_out_of_its_map(vision):
+@both_kinds
+def test_the_mask_is_a_standard_deviation_above_the_mean(vision):
     model = make(vision)
     tokens = torch.tensor([[49406, 5, 49407], [49406, 6, 49407]])
     with torch.no_grad():
@@ -62,57 +69,64 @@ def test_a_mask_stands_out_of_its_map(vision):
         assert torch.equal(logit > 0, one > one.mean() + spread + 1e-6) or spread < 1e-4
 
 
-@of_both_kinds
-def test_a_file_of_clip_becomes_a_model_that_answers(vision, tmp_path, photo):
+@both_kinds
+def test_a_file_of_clip_becomes_a_model(vision, tmp_path, photo):
     state = {key: value for key, value in encoder_weights(make(vision)).items() if "connect" not in key}
     torch.save(state, tmp_path / "clip.pt")
     folder = convert(tmp_path / "clip.pt", tmp_path / "model")
     loaded = load_model(folder)
     assert loaded.family == "clip-map"
-    assert loaded.config.image_size == 2 * vision.pretrained_size
-    predictor = Predictor(loaded, "cpu")
+    assert loaded.inputs == Inputs(image_size=2 * vision.pretrained_size, word_length=77)
+    predictor = Predictor.from_model(loaded, "cpu")
     encoded = predictor.encode(photo)
     found = predictor.ground(encoded, "the disc")
-    grid = loaded.config.image_size // loaded.config.patch
+    grid = loaded.inputs.image_size // loaded.config.patch
     assert found.cosines.shape == (grid, grid)
     assert found.probability.shape == (64, 96)
     (prediction,) = predictor.segment(encoded, ["the disc"])
     assert (prediction.probability == found.probability).all()
-    with pytest.raises(InputError, match="another predictor"):
-        Predictor(make(vision), "cpu").ground(encoded, "the disc")
+    with pytest.raises(InputError):
+        Predictor.from_model(make(vision), "cpu").ground(encoded, "the disc")
 
 
-def test_a_model_without_a_map_says_so(make_tiny, photo):
-    predictor = Predictor(make_tiny(), "cpu")
-    with pytest.raises(ConfigError, match="no patch-level map"):
+def test_a_file_that_is_not_a_whole_clip_is_refused(tmp_path):
+    state = {key: value for key, value in encoder_weights(make(VIT)).items() if key != "visual.proj"}
+    torch.save(state, tmp_path / "clip.pt")
+    with pytest.raises(WeightsError, match=r"clip\.pt"):
+        convert(tmp_path / "clip.pt", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_model_without_a_map_is_refused(make_tiny, photo):
+    predictor = Predictor.from_model(make_tiny(), "cpu")
+    with pytest.raises(ConfigError, match="patch-level map"):
         predictor.ground(predictor.encode(photo), "the disc")
 
 
 def test_published_and_compact_sizes():
-    assert clip_map("ViT-B/16").image_size == 448
-    assert clip_map("ViT-L/14").patch == 14
-    assert clip_map_compact("vit").patch == 8
-    assert clip_map_compact("resnet").patch == 32
+    assert clip_map("ViT-B/16").inputs.image_size == 448
+    assert clip_map("ViT-L/14").config.patch == 14
+    assert clip_map_compact("vit").config.patch == 8
+    assert clip_map_compact("resnet").config.patch == 32
     with pytest.raises(ConfigError, match="resnet, vit"):
         clip_map_compact("vgg")
-    with pytest.raises(ConfigError, match="multiple of 28"):
-        CLIPMapConfig(
-            vision=ViTConfig(patch=14, width=8, layers=1, heads=1, output_dim=12), text=TEXT, image_size=224 + 14
-        )
+    config = CLIPMapConfig(vision=ViTConfig(patch=14, width=8, layers=1, heads=1, output_dim=12), text=TEXT)
+    with pytest.raises(ConfigError, match="image_size must be a multiple of 28"):
+        CLIPMap(config, Inputs(image_size=224 + 14, word_length=12), Decision())
 
 
 @pytest.mark.parametrize(("grid", "side"), [(4, 64), (5, 80), (40, 560)])
-def test_a_cell_comes_to_lie_where_it_was(grid, side):
-    """A plane over the cells' middles is the same plane over the places of the logits, but for the rim."""
+def test_resized_maps_keep_their_position(grid, side):
+    """A linear function of the cells' centres stays the same function at the positions of the logits inside of them."""
     step = side / grid
-    middles = (torch.arange(grid) + 0.5) * step - 0.5
-    plane = (0.3 * middles[:, None] + 0.1 * middles[None]).expand(1, 1, grid, grid)
-    places = torch.arange(side // 4) * (side - 1) / (side // 4 - 1)
-    inside = (places >= middles[0]) & (places <= middles[-1])
+    centres = (torch.arange(grid) + 0.5) * step - 0.5
+    plane = (0.3 * centres[:, None] + 0.1 * centres[None]).expand(1, 1, grid, grid)
+    positions = torch.arange(side // 4) * (side - 1) / (side // 4 - 1)
+    inside = (positions >= centres[0]) & (positions <= centres[-1])
     found = to_quarter(plane.contiguous(), side)[0, 0][inside][:, inside]
-    expected = (0.3 * places[:, None] + 0.1 * places[None])[inside][:, inside]
+    expected = (0.3 * positions[:, None] + 0.1 * positions[None])[inside][:, inside]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 * side)
 
 
-def test_a_map_of_one_cell_is_level():
+def test_a_map_of_one_cell_is_constant():
     assert torch.equal(to_quarter(torch.full((1, 1, 1, 1), 3.0), 32), torch.full((1, 1, 8, 8), 3.0))

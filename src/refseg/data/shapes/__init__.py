@@ -1,4 +1,4 @@
-"""Shapes: generated scenes with referring expressions, to train, test and show a model without downloads."""
+"""Shapes: generated scenes with referring expressions, for training, tests and examples without downloads."""
 
 from pathlib import Path
 
@@ -28,4 +28,4 @@ __all__ = [
 ]
 
 EXAMPLE = Path(__file__).with_name("scene.png")
-"""An image to try the command line on: scene 150 of `test`, drawn at twice the usual size, 640 x 480."""
+"""The example image of the command line: scene 150 of `test` at twice the usual size, 640 x 480."""

@@ -1,4 +1,4 @@
-"""Close-ups of things with words for their looks: what a CLIP of generated scenes is trained on."""
+"""Close-ups of objects with expressions for their appearance: the training data of a CLIP for generated scenes."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ __all__ = ["CloseUps"]
 
 COUNTS = {"train": 200_000, "val": 2_000}
 SIDE = 64
-"""Of a close-up in pixels: things come out as large as in a whole scene that a model looks at, and larger."""
+"""Of a close-up in pixels: objects are at least as large as in a whole scene at a model's input size."""
 ROOM = (1.1, 2.6)
-"""Side of a close-up in diameters of its thing."""
+"""Range of the side of a close-up, in diameters of its object."""
 
 
 class CloseUps:
-    """Square images each of which shows one thing, with what happens to lie around it, and names its looks.
+    """Square crops of scenes, each around one object, with expressions for the object's appearance.
 
-    An image has two samples. The expressions of the first fit: one each for the thing's kind, colour and texture,
-    always in the same words, so that a batch tells which images they fit as well, and one for several of them, in any
-    words. Those of the second fit nothing: they differ from that last one in the texture alone, which is the hardest to
-    see; were it not asked for, colour and kind would tell nearly every pair of a batch apart.
+    An image has two samples. The expressions of the first fit: one each for the object's kind, colour and texture, in
+    fixed words, so that it is known which other images of a batch they fit, and one for several attributes in varied
+    words. Those of the second do not fit: they differ from that last expression in the texture alone. Texture is the
+    hardest to see, and without them colour and kind would distinguish nearly all pairs of a batch.
 
-    The things are those of generated scenes, by the same rules: neither split shows a pair of colour and kind that is
-    held out for the `test` of Shapes. A sample's mask is where the thing is seen.
+    The objects follow the rules of Shapes: neither split shows a pair of colour and kind that is held out for the
+    `test` of Shapes. A sample's mask is the visible part of the object.
     """
 
     def __init__(self, split: str) -> None:
@@ -55,16 +55,16 @@ class CloseUps:
 
     @property
     def num_images(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         return COUNTS[self.split]
 
     def thing(self, index: int) -> Thing:
-        """Return the thing that image `index` is of."""
+        """Return the object that image `index` is a close-up of."""
         made = _made(self.split, index)
         return made.scene.things[made.target]
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return both samples of image `index`: what fits it, and what does not."""
+        """Return both samples of image `index`: with the expressions that fit, and with those that do not."""
         if not 0 <= index < self.num_images:
             raise IndexError(f"close-up {index} of {self.num_images}")
         name, made = f"{self.name}/{self.split}/{index}", _made(self.split, index)
@@ -94,7 +94,7 @@ class _CloseUp(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _made(split: str, index: int) -> _CloseUp:
-    """Return a part of a scene. Its seed is longer than any that Shapes draws from, so that the scenes are others."""
+    """Return a crop of a scene. Its seed has more numbers than any seed of Shapes, so that the scenes differ."""
     rng = np.random.default_rng((TAG, tuple(SPLITS).index(split), index, 0, 0))
     whole = generate_scene(rng, held_out=False)
     thing = whole.things[int(rng.integers(len(whole.things)))]
@@ -126,7 +126,7 @@ def _drawn(split: str, index: int) -> tuple[UInt8[ndarray, "H W 3"], UInt8[ndarr
     return render(_made(split, index).scene)
 
 
-# Functions of the module, not closures: samples travel to the workers of a DataLoader.
+# Functions of the module, not closures: samples are sent to the workers of a DataLoader.
 
 
 def _load_image(split: str, index: int) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Shapes as a data set: a sequence of samples that are made when asked for."""
+"""Shapes as a data set: a sequence of samples that are generated when they are loaded."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from refseg.values import Expression, Sample
 __all__ = ["SAMPLES_PER_SCENE", "SPLITS", "TAG", "Shapes"]
 
 SAMPLES_PER_SCENE = 4
-"""Three things that are meant, and one sample that fits nothing."""
+"""Three with a target, and one whose expression fits nothing."""
 SPLITS = {"train": 60_000, "val": 500, "test": 1_000}
-"""Scenes of each split."""
+"""The number of scenes of each split."""
 TAG = 20_261_121
-"""Part of every seed; a change of the generator that changes the data changes this too."""
+"""Part of every seed; to be changed whenever a change of the generator changes the data."""
 
 
 class Shapes(Sequence[Sample]):
     """Generated scenes with referring expressions: nothing is downloaded or stored, and every run gives the same.
 
-    Samples 4i..4i+3 are of scene i: three things, each with one to three expressions that mean it and nothing else,
-    and then one expression that fits nothing. `train` and `val` never show the pairs of colour and kind in `HELD_OUT`;
-    every scene of `test` shows one. Each expression has a `style` and a `form`; the attributes of a sample:
+    Samples 4i..4i+3 are of scene i: three targets, each with one to three expressions that refer to it and to nothing
+    else, and then one expression that fits nothing. `train` and `val` never show the pairs of colour and kind in
+    `HELD_OUT`; every scene of `test` shows one. Each expression has a `style` and a `form`; the attributes of a sample:
 
-    - `distractors`: how many other things of its kind there are;
-    - `held_out`: whether it is of a held-out pair.
+    - `distractors`: the number of other objects of the target's kind;
+    - `held_out`: whether the target's colour and kind are a held-out pair.
 
-    For training, `drill` adds samples to what `samples_of` returns, with expressions of the forms that are hardest to
-    learn (see `expressions.drill`); numbers and indices stay those of the data set.
+    For training, `drill` adds samples to those that `samples_of` returns, with expressions of the forms that are
+    hardest to learn (see `expressions.drill`); counts and indices do not include them.
 
-    Looking at all samples of a scene at once (`samples_of`) is the cheapest: the scene is made, and drawn, once.
+    Loading all samples of a scene together (`samples_of`) is the cheapest: the scene is generated and drawn once.
     """
 
     def __init__(self, split: str, scale: float = 1.0, *, drill: int = 0) -> None:
@@ -51,7 +51,7 @@ class Shapes(Sequence[Sample]):
         Args:
             split: one of `SPLITS`.
             scale: of the images' sides.
-            drill: how many expressions are added to each scene for training, at most.
+            drill: the largest number of expressions that are added to each scene for training.
 
         Raises:
             UnknownNameError: there is no such split.
@@ -68,12 +68,12 @@ class Shapes(Sequence[Sample]):
 
     @property
     def scenes(self) -> int:
-        """How many scenes there are."""
+        """The number of scenes."""
         return SPLITS[self.split]
 
     @property
     def num_images(self) -> int:
-        """How many images there are: one of each scene."""
+        """The number of images: one of each scene."""
         return self.scenes
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class Shapes(Sequence[Sample]):
         return self._made(index).references
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return the four samples of scene `index`, and those of `drill`; they share its image, drawn once."""
+        """Return the four samples of scene `index`, and those of `drill`; they share its image, which is drawn once."""
         made = self._made(index)
         samples = tuple(
             self._sample(index, member, made.references[member], made) for member in range(SAMPLES_PER_SCENE)
@@ -116,12 +116,12 @@ class Shapes(Sequence[Sample]):
         return (*samples, *(self._sample(index, member, references, made) for member, references in more))
 
     def totals(self) -> dict[str, int]:
-        """Return how many images, references and expressions there are; the last takes generating all of them."""
+        """Return the number of images, references and expressions; the last requires generating all of them."""
         expressions = sum(len(sample) for i in range(self.scenes) for sample in self.references(i))
         return {"images": self.num_images, "references": len(self), "expressions": expressions}
 
     def digest(self) -> str:
-        """Return a hash of what the samples are made from: the generator's tag, the split and the scale."""
+        """Return a hash of the generator's tag, the split and the scale, which determine all samples."""
         return sha256(f"shapes {TAG} {self.split} {self.scale}".encode()).hexdigest()
 
     @property
@@ -186,7 +186,7 @@ def _made(split: str, index: int) -> _Made:
     while True:
         scene = generate_scene(rng, held_out=held_out)
         order = rng.permutation(len(scene.things)).tolist()
-        order.sort(key=lambda i: not scene.things[i].held_out)  # what `test` is about comes first
+        order.sort(key=lambda i: not scene.things[i].held_out)  # every scene of `test` has a target of a held-out pair
         found: list[tuple[Reference, ...]] = []
         for left, target in zip(range(len(order), 0, -1), order, strict=True):
             if len(found) + left < SAMPLES_PER_SCENE - 1:
@@ -204,7 +204,7 @@ def _drawn(split: str, index: int, scale: float) -> tuple[UInt8[ndarray, "H W 3"
     return render(_made(split, index).scene, scale)
 
 
-# Functions of the module, not closures: samples travel to the workers of a DataLoader.
+# Functions of the module, not closures: samples are sent to the workers of a DataLoader.
 
 
 def _load_image(split: str, index: int, scale: float) -> Image.Image:

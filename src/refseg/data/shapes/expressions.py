@@ -1,7 +1,7 @@
-"""Words for the things of a scene, written only where their meaning is clear.
+"""Referring expressions for the objects of a scene, generated only where their target is unambiguous.
 
-Three styles: `location` (short, like RefCOCO), `appearance` (no word of place, like RefCOCO+) and `relation` (longer
-sentences, like RefCOCOg).
+Three styles: `location` (short, like RefCOCO), `appearance` (no location words, like RefCOCO+) and `relation` (longer,
+like RefCOCOg).
 """
 
 from __future__ import annotations
@@ -42,38 +42,38 @@ Several = Sequence[tuple[Filter, frozenset[int]]]
 STYLES = ("location", "appearance", "relation")
 MOST_WORDS = 14
 OTHER_WORD = 0.15
-"""How often a word that has variants is replaced by one of them."""
+"""Probability that a word that has variants is replaced by one of them."""
 KEEP = {"location": 0.76, "appearance": 0.87, "relation": 0.82}
-"""How often an expression is kept, so that the styles become equally frequent."""
+"""Probability that an expression is kept, by style, so that the styles become equally frequent."""
 SIDES = ("left", "right", "top", "bottom")
 SIDE_WEIGHTS = (0.35, 0.35, 0.15, 0.15)
 LOCATION_FORMS = ("ordinal", "superlative", "side", "corner", "middle", "size")
 LOCATION_WEIGHTS = (2.6, 2.0, 0.9, 0.9, 6.0, 1.0)
 USUAL_FORMS = (0.15, 0.3, 0.25, 0.15, 0.08, 0.07)
-"""How frequent the forms of true expressions turn out: what fits nothing must not be told by its form."""
+"""Observed frequencies of the forms of expressions with a target; those that fit nothing get the same."""
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 ORDINALS = {1: ("1st", "first"), 2: ("2nd", "second"), 3: ("3rd", "third"), 4: ("4th", "fourth")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """An expression and what is known about it."""
+    """An expression with its query, form and target."""
 
     expression: str
     query: Query
-    """What the words ask for."""
+    """The meaning of the expression."""
     style: str
     """`location`, `appearance` or `relation`."""
     form: str
     """`attributes`, `superlative`, `ordinal`, `side`, `corner`, `middle`, `size`, `relation` or `nearest`."""
     target: int | None
-    """Index of the thing that is meant, or None where nothing is."""
+    """Index of the target in the scene; None where nothing fits."""
 
 
 def refer(rng: np.random.Generator, scene: Scene, target: int) -> tuple[Reference, ...]:
-    """Return up to three references to a thing, at most one of each style, each of them clear.
+    """Return up to three references to an object, at most one of each style, each unambiguous.
 
-    Empty only where no clear expression was found.
+    Empty only where no unambiguous expression was found.
     """
     found = [
         reference
@@ -89,13 +89,15 @@ def refer(rng: np.random.Generator, scene: Scene, target: int) -> tuple[Referenc
 
 
 def refer_to_nothing(rng: np.random.Generator, scene: Scene, *, say_held_out: bool, related: bool = False) -> Reference:
-    """Return an expression that nearly fits the scene, yet clearly means nothing in it.
+    """Return an expression that nearly fits an object of the scene, but fits nothing.
 
     Args:
-        rng: the only source of chance.
+        rng: the only source of randomness.
         scene: the scene.
-        say_held_out: whether the words may name a held-out pair. Training must not: it would teach that there is none.
-        related: whether the words relate a thing to another; else they may, or look wrong, or be in a wrong place.
+        say_held_out: whether the expression may name a held-out pair. Not in training: a model would learn that such an
+            expression never fits.
+        related: whether the expression relates an object to another one; otherwise it may be wrong in an attribute, in
+            the location or in a relation.
     """
     writers = (_wrong_relation,) if related else (_wrong_attributes, _wrong_place, _wrong_relation)
     while True:
@@ -108,14 +110,13 @@ def refer_to_nothing(rng: np.random.Generator, scene: Scene, *, say_held_out: bo
 
 
 def drill(rng: np.random.Generator, scene: Scene, count: int) -> tuple[Reference, ...]:
-    """Return up to `count` references of the forms that are hardest to learn, each clear or clearly to nothing.
+    """Return up to `count` references of the forms that are hardest to learn, each unambiguous.
 
-    Nearly the same words mean other things of the scene, or none: only who measures, counts, sees a texture, or finds
-    what a thing is related to, can tell them apart. These four take turns; a quarter of all fits nothing, and of that
-    every second one for its relation.
+    They differ in few words from expressions for other objects of the scene. Four forms alternate: comparing distances,
+    counting, textures and relations. A quarter of all fits nothing, every second one of these for its relation.
     """
     nothing = count // 4
-    each = math.ceil((count - nothing) / 3)  # one form takes another's place where a scene does not have it
+    each = math.ceil((count - nothing) / 3)  # where a scene does not have a form, others replace it
     several = tuple(_several(scene))
     forms = (
         _distances(rng, scene, several),
@@ -131,7 +132,7 @@ def drill(rng: np.random.Generator, scene: Scene, count: int) -> tuple[Reference
 
 
 def _ranks(scene: Scene, several: Several) -> Iterator[Query]:
-    """Yield queries that count things which fit the same words, along ways that they are spread over."""
+    """Yield queries that count objects which fit the same filter, along axes on which they are spread out."""
     for wanted, members in several:
         for side in SIDES:
             places = [position(side, i, scene) for i in members]
@@ -141,20 +142,20 @@ def _ranks(scene: Scene, several: Several) -> Iterator[Query]:
 
 
 def _distances(rng: np.random.Generator, scene: Scene, several: Several) -> Iterator[Query]:
-    """Yield queries for the nearest of several things to another."""
+    """Yield queries for the one of several objects that is nearest to another one."""
     for wanted, anchor in _with_another(rng, scene, several):
         yield Query(filter=wanted, place=Nearest(anchor=anchor))
 
 
 def _relations(rng: np.random.Generator, scene: Scene, several: Several) -> Iterator[Query]:
-    """Yield queries for those of several things that lie to a side of another."""
+    """Yield queries for those of several objects that lie to one side of another one."""
     for wanted, anchor in _with_another(rng, scene, several):
         for direction in OPPOSITE:
             yield Query(filter=wanted, place=Relation(direction=direction, anchor=anchor))
 
 
 def _with_another(rng: np.random.Generator, scene: Scene, several: Several) -> Iterator[tuple[Filter, Query]]:
-    """Yield words that fit several things, each with words for another thing that is not the only one they leave."""
+    """Yield filters that several objects fit, each with a query for another object; two or more others remain."""
     anchors = [(index, _anchor(rng, scene, index)) for index in range(len(scene.things))]
     for wanted, members in several:
         for index, anchor in anchors:
@@ -163,7 +164,7 @@ def _with_another(rng: np.random.Generator, scene: Scene, several: Several) -> I
 
 
 def _textures(scene: Scene) -> Iterator[Query]:
-    """Yield queries that name a texture, and without it would fit several things."""
+    """Yield queries that name a texture, and that several objects would fit without it."""
     filters = dict.fromkeys(wanted for thing in scene.things for wanted in _all_filters(thing))
     for wanted in filters:
         if wanted.texture is not None and _length(wanted) <= 2:
@@ -173,7 +174,7 @@ def _textures(scene: Scene) -> Iterator[Query]:
 
 
 def _several(scene: Scene) -> Iterator[tuple[Filter, frozenset[int]]]:
-    """Yield the short filters that two things or more fit, and which do."""
+    """Yield the short filters that two objects or more fit, with the indices of these."""
     for wanted in dict.fromkeys(wanted for thing in scene.things for wanted in _filters_of_several(thing)):
         members = denote(Query(filter=wanted), scene)
         if members.clear and len(members.certain) > 1:
@@ -185,7 +186,7 @@ def _filters_of_several(thing: Thing) -> tuple[Filter, ...]:
 
 
 def _clear(rng: np.random.Generator, scene: Scene, queries: Iterable[Query], most: int) -> list[Reference]:
-    """Return references for some of the queries that clearly mean one thing."""
+    """Return references for some of the queries that have one unambiguous target."""
     found: list[Reference] = []
     listed = list(queries)
     for query in _shuffled(rng, listed, [1.0] * len(listed)):
@@ -211,7 +212,7 @@ def _drilled(rng: np.random.Generator, query: Query, scene: Scene, target: int) 
     return Reference(expression=words, query=query, style=style, form=form, target=target)
 
 
-# --- a thing by its place -------------------------------------------------------------------------------------------
+# --- an object by its location ---------------------------------------------------------------------------------------
 
 
 def _by_location(rng: np.random.Generator, scene: Scene, target: int) -> Reference | None:
@@ -220,7 +221,7 @@ def _by_location(rng: np.random.Generator, scene: Scene, target: int) -> Referen
     for form in _shuffled(rng, LOCATION_FORMS, LOCATION_WEIGHTS):
         for wanted, count in zip(filters, counts, strict=True):
             if count == 1 and (form in ("ordinal", "superlative", "size") or rng.random() < 0.6):
-                continue  # a thing that is the only one needs no place, and has no rank
+                continue  # an object that is the only one needs no location, and has no rank
             for place in _places(rng, form, wanted, scene, target, count):
                 query = Query(filter=wanted, place=place)
                 if denote(query, scene).is_only(target):
@@ -230,7 +231,7 @@ def _by_location(rng: np.random.Generator, scene: Scene, target: int) -> Referen
 
 
 def _short_filters(rng: np.random.Generator, thing: Thing) -> list[Filter]:
-    """Return a few ways to name a thing with one or two words, in random order."""
+    """Return filters that describe an object with one or two words, in random order."""
     options = (
         Filter(kind=thing.kind),
         Filter(kind=thing.kind, colour=thing.colour),
@@ -243,9 +244,9 @@ def _short_filters(rng: np.random.Generator, thing: Thing) -> list[Filter]:
 def _places(
     rng: np.random.Generator, form: str, wanted: Filter, scene: Scene, target: int, count: int
 ) -> Iterator[Place]:
-    """Yield places of a form at which the target may be; whether it clearly is remains to be seen."""
+    """Yield places of a form at which the target may be; they may be ambiguous."""
     if form == "ordinal":
-        # Counting is natural along the longer way that the counted things are spread over.
+        # People count along the axis on which the counted objects are spread out more.
         members = sorted(denote(Query(filter=wanted), scene).certain)
         for side in _shuffled(rng, SIDES, SIDE_WEIGHTS):
             places = [position(side, i, scene) for i in members]
@@ -287,7 +288,7 @@ def _locate(rng: np.random.Generator, form: str, place: Place, wanted: Filter, *
             "top": ("topmost {n}", "highest {n}", "uppermost {n}"),
             "bottom": ("bottommost {n}", "lowest {n}", "{n} closest to the bottom"),
         }[place.side]
-        # "left ball" would be odd for one on the right.
+        # "left ball" would be odd for a ball in the right half.
         plainly = on_its_side and rng.random() < 0.6
         template = f"{place.side} {{n}}" if plainly else pick(rng, most, (0.6, 0.25, 0.15))
     elif isinstance(place, Side):
@@ -315,7 +316,7 @@ def _upper(vertical: str) -> str:
     return "upper" if vertical == "top" else "lower"
 
 
-# --- a thing by its looks -------------------------------------------------------------------------------------------
+# --- an object by its appearance -------------------------------------------------------------------------------------
 
 
 def _by_appearance(rng: np.random.Generator, scene: Scene, target: int) -> Reference | None:
@@ -359,7 +360,7 @@ def _length(wanted: Filter) -> int:
 
 
 def _filter_weight(wanted: Filter) -> float:
-    """Return how natural a choice of attributes is: a kind is nearly always said, plainness and size seldom."""
+    """Return the weight of a choice of attributes: nearly always the kind, seldom plainness and size."""
     weight = 1.0 if wanted.kind is not None else 0.3
     if wanted.texture == "plain":
         weight *= 0.35
@@ -368,7 +369,7 @@ def _filter_weight(wanted: Filter) -> float:
     return weight * (0.3 if _length(wanted) == 4 else 1.0)
 
 
-# --- a thing by another thing ---------------------------------------------------------------------------------------
+# --- an object by another object -------------------------------------------------------------------------------------
 
 
 def _by_relation(rng: np.random.Generator, scene: Scene, target: int) -> Reference | None:
@@ -385,7 +386,7 @@ def _by_relation(rng: np.random.Generator, scene: Scene, target: int) -> Referen
         options.append((Filter(kind=thing.kind, size=thing.size), 0.5))
         options.append((Filter(kind=thing.kind, colour=thing.colour, size=thing.size), 0.35))
     members = [denote(Query(filter=f), scene) for f, _ in options]
-    # Most often the relation has to be needed: then names that fit several things come first.
+    # Most often the relation has to be needed: then filters that several objects fit come first.
     several = rng.random() < 0.95
     filters = _shuffled(
         rng,
@@ -422,7 +423,7 @@ def _directions(thing: Thing, anchor: Thing) -> list[str]:
 
 
 def _anchor(rng: np.random.Generator, scene: Scene, index: int) -> Query | None:
-    """Return a simple query that clearly means one thing, or None."""
+    """Return a simple query with one unambiguous target, or None."""
     thing = scene.things[index]
     plain = (
         Query(filter=Filter(kind=thing.kind)),
@@ -470,11 +471,11 @@ def _anchor_words(rng: np.random.Generator, anchor: Query) -> str:
     return f"the {said}"
 
 
-# --- nothing --------------------------------------------------------------------------------------------------------
+# --- nothing ---------------------------------------------------------------------------------------------------------
 
 
 def _wrong_attributes(rng: np.random.Generator, scene: Scene) -> Reference | None:
-    """Describe a thing by its looks with one of them changed."""
+    """Return an expression for an object's appearance with one attribute changed."""
     thing = pick(rng, scene.things)
     wanted = _changed(rng, pick(rng, [f for f in _all_filters(thing) if f.kind or _length(f) > 1]))
     if wanted is None:
@@ -484,14 +485,14 @@ def _wrong_attributes(rng: np.random.Generator, scene: Scene) -> Reference | Non
 
 
 def _wrong_place(rng: np.random.Generator, scene: Scene) -> Reference | None:
-    """Count further than there are things, or place a thing that is not there."""
+    """Return an expression that counts further than there are objects, or places an object where it is not."""
     thing = pick(rng, scene.things)
     if rng.random() < 0.25:
         wanted = pick(rng, (Filter(kind=thing.kind), Filter(kind=thing.kind, colour=thing.colour)), (0.7, 0.3))
         count = len(denote(Query(filter=wanted), scene).possible)
         if count >= 4:
             return None
-        # One further than there are is the nearest miss; a single thing is not counted at all by people.
+        # One further than there are is the hardest; people do not count a single object.
         rank = max(2, count + pick(rng, (1, 2), (0.75, 0.25)))
         if rank > 4:
             return None
@@ -520,7 +521,7 @@ def _wrong_place(rng: np.random.Generator, scene: Scene) -> Reference | None:
 
 
 def _wrong_relation(rng: np.random.Generator, scene: Scene) -> Reference | None:
-    """Relate a thing that is there to one that is not, or the other way round, or in the wrong direction."""
+    """Return an expression with a relation of which an object is missing or the direction is wrong."""
     first, second = (scene.things[i] for i in rng.permutation(len(scene.things))[:2])
     wanted = pick(rng, (Filter(kind=first.kind), Filter(kind=first.kind, colour=first.colour)))
     index = scene.things.index(second)
@@ -568,11 +569,11 @@ def _says_held_out(query: Query) -> bool:
     return isinstance(query.place, Relation | Nearest) and _says_held_out(query.place.anchor)
 
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- the wording -----------------------------------------------------------------------------------------------------
 
 
 def noun(rng: np.random.Generator, wanted: Filter) -> str:
-    """Return the words for attributes, without an article."""
+    """Return the noun phrase for attributes, without an article."""
     words = []
     if wanted.size is not None:
         words.append("small" if wanted.size == "small" else pick(rng, ("large", "big")))
@@ -593,7 +594,7 @@ def _word(rng: np.random.Generator, word: str) -> str:
 
 
 def _shuffled(rng: np.random.Generator, options: Iterable[T], weights: Sequence[float]) -> list[T]:
-    """Return the options in random order, the heavy ones rather first."""
+    """Return the options in random order; those of larger weight tend to come first."""
     keys = rng.random(len(weights)).tolist()
     order = sorted(range(len(weights)), key=lambda i: -(keys[i] ** (1 / weights[i])))
     listed = list(options)

@@ -1,4 +1,4 @@
-"""The outlines of the kinds, in a frame of their own: the centre of the box at 0, its longer side from -1 to 1."""
+"""The outlines of the kinds, in their own coordinates: the box is centred at 0, its longer side is -1..1."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _heart() -> Points:
 
 
 def _moon() -> Points:
-    offset, radius = 0.5, 0.8  # of the circle that is bitten off the unit circle
+    offset, radius = 0.5, 0.8  # of the circle that is cut out of the unit circle
     x = (1 + offset**2 - radius**2) / (2 * offset)
     outer = math.acos(x)
     inner = math.atan2(math.sin(outer), x - offset)
@@ -89,10 +89,10 @@ def turn(points: Sequence[tuple[float, float]], angle: float, radius: float, x: 
 def draw_silhouette(
     kind: str, x: float, y: float, radius: float, rotation: float, size: tuple[int, int]
 ) -> Image.Image:
-    """Return a mask (0 or 255, mode L) of the given (width, height) with the thing at a centre in pixels."""
+    """Return a mask (0 or 255, mode L) of the given (width, height) with the object at a centre in pixels."""
     mask = Image.new("L", size)
     draw = ImageDraw.Draw(mask)
-    # Pillow's whole numbers are the middles of pixels, ours are their edges.
+    # Integer coordinates are centres of pixels in Pillow, and edges of pixels here.
     if kind in ("ball", "ring"):
         draw.ellipse((x - radius - 0.5, y - radius - 0.5, x + radius - 0.5, y + radius - 0.5), fill=255)
         if kind == "ring":
@@ -106,7 +106,7 @@ def draw_silhouette(
 def visible_shares(
     things: Sequence[tuple[str, float, float, float, float]], extent: tuple[float, float]
 ) -> list[float]:
-    """Return which share of each thing's pixels within the image is not covered, 0..1, at low resolution.
+    """Return the visible fraction of each object's pixels within the image, 0..1, at low resolution.
 
     Args:
         things: kind, x, y, diameter and rotation of each, from the back to the front.

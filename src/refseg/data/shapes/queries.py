@@ -1,7 +1,7 @@
-"""What an expression asks for, and which things of a scene it means.
+"""The meaning of an expression as a query, and the objects of a scene that it refers to.
 
-A query says what people mean by such words, with margins: what a person would call a matter of opinion is neither
-certain nor ruled out. Only where what is certain is also all that is possible do the words have a clear meaning.
+Queries have margins: objects about which people might disagree are possible, but not certain. A query is unambiguous
+only if all objects that are possible are certain too.
 """
 
 from __future__ import annotations
@@ -32,39 +32,39 @@ __all__ = [
 ]
 
 AXIS_MARGIN = 0.06
-"""Of the axis: centres closer than this are not clearly one left of (or above) the other."""
+"""Fraction of the axis: of centres closer than this neither is clearly left of (or above) the other."""
 SIZE_MARGIN = 1.2
 """Ratio of diameters: below it neither is clearly the larger."""
 SIDE = (0.45, 0.55)
-"""Of the axis: up to the first a thing is on the left (at the top) for certain, up to the second perhaps."""
+"""Fractions of the axis: up to the first an object is certainly on the left (at the top), up to the second possibly."""
 CORNER = (0.38, 0.56)
-"""Of both axes, likewise."""
+"""The same for both axes of a corner."""
 CENTRE = (0.13, 0.25)
-"""Of each axis, the distance from the middle of the image, likewise."""
+"""The same for the distance from the centre of the image, on each axis."""
 CONE = (math.radians(40), math.radians(62))
-"""The angle off the direction of a relation, likewise."""
+"""The same for the angle to the direction of a relation, radians."""
 NEARER = 1.3
 """Ratio of distances: below it neither is clearly the nearer."""
 NEARER_GAP = 0.06
 """The same for the gaps between the edges, in units of the short side."""
 LONGEST_NEXT_TO = 0.3
-"""The widest gap, in units of the short side, at which a thing is still next to another."""
+"""The widest gap, in units of the short side, at which an object is still next to another."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Attributes that a thing must have; None asks for nothing."""
+    """Attributes that an object must have; None allows any value."""
 
     kind: str | None = None
     colour: str | None = None
     texture: str | None = None
     size: str | None = None
-    """`small` or `large`. Where nothing else is that large, a medium thing may be called large, or small."""
+    """`small` or `large`. Where no other object is larger (smaller), a medium one may be called large (small)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ordinal:
-    """The one at a rank, counted from a side; rank 1 is the leftmost, rightmost, topmost or bottommost."""
+    """The object at a rank, counted from a side; rank 1 is the leftmost, rightmost, topmost or bottommost."""
 
     rank: int
     side: str
@@ -73,7 +73,7 @@ class Ordinal:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """Those in a half of the image."""
+    """Objects in a half of the image."""
 
     side: str
     """`left`, `right`, `top` or `bottom`."""
@@ -81,7 +81,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Corner:
-    """Those in a quarter of the image."""
+    """Objects in a quarter of the image."""
 
     vertical: str
     """`top` or `bottom`."""
@@ -91,19 +91,19 @@ class Corner:
 
 @dataclass(frozen=True, kw_only=True)
 class Centre:
-    """The one in the middle: of the image and, where there are three in a row, of the row."""
+    """The object in the middle: of the image and, where there are three in a row, of the row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SizeExtreme:
-    """The largest or the smallest."""
+    """The largest or the smallest object."""
 
     largest: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Relation:
-    """Those that lie to one side of an anchor."""
+    """Objects that lie to one side of an anchor."""
 
     direction: str
     """`left`, `right`, `above` or `below`."""
@@ -112,7 +112,7 @@ class Relation:
 
 @dataclass(frozen=True, kw_only=True)
 class Nearest:
-    """The one next to an anchor: nearer than any other."""
+    """The object that is nearest to an anchor."""
 
     anchor: Query
 
@@ -122,7 +122,7 @@ Place = Ordinal | Side | Corner | Centre | SizeExtreme | Relation | Nearest
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """Things with some attributes and, where a place is given, of these only those in that place."""
+    """Objects with some attributes and, where a place is given, of these only those in that place."""
 
     filter: Filter
     place: Place | None = None
@@ -130,20 +130,20 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class Denotation:
-    """The indices of the things that a query means."""
+    """The indices of the objects that a query refers to."""
 
     certain: frozenset[int]
-    """Those that anybody would say are meant."""
+    """Objects that fit for everybody."""
     possible: frozenset[int]
-    """Those that somebody might say are meant; holds all the certain ones."""
+    """Objects that fit for somebody; includes all certain ones."""
 
     @property
     def clear(self) -> bool:
-        """True where nothing is a matter of opinion."""
+        """Whether all possible objects are certain."""
         return self.certain == self.possible
 
     def is_only(self, index: int) -> bool:
-        """True where the query clearly means this thing and no other."""
+        """Return whether the query refers to this object and certainly to no other."""
         return self.certain == self.possible == {index}
 
 
@@ -151,7 +151,7 @@ NOTHING = Denotation(certain=frozenset(), possible=frozenset())
 
 
 def denote(query: Query, scene: Scene) -> Denotation:
-    """Return which things of the scene a query means, for certain and possibly."""
+    """Return the objects of the scene that a query refers to, certainly and possibly."""
     among = _matching(query.filter, scene)
     place = query.place
     if place is None or not among.possible:
@@ -187,7 +187,7 @@ def denote(query: Query, scene: Scene) -> Denotation:
 
 
 def position(side: str, index: int, scene: Scene) -> float:
-    """Return how far a thing's centre is from a side of the image, 0..1 of the axis."""
+    """Return the distance of an object's centre from a side of the image, as a fraction of the axis."""
     thing = scene.things[index]
     width, height = scene.extent
     along = thing.x / width if side in ("left", "right") else thing.y / height
@@ -195,9 +195,9 @@ def position(side: str, index: int, scene: Scene) -> float:
 
 
 def off_direction(direction: str, thing: Thing, anchor: Thing) -> float:
-    """Return the angle, 0..pi, between a direction and the way from the anchor to the thing.
+    """Return the angle, 0..pi, between a direction and the line from the anchor to the object.
 
-    It is pi/2 (neither here nor there) where the centres are too close to speak of a direction at all.
+    It is pi/2 where the centres are too close for a direction.
     """
     dx, dy = thing.x - anchor.x, thing.y - anchor.y
     if math.hypot(dx, dy) < 0.35 * (thing.diameter + anchor.diameter):
@@ -207,7 +207,7 @@ def off_direction(direction: str, thing: Thing, anchor: Thing) -> float:
 
 
 def gap(one: Thing, other: Thing) -> float:
-    """Return the distance between the edges of two things, taken as discs; negative where they overlap."""
+    """Return the distance between the edges of two objects, taken as discs; negative where they overlap."""
     return math.hypot(one.x - other.x, one.y - other.y) - (one.diameter + other.diameter) / 2
 
 
@@ -226,7 +226,7 @@ def _matching(wanted: Filter, scene: Scene) -> Denotation:
 
 
 def _graded(members: list[int], limits: tuple[float, float], measure: Callable[[int], float]) -> Denotation:
-    """Return those whose measure is up to the first limit as certain, and up to the second as possible."""
+    """Return objects whose measure is up to the first limit as certain, and up to the second as possible."""
     measured = [(measure(i), i) for i in members]
     return Denotation(
         certain=frozenset(i for value, i in measured if value <= limits[0]),
@@ -235,7 +235,7 @@ def _graded(members: list[int], limits: tuple[float, float], measure: Callable[[
 
 
 def _ranked(keys: list[tuple[float, int]], rank: int, margin: float) -> Denotation:
-    """Return the one at a rank (from 1) by ascending key, where keys closer than a margin may be in either order."""
+    """Return the object at a rank (from 1) by ascending key; keys closer than a margin may be in either order."""
     certain, possible = set(), set()
     for key, i in keys:
         surely_before = sum(other <= key - margin for other, j in keys if j != i)
@@ -248,7 +248,7 @@ def _ranked(keys: list[tuple[float, int]], rank: int, margin: float) -> Denotati
 
 
 def _nearest(members: list[int], anchor: int, scene: Scene) -> Denotation:
-    """Return the one nearest to the anchor, by its centre as well as by its edge."""
+    """Return the object nearest to the anchor, by its centre as well as by its edge."""
     to = scene.things[anchor]
     measured = [(i, math.hypot(t.x - to.x, t.y - to.y), gap(t, to)) for i in members for t in (scene.things[i],)]
 
@@ -266,7 +266,7 @@ def _central(members: list[int], scene: Scene) -> Denotation:
     by_place = _graded(members, CENTRE, off_centre)
     if len(members) != 3:
         return by_place
-    # Of three, people may mean the one between the other two instead: that has to be the same one.
+    # Of three, people may mean the one between the other two: it has to be the same object.
     spreads = []
     for side in ("left", "top"):
         places = sorted((position(side, i, scene), i) for i in members)

@@ -1,4 +1,4 @@
-"""Scenes to pixels: the image, and for each pixel which thing is seen there."""
+"""Draws scenes: the image, and a label map of the visible objects."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from refseg.data.shapes.vocabulary import TONES
 __all__ = ["render", "thing_masks"]
 
 PERIOD = {"striped": 0.25, "dotted": 0.27, "checkered": 0.36}
-"""Of a texture, in diameters: coarse enough to be seen on a thing of 25 pixels."""
+"""Of a texture, in diameters: coarse enough to be visible on an object of 25 pixels."""
 
 
 def render(scene: Scene, scale: float = 1.0) -> tuple[UInt8[ndarray, "H W 3"], UInt8[ndarray, "H W"]]:
     """Draw a scene.
 
     Args:
-        scene: what to draw.
+        scene: the scene.
         scale: size of the result over the scene's own; any positive number.
 
     Returns:
-        The image as RGB, and its labels: 0 is background, i + 1 is where thing i is seen (covers most of the pixel).
+        The image as RGB, and its labels: i + 1 where object i is visible (covers most of the pixel), 0 elsewhere.
     """
     width, height = max(1, round(scene.width * scale)), max(1, round(scene.height * scale))
     unit = min(width, height)
@@ -41,7 +41,7 @@ def render(scene: Scene, scale: float = 1.0) -> tuple[UInt8[ndarray, "H W 3"], U
 
 
 def thing_masks(scene: Scene, scale: float = 1.0) -> Bool[ndarray, "N H W"]:
-    """Return where each of the N things is seen; no two overlap."""
+    """Return the visible mask of each of the N objects; no two overlap."""
     labels = render(scene, scale)[1]
     return np.asarray(labels[None] == np.arange(1, len(scene.things) + 1, dtype=np.uint8)[:, None, None])
 
@@ -50,17 +50,17 @@ _MAJORITY = [0] * 128 + [255] * 128
 
 
 def _draw_thing(thing: Thing, unit: int, width: int, height: int) -> tuple[Image.Image, Image.Image, tuple[int, int]]:
-    """Return colours (RGB) and coverage (L) of the box around a thing, and the box's top left corner in the image."""
+    """Return colours (RGB) and coverage (L) of the box around an object, and the box's top left corner."""
     radius = thing.diameter * unit / 2
     x, y = thing.x * unit, thing.y * unit
     reach = radius * REACH[thing.kind] + 1
     left, top = max(0, math.floor(x - reach)), max(0, math.floor(y - reach))
     right, bottom = min(width, math.ceil(x + reach)), min(height, math.ceil(y + reach))
-    fine = 2 if radius > 24 else 3 if radius > 12 else 4  # small things deserve finer edges and cost little
+    fine = 2 if radius > 24 else 3 if radius > 12 else 4  # small objects need finer edges and cost little
     size = (fine * (right - left), fine * (bottom - top))
     x, y, radius = fine * (x - left), fine * (y - top), fine * radius
     cover = draw_silhouette(thing.kind, x, y, radius, thing.rotation, size)
-    # Coordinates of each pixel in the thing's own frame, -1..1, before its rotation.
+    # Coordinates of each pixel relative to the object, -1..1, before its rotation.
     across = ((np.arange(size[0], dtype=np.float32) + 0.5 - x) / radius)[None, :]
     down = ((np.arange(size[1], dtype=np.float32) + 0.5 - y) / radius)[:, None]
     c, s = math.cos(thing.rotation), math.sin(thing.rotation)
@@ -73,7 +73,7 @@ def _draw_thing(thing: Thing, unit: int, width: int, height: int) -> tuple[Image
         second, light = _pattern(thing.texture, u, v), _light(thing.kind, across, down)
     first_tone, second_tone, rim = TONES[thing.colour]
     brightness = light * (1 + thing.shade)
-    if thing.colour == "black":  # light falls on black as a gleam: multiplying it would leave it flat
+    if thing.colour == "black":  # black reflects only highlights: a factor would leave it flat
         brightness = 1 + 2.2 * np.maximum(brightness - 1.1, 0)
     tones = np.array([first_tone, second_tone], dtype=np.float32)[second.view(np.uint8)]
     colour = Image.fromarray(np.clip(tones * brightness[..., None], 0, 255).astype(np.uint8))
@@ -84,7 +84,7 @@ def _draw_thing(thing: Thing, unit: int, width: int, height: int) -> tuple[Image
 def _pattern(
     texture: str, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"], step: float | None = None
 ) -> Bool[ndarray, "h w"]:
-    """Return where the second tone of a texture is."""
+    """Return the mask of the second tone of a texture."""
     if texture == "plain":
         return np.zeros(u.shape, dtype=bool)
     step = step or 2 * PERIOD[texture]
@@ -97,7 +97,7 @@ def _pattern(
 
 
 def _pattern_of_ring(texture: str, u: Float[ndarray, "h w"], v: Float[ndarray, "h w"]) -> Bool[ndarray, "h w"]:
-    """Return where the second tone is on a ring: its band is too narrow for any pattern that does not follow it."""
+    """Return the mask of the second tone on a ring, whose band is too narrow for a pattern that does not follow it."""
     if texture == "plain":
         return np.zeros(u.shape, dtype=bool)
     if texture == "striped":
@@ -143,7 +143,7 @@ def _cube_faces(
 def _draw_rim(
     colour: Image.Image, thing: Thing, x: float, y: float, radius: float, line: int, rim: tuple[int, int, int]
 ) -> None:
-    """Draw a thin outline, which parts a thing from the background and from things of its colour."""
+    """Draw a thin outline, which separates an object from the background and from others of its colour."""
     draw = ImageDraw.Draw(colour)
     if thing.kind in ("ball", "ring"):
         draw.ellipse((x - radius - 0.5, y - radius - 0.5, x + radius - 0.5, y + radius - 0.5), outline=rim, width=line)

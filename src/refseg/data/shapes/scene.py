@@ -1,4 +1,4 @@
-"""Scenes: which things there are and where, in units of the short side, before any pixel is drawn."""
+"""Scenes: objects and their positions, in units of the short side of the image, before drawing."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MOST_TURN_OTHERWISE = 0.5
 EDGE = 0.45
 """A centre keeps this many diameters from every side of the image, so at most a sliver is cut off."""
 LEAST_VISIBLE = 0.66
-"""Checked at low resolution; higher than the promised 0.6 to absorb its coarseness."""
+"""Checked at low resolution; higher than the guaranteed 0.6 to absorb its coarseness."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One thing of a scene; lengths are in units of the short side of the image."""
+    """An object of a scene; lengths are in units of the short side of the image."""
 
     kind: str
     colour: str
@@ -45,17 +45,17 @@ class Thing:
     rotation: float
     """Radians, clockwise."""
     shade: float
-    """How much brighter than its colour, about -0.1..0.1."""
+    """Relative difference in brightness from its colour, about -0.1..0.1."""
 
     @property
     def held_out(self) -> bool:
-        """True where its colour and kind are a pair that training never shows."""
+        """Whether its colour and kind are a pair that is never shown in training."""
         return (self.colour, self.kind) in HELD_OUT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Background:
-    """What is behind the things: a gradient between two dull colours, clutter and grain."""
+    """The background: a gradient between two dull colours, clutter and grain."""
 
     start: tuple[int, int, int]
     """RGB, 0..255."""
@@ -68,14 +68,14 @@ class Background:
     grain: int
     """Strength of the noise of single pixels, in grey levels."""
     clutter: int
-    """How many faint lines and patches there are."""
+    """The number of faint lines and patches."""
     seed: int
-    """Of everything random in the drawing of the background."""
+    """Of the random numbers with which the background is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """An image before it is drawn. Later things lie over earlier ones."""
+    """An image before it is drawn. Later objects cover earlier ones."""
 
     width: int
     """Pixels at scale 1."""
@@ -104,13 +104,13 @@ def pick(rng: np.random.Generator, options: Sequence[T], weights: Sequence[float
 
 
 def generate_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
-    """Return a scene of 3 to 8 things, most often with several that share a kind, a colour or both.
+    """Return a scene of 3 to 8 objects, most often with several that share a kind, a colour or both.
 
-    Every thing keeps at least 60 % of its pixels visible and about 90 % of it lies within the image.
+    At least 60 % of each object's pixels are visible, and about 90 % of it lies within the image.
 
     Args:
-        rng: the only source of chance; the same state gives the same scene.
-        held_out: whether to show at least one thing of a held-out pair; otherwise there is none.
+        rng: the only source of randomness; the same state gives the same scene.
+        held_out: whether to show at least one object of a held-out pair; otherwise there is none.
     """
     while True:
         width, height = pick(rng, FRAMES, FRAME_WEIGHTS)
@@ -126,7 +126,7 @@ def generate_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
 
 
 def _draw_looks(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str]]:
-    """Return the (colour, kind) of 3 to 8 things; those that the theme makes alike come first."""
+    """Return the (colour, kind) of 3 to 8 objects; those that the theme makes alike come first."""
     count = pick(rng, (3, 4, 5, 6, 7, 8), (1, 2, 3, 3, 2, 1))
     forced = pick(rng, sorted(HELD_OUT)) if held_out else None
     colour, kind = forced or (pick(rng, COLOURS), pick(rng, KINDS))
@@ -150,7 +150,7 @@ def _draw_looks(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str
 def _place(
     rng: np.random.Generator, looks: list[tuple[str, str]], extent: tuple[float, float]
 ) -> tuple[Thing, ...] | None:
-    """Return the things at random places, in random depth order, or None where they do not fit."""
+    """Return the objects at random positions, in random depth order, or None where they do not fit."""
     placed: list[Thing] = []
     crowded = len(looks) >= 6
     for colour, kind in looks:
@@ -187,7 +187,7 @@ def _place(
 
 
 def _draw_background(rng: np.random.Generator) -> Background:
-    """Return a dull background: middling brightness, so that white and black things stand out from it."""
+    """Return a dull background of medium brightness, from which white and black objects stand out."""
 
     def dull() -> tuple[int, int, int]:
         grey = 85 + 105 * rng.random()

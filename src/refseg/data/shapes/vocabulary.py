@@ -1,4 +1,4 @@
-"""What the things of a generated scene can be, and the words for it."""
+"""The attributes of objects in generated scenes, and the words for them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 
 SIZES = MappingProxyType({"small": (0.19, 0.23), "medium": (0.29, 0.35), "large": (0.43, 0.51)})
-"""Diameters of each size, in units of the short side of the image. Only small and large are ever said."""
+"""Diameters of each size, in units of the short side of the image. Expressions name only small and large."""
 
 HELD_OUT = frozenset(
     {
@@ -33,7 +33,7 @@ HELD_OUT = frozenset(
         ("black", "ring"),
     }
 )
-"""Pairs of colour and kind that never occur in `train` and `val`; every colour and every kind is in just one."""
+"""Pairs of colour and kind that never occur in `train` and `val`; every colour and every kind is in exactly one."""
 
 Tone = tuple[int, int, int]
 
@@ -49,7 +49,7 @@ TONES: MappingProxyType[str, tuple[Tone, Tone, Tone]] = MappingProxyType(
         "black": ((26, 26, 30), (122, 124, 132), (66, 68, 74)),
     }
 )
-"""RGB of each colour, of the second tone that its textures are drawn in, and of its outline."""
+"""RGB of each colour, of the second tone of its textures, and of its outline."""
 
 VARIANTS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -65,4 +65,4 @@ VARIANTS: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
         "checkered": ("checked",),
     }
 )
-"""Other words that stand now and then for the canonical one."""
+"""Synonyms that sometimes replace the canonical word."""

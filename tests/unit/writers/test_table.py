@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from refseg.published import Source
-from refseg.report.table import Table, aligned, markdown, percent, shortened
+from refseg.writers.table import Table, aligned, markdown, percent, shortened
 
 TABLE = Table(
     caption="A | caption",

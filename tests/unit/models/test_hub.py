@@ -1,0 +1,275 @@
+"""Model folders by name, and the Hugging Face Hub, which is replaced by this machine."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from refseg.errors import ConfigError, DownloadError, OutputError, UnknownNameError, WeightsError
+from refseg.models import hub as hub_module
+from refseg.models.families import MODELS
+from refseg.models.folder import load_model
+from refseg.models.hub import push_to_hub, resolve
+
+
+@pytest.fixture
+def folder(model_folder, tmp_path):
+    return Path(shutil.copytree(model_folder, tmp_path / "model"))
+
+
+# ── names and paths ──
+
+
+def test_a_folder(folder, monkeypatch):
+    assert resolve(folder) == folder
+    assert resolve(str(folder)) == folder
+    monkeypatch.chdir(folder.parent)
+    assert resolve("model") == Path("model")
+
+
+def test_a_name_takes_precedence_over_a_folder(monkeypatch, tmp_path):
+    bundled = tmp_path / "bundled"
+    bundled.mkdir()
+    monkeypatch.setitem(MODELS, "shapes", replace(MODELS["shapes"], weights=bundled))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shapes").mkdir()
+    assert resolve("shapes") == bundled
+    assert resolve("./shapes") == Path("shapes")
+    assert resolve(Path("shapes")) == Path("shapes")
+    bundled.rmdir()
+    with pytest.raises(WeightsError, match="missing"):
+        resolve("shapes")
+
+
+def test_a_name_without_weights_is_refused():
+    with pytest.raises(WeightsError, match="refseg convert"):
+        resolve("cris-r50")
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UnknownNameError) as caught:
+        resolve("cris-r5")
+    assert (caught.value.name, caught.value.known) == ("cris-r5", sorted(MODELS))
+
+
+@pytest.mark.parametrize("path", ["./none", "/none", "~/none-at-all", "../a/b", "a/b/c", "official.pth", Path("x")])
+def test_a_path_that_does_not_exist_is_refused(path):
+    with pytest.raises(WeightsError, match="no such folder"):
+        resolve(path)
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "official.pth").touch()
+    with pytest.raises(WeightsError, match=r"refseg convert .*official\.pth"):
+        resolve(tmp_path / "official.pth")
+
+
+# ── the Hub ──
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The client's settings; its Hub is a port of this machine, and its cache is empty."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        yield constants
+
+
+def check_not_downloaded(match, **options):
+    with pytest.raises(DownloadError, match=match) as caught:
+        resolve("user/name", **options)
+    assert "'user/name'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_host(hub, monkeypatch):
+    monkeypatch.setattr(hub, "ENDPOINT", "https://refseg.invalid")
+    check_not_downloaded("refseg.invalid cannot be reached")
+
+
+def test_a_closed_port(hub, monkeypatch):
+    monkeypatch.setattr(hub, "ENDPOINT", "http://127.0.0.1:9")
+    check_not_downloaded("refused")
+
+
+def test_a_slow_look_up_of_the_name_is_cut_off(hub, monkeypatch):
+    monkeypatch.setattr(hub_module, "TIMEOUT", 0.05)
+    finished = threading.Event()
+
+    def connect(*_, **__):
+        finished.wait(10)
+        raise OSError
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    check_not_downloaded(r"no answer in 0\.05 seconds")
+    finished.set()
+
+
+@pytest.mark.parametrize("address", ["http://localhost:port", "http://[::1"])
+def test_a_broken_address(hub, monkeypatch, address):
+    monkeypatch.setattr(hub, "ENDPOINT", address)
+    check_not_downloaded("address")
+
+
+def test_a_broken_proxy_does_not_reveal_its_password(hub, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://me:secret@proxy:port")
+    with pytest.raises(DownloadError, match="proxy") as caught:
+        resolve("user/name")
+    assert "secret" not in str(caught.value)
+
+
+def test_offline(hub, monkeypatch):
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    check_not_downloaded("HF_HUB_OFFLINE")
+    check_not_downloaded("not allowed", allow_download=False)
+
+
+def test_a_proxy_is_connected_to_instead(hub, monkeypatch):
+    monkeypatch.setattr(hub, "ENDPOINT", "https://refseg.invalid")
+    addresses = []
+
+    def connect(address, timeout):
+        addresses.append(address)
+        raise ConnectionRefusedError(111, "Connection refused")
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+    for proxy in ("http://proxy:3128", "proxy:3128"):
+        monkeypatch.setenv("https_proxy", proxy)
+        check_not_downloaded("proxy cannot be reached")
+    monkeypatch.delenv("https_proxy")
+    monkeypatch.setenv("all_proxy", "socks5://proxy")
+    check_not_downloaded("proxy")
+    monkeypatch.setenv("no_proxy", "refseg.invalid")
+    check_not_downloaded("refseg.invalid")
+    assert addresses == [("proxy", 3128), ("proxy", 3128), ("proxy", 1080), ("refseg.invalid", 443)]
+
+
+def test_a_download(hub, folder, monkeypatch):
+    calls = []
+
+    def snapshot(repo_id, *, allow_patterns, local_files_only):
+        calls.append((repo_id, tuple(allow_patterns), local_files_only))
+        if local_files_only:
+            raise FileNotFoundError
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    assert resolve("user/name") == folder
+    files = ("config.json", "model.safetensors")
+    assert calls == [("user/name", files, True), ("user/name", files, False)]
+
+
+def test_a_cached_model_needs_no_network(hub, folder, monkeypatch):
+    monkeypatch.setattr(hub, "ENDPOINT", "https://refseg.invalid")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
+    assert resolve("user/name", allow_download=False) == folder
+
+
+def test_another_kind_of_repository_is_refused(hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    with pytest.raises(DownloadError, match=r"config\.json"):
+        resolve("user/name")
+
+
+def test_an_error_of_the_client(hub, monkeypatch):
+    def fail(*_, local_files_only, **__):
+        raise FileNotFoundError if local_files_only else RuntimeError("401:\nwho are you?")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    check_not_downloaded(r"401: who are you\?$")
+
+
+# ── uploads ──
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of the client."""
+    calls = []
+
+    class Api:
+        def create_repo(self, repo_id, **options):
+            calls.append((repo_id, options))
+            return f"https://hub/{repo_id}"
+
+        def upload_folder(self, **options):
+            calls.append(options)
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    return calls
+
+
+def test_an_upload(hub, folder, calls):
+    assert push_to_hub(folder, "user/name", private=True) == "https://hub/user/name"
+    assert calls[0] == ("user/name", {"private": True, "exist_ok": True})
+    assert calls[1]["allow_patterns"] == ["config.json", "model.safetensors", "README.md"]
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: refseg\n")
+    assert 'refseg.load("user/name")' in card
+    assert load_model(folder)
+
+
+def test_an_upload_keeps_the_model_card(hub, folder, calls):
+    (folder / "README.md").write_text("my own")
+    push_to_hub(folder, "user/name")
+    assert (folder / "README.md").read_text() == "my own"
+
+
+def test_other_folders_are_not_uploaded(hub, folder, calls, tmp_path):
+    with pytest.raises(WeightsError):
+        push_to_hub(tmp_path / "none", "user/name")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        push_to_hub(folder, "user/name")
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(ConfigError):
+        push_to_hub(folder, "user/name")
+    assert calls == []
+
+
+@pytest.mark.parametrize("address", ["https://refseg.invalid", "http://localhost:port"])
+def test_an_upload_without_a_connection(hub, folder, calls, monkeypatch, address):
+    monkeypatch.setattr(hub, "ENDPOINT", address)
+    with pytest.raises(OutputError, match="user/name"):
+        push_to_hub(folder, "user/name")
+    assert calls == []
+
+
+@pytest.mark.parametrize("name", ["create_repo", "upload_folder"])
+def test_an_upload_that_the_hub_refuses(hub, folder, calls, monkeypatch, name):
+    import huggingface_hub
+
+    def fail(*_, **__):
+        raise RuntimeError("403:\nno rights")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, name, fail)
+    with pytest.raises(OutputError, match=r"user/name.*403: no rights$"):
+        push_to_hub(folder, "user/name")
+
+
+def test_an_invalid_name_is_not_uploaded_to(hub, folder):
+    with pytest.raises(OutputError, match="no name/at/all"):
+        push_to_hub(folder, "no name/at/all")
+
+
+def test_a_model_card_that_cannot_be_written(hub, folder, calls, monkeypatch):
+    monkeypatch.setattr(hub_module, "write_text", _disk_full)
+    with pytest.raises(OutputError, match="disk full"):
+        push_to_hub(folder, "user/name")
+    assert calls == []
+
+
+def _disk_full(path, text):
+    raise OutputError(f"{path}: disk full")
