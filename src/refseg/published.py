@@ -16,7 +16,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
-__all__ = ["Metric", "Published", "Source", "all_published", "catalogue_name", "published", "published_scores"]
+__all__ = [
+    "METRIC_NAMES",
+    "Metric",
+    "Published",
+    "Source",
+    "all_published",
+    "catalogue_name",
+    "published",
+    "published_scores",
+]
 
 Metric: TypeAlias = Literal["mIoU", "oIoU"]
 TRAINED_ON = ("per set", "mixed", "zero-shot")

@@ -248,6 +248,19 @@ def test_a_run_killed_between_two_files_is_resumed(run, tmp_path, monkeypatch, f
     assert_same(weights(tmp_path / "killed" / "last"), weights(tmp_path / "whole" / "last"))
 
 
+def test_a_state_in_another_memory_layout_gives_the_same_weights(run, tmp_path):
+    """Sharded runs store contiguous averages, and fused optimizers pair elements by their place in memory."""
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "part", stop_after=3)
+    path = tmp_path / "part" / "state.pt"
+    stored = torch.load(path, weights_only=True)
+    for values in stored["optimizer"]["state"].values():
+        values.update({name: value.contiguous() for name, value in values.items()})
+    torch.save(stored, path)
+    run(tmp_path / "part")
+    assert_same(weights(tmp_path / "part" / "last"), weights(whole))
+
+
 def test_a_finished_run_is_not_changed(run, tmp_path, losses):
     run(tmp_path)
     before = (tmp_path / "last" / "model.safetensors").read_bytes()

@@ -134,8 +134,6 @@ class Media:
             return str(path if path.is_relative_to(likely) else likely / path)
 
     def _is_image(self, path: Path, image: str) -> bool:
-        if self.open_image is not None:
-            return False
         try:
             return self.find_image(image).samefile(path)
         except (DataError, OSError):

@@ -16,6 +16,7 @@ from refseg.encoders.clip_vit import VisionTransformer, ViTConfig
 from refseg.errors import ConfigError, WeightsError
 
 __all__ = [
+    "CONNECT",
     "ClipSource",
     "Encoders",
     "adopt_encoders",

@@ -1,1 +1,1 @@
-"""Numbers that say how good a model is."""
+"""Evaluation: protocols, metrics, stored predictions, results and calibration."""

@@ -53,7 +53,9 @@ def _check_sizes(kind: Family, config: Any, shapes: Mapping[str, tuple[int, ...]
         for part in field.split("."):
             stored, found = getattr(stored, part, None), getattr(found, part, None)
         if stored != found:
-            raise WeightsError(f"{path}: the config has {field} = {_short(stored)}, but the weights have {_short(found)}")
+            raise WeightsError(
+                f"{path}: the config has {field} = {_short(stored)}, but the weights have {_short(found)}"
+            )
 
 
 def _check_shapes(found: Mapping[str, tuple[int, ...]], needed: Mapping[str, tuple[int, ...]], path: Path) -> None:

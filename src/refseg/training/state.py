@@ -114,8 +114,21 @@ def restore(
     options = StateDictOptions(full_state_dict=True, cpu_offload=_is_sharded(model))
     set_model_state_dict(model, state["model"], options=options)
     set_optimizer_state_dict(model, optimizer, state["optimizer"], options=options)
+    _match_layout(optimizer)
     scaler.load_state_dict(state["scaler"])
     return Progress(step=state["step"], best=state["best"])
+
+
+def _match_layout(optimizer: torch.optim.Optimizer) -> None:
+    """Give the averages of each parameter its memory layout.
+
+    Those of a sharded run are stored contiguously, and parameters may be in channels_last: fused optimizers pair their
+    elements by their place in memory.
+    """
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                values[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _is_sharded(model: Model) -> bool:

@@ -356,6 +356,29 @@ def test_images_inside_tables_are_looked_at(tmp_path):
     assert finding.file.endswith("val-00000-of-00001.parquet")
 
 
+def test_two_sizes_of_a_missing_image_are_found(tmp_path):
+    images = [
+        {"id": n, "file_name": "gone.jpg", "height": height, "width": 9, "caption": f"cup {n}"}
+        for n, height in enumerate((9, 9, 8))
+    ]
+    annotations = [{"id": n, "image_id": n, "segmentation": square(1, 1, 5)} for n in range(3)]
+    file = tmp_path / "finetune_refcoco_val.json"
+    file.write_text(json.dumps({"images": images, "annotations": annotations}), encoding="utf-8")
+    findings = check(mdetr(tmp_path, {"val": file}))
+    assert [(one.kind, one.row) for one in findings] == [("missing", "image 1"), ("image", "image 1")]
+    assert "9 x 9 (image 1) and 9 x 8 (image 3)" in findings[1].message
+
+
+def test_a_quick_check_reads_the_size_of_run_lengths(own):
+    (own / "data.csv").unlink()
+    rows = [
+        {"image": "a.png", "text": "a cup", "rle": {"size": [height, 32], "counts": [32 * height]}}
+        for height in (24, 12)
+    ]
+    (own / "data.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    assert only(found(own, quick=True)).row == "line 2"
+
+
 # ── agreement with the reader ──
 
 

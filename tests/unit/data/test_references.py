@@ -271,6 +271,21 @@ def test_an_image_of_reasonseg_may_come_after_its_json(made, tmp_path, ending):
     assert References(reasonseg(tmp_path), "reasonseg", "val")[0].load_image().size == (64, 48)
 
 
+def test_the_digest_has_the_ending_of_an_image_of_reasonseg(made, tmp_path):
+    made.write_json(tmp_path / "val" / "a.json", {"text": ["q"], "is_sentence": False, "shapes": []})
+    digests = [References(reasonseg(tmp_path), "reasonseg", "val").digest()]
+    for ending in (".png", ".jpg"):
+        made.save_image(tmp_path / "val" / f"a{ending}")
+        digests.append(References(reasonseg(tmp_path), "reasonseg", "val").digest())
+    assert digests[0] == digests[2] != digests[1]
+
+
+def test_a_mask_of_a_broken_image_names_the_image(made, tmp_path):
+    data = own_set(made, tmp_path)()
+    made.write(tmp_path / "images" / "a.png", b"x")
+    assert str(tmp_path / "images" / "a.png") in told(data[0].load_mask)
+
+
 def test_masks_of_the_reference_cris_may_come_later_in_either_folder(made, tmp_path):
     made.save_image(tmp_path / "images" / "train2014" / "a.jpg")
     row = {"segment_id": 7, "img_name": "a.jpg", "sentences": [{"sent_id": 3, "sent": "cup"}]}
