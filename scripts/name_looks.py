@@ -119,7 +119,7 @@ def name_looks(source: str | Path, target: Path, minutes: float = 2.5) -> float:
 def main() -> None:
     """Train, and write the changed model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a model folder, or a name of the zoo")
+    parser.add_argument("model", help="a model folder, or a name in refseg models")
     parser.add_argument("out", type=Path, help="the model folder to write")
     parser.add_argument("--minutes", type=float, default=2.5)
     arguments = parser.parse_args()

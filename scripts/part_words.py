@@ -115,7 +115,7 @@ def change(before: nn.Module, now: nn.Module, tokens: Tensor, padding: Tensor) -
 def main() -> None:
     """Train the text encoder, and write the changed model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="a model folder, or a name of the zoo")
+    parser.add_argument("model", help="a model folder, or a name in refseg models")
     parser.add_argument("out", type=Path, help="the model folder to write")
     parser.add_argument("--steps", type=int, default=500)
     arguments = parser.parse_args()

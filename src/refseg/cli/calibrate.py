@@ -19,7 +19,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", help="a zoo name, a model folder, or a Hub name such as user/name")
+    parser.add_argument("model", help="a name from `refseg models`, a model folder, or a Hub name such as user/name")
     parser.add_argument("dataset", metavar="DATASET:SPLIT", help="a validation split, not the one to be tested on")
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the model folder to write")
@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.predictor import load
 
     data = open_data(arguments.dataset, arguments.data)
+    if note := data.skipped_note():
+        print(f"refseg: note: {note}", file=sys.stderr)
     folder = resolve(arguments.model)
     calibrated = calibrate(
         load(folder, arguments.device),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from refseg.cli.evaluate import check_output, files_of
 from refseg.errors import ConfigError, DataError, UnknownNameError
+from refseg.writers.table import Table, aligned
 
 if TYPE_CHECKING:
     from refseg.data.dataset import DataSet
@@ -361,10 +362,10 @@ def _tell_leaks(arguments: argparse.Namespace, data: DataSet, leaks: list[Leak],
         found = {"images": len(leak.images), "references": leak.references, "expressions": leak.expressions}
         name = leak.against if leak.listed is None else f"{leak.against} ({_plural(leak.listed, 'image')})"
         rows.append([name, *(_share(found[what], counts[what]) for what in rows[0][1:])])
-    print(_columns(rows), end="")
+    print(aligned(_numbers(rows)), end="")
     if scores is not None:
         names = ("images", "expressions", "mean IoU", "overall IoU", "Pr@0.5", "95 % of mean IoU")
-        print("\n" + _columns([["score of", *names], *(_score_row(*one) for one in scores.items())]), end="")
+        print("\n" + aligned(_numbers([["score of", *names], *(_score_row(*one) for one in scores.items())])), end="")
 
 
 def _share(part: int, whole: int) -> str:
@@ -383,11 +384,10 @@ def _score_row(name: str, figures: dict[str, Any]) -> list[str]:
     ]
 
 
-def _columns(rows: Sequence[Sequence[str]]) -> str:
-    """Return cells as aligned lines, all but the first column to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
-    return "".join(f"{'  '.join(line)}\n" for line in lines)
+def _numbers(rows: Sequence[Sequence[str]]) -> Table:
+    """Return rows, the first of them names, as a table whose numbers are aligned to the right."""
+    names, *others = map(tuple, rows)
+    return Table(columns=names, rows=tuple(others), right=frozenset(range(1, len(names))))
 
 
 # ── show ──

@@ -31,7 +31,7 @@ __all__ = [
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("model", help="a zoo name, a model folder, or a Hub name such as user/name")
+    parser.add_argument("model", help="a name from `refseg models`, a model folder, or a Hub name such as user/name")
     add_data_arguments(parser)
     parser.add_argument(
         "--save", type=Path, metavar="FILE", help="write every mask there, as `refseg score` reads them"

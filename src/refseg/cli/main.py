@@ -47,7 +47,9 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` by default, and return the exit code: 0, or 2 with one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # expressions and file names may hold characters that the terminal cannot show
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # expressions and file names may hold characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:

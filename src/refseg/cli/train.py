@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--init",
         metavar="MODEL",
-        help="start from the weights of a model (a zoo name, a model folder or a Hub name), or none for random ones",
+        help="start from the weights of a model (its name, folder or Hub name), or none for random weights",
     )
     parser.add_argument(
         "--clip", metavar="FILE", help="OpenAI's weights of the encoders, or download, or none for random ones"
@@ -67,16 +67,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     rank, processes = launched()
 
-    def tell(text: str) -> None:
+    def report(text: str) -> None:
         if rank == 0:
             print(text, file=sys.stderr)
 
     if not arguments.dry_run:
-        check_own_data(chosen, arguments.images, tell)
+        check_own_data(chosen, arguments.images, report)
         data, validation = open_recipe(chosen, arguments.data, arguments.images)
     model = starting_model(chosen, arguments.recipe, arguments.init, arguments.clip)
     if rank == 0:
-        tell(f"refseg: memory: {estimate(model, chosen.training, processes=processes, shard=arguments.shard)}")
+        report(f"refseg: memory: {estimate(model, chosen.training, processes=processes, shard=arguments.shard)}")
     if arguments.dry_run:
         print(json.dumps({"training": to_dict(chosen.training), "model": to_dict(model.spec)}, indent=2))
         return 0

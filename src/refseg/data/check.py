@@ -25,6 +25,7 @@ from refseg.data.media import Media
 from refseg.errors import DataError, ExpressionError, ImageError
 from refseg.inputs.clip_bpe import WORD_LENGTH, Tokenizer, check_expression
 from refseg.inputs.read import read_image, read_size
+from refseg.writers.table import Table, aligned
 
 __all__ = ["KINDS", "Finding", "Severity", "check", "table"]
 
@@ -342,18 +343,14 @@ def table(findings: Iterable[Finding], *, most: int = 20, folder: Path | None = 
     kinds: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
     for finding in findings:
         kinds.setdefault(finding.kind, []).append(finding)
-    lines: list[tuple[str, str, str, str]] = []
+    lines: list[tuple[str, ...]] = []
     for kind, found in sorted(kinds.items(), key=lambda one: [other.severity for other in one[1][:1]]):
         for one in found[:most]:
             place = ": ".join(part for part in (_relative(one.file, folder), one.row) if part)
             lines.append((one.severity, kind, place, " ".join(one.message.split())))
         if len(found) > most:
             lines.append((found[0].severity, kind, "...", f"and {len(found) - most:,} more"))
-    widths = [max((len(line[column]) for line in lines), default=0) for column in range(3)]
-    return "".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]) + "\n"
-        for line in lines
-    )
+    return aligned(Table(columns=(), rows=tuple(lines)))
 
 
 def _relative(file: str, folder: Path | None) -> str:

@@ -16,14 +16,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import refseg
+from refseg import __version__
 from refseg.data.formats.record import Problem, Record, Source
 from refseg.errors import DataError, OutputError
 from refseg.files import user_cache
 
 __all__ = ["Index", "build", "encodable", "open_index"]
 
-VERSION = f"2 {refseg.__version__}"
+VERSION = f"2 {__version__}"
 """Of the tables and of the readers that fill them: an index of another version is made anew."""
 TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from refseg.data.dataset import DataSet, ImageData
 from refseg.errors import ConfigError, DataError, OutputError, RefsegError
 from refseg.files import write_bytes
 from refseg.values import Sample
+from refseg.writers import html
 from refseg.writers.overlay import overlay
 
 __all__ = ["KINDS", "beyond_font", "check_kind", "choose", "named", "page", "save", "sheet"]
@@ -32,13 +32,13 @@ LONGEST = 400
 TALLEST = 65_000
 """Largest height of a sheet, pixels; JPEG cannot store more."""
 STYLE = """
-body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem; color: #222; background: #fff; }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1.5rem; }
+main { max-width: none; }
+.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: 1.5rem; }
 figure { margin: 0; }
 img { max-width: 100%; height: auto; }
-small { color: #666; }
+small { color: var(--soft); }
 ul { margin: .25rem 0; padding-left: 1.2rem; }
-.wrong { color: #a00; }
+.wrong { color: var(--gap); }
 """
 
 
@@ -172,18 +172,16 @@ def page(samples: Sequence[Sample], title: str) -> str:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=88)
         source = base64.b64encode(buffer.getvalue()).decode("ascii")
-        expressions = "".join(f'<li dir="auto">{_escaped(expression.text)}</li>' for expression in sample.expressions)
-        message = f'<p class="wrong">{_escaped(wrong)}</p>' if wrong else ""
+        expressions = "".join(
+            f'<li dir="auto">{html.escaped(_plain(expression.text))}</li>' for expression in sample.expressions
+        )
+        message = f'<p class="wrong">{html.escaped(_plain(wrong))}</p>' if wrong else ""
         figures.append(
             f'<figure><img src="data:image/jpeg;base64,{source}" width="{image.width}" height="{image.height}" '
-            f'alt=""><figcaption><small>{_escaped(_heading(sample))}</small><ul>{expressions}</ul>{message}</figcaption>'
+            f'alt=""><figcaption><small>{html.escaped(_plain(_heading(sample)))}</small><ul>{expressions}</ul>{message}</figcaption>'
             "</figure>"
         )
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_escaped(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n<body>'
-        f"<h1>{_escaped(title)}</h1>\n<main>\n" + "\n".join(figures) + "\n</main></body></html>\n"
-    )
+    return html.page(title, ['<div class="samples">', *figures, "</div>"], style=STYLE)
 
 
 def beyond_font(samples: Iterable[Sample]) -> bool:
@@ -255,7 +253,3 @@ def _plain(text: str) -> str:
     line = " ".join(text.split())
     cut = line if len(line) <= LONGEST else line[: LONGEST - 3] + "..."
     return "".join(character if character.isprintable() else "\ufffd" for character in cut)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(_plain(text))

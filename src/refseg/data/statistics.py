@@ -14,6 +14,8 @@ from refseg.data.dataset import DataSet
 from refseg.data.words import has_location_word
 from refseg.inputs.clip_bpe import WORD_LENGTH, Tokenizer
 from refseg.values import Sample
+from refseg.writers.table import Table
+from refseg.writers.table import markdown as markdown_table
 
 __all__ = ["markdown", "plot", "statistics"]
 
@@ -152,17 +154,15 @@ ROWS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 def markdown(figures: Mapping[str, Any]) -> str:
     """Return the result of `statistics` as a Markdown table with a column for each split."""
     splits = figures["splits"]
-    cells = [[_cell(figures["name"]), *map(_cell, splits)]]
-    for row, show in ROWS.items():
-        cells.append([row.format(word_length=figures["word_length"]), *(show(splits[name]) for name in splits)])
-    widths = [max(3, *(len(row[column]) for row in cells)) for column in range(len(cells[0]))]
-    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
-    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+    table = Table(
+        columns=(figures["name"], *splits),
+        rows=tuple(
+            (row.format(word_length=figures["word_length"]), *(show(splits[name]) for name in splits))
+            for row, show in ROWS.items()
+        ),
+        right=frozenset(range(1, len(splits) + 1)),
+    )
+    return f"{markdown_table(table, padded=True)}\n"
 
 
 # ── the plot ──

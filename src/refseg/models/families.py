@@ -270,7 +270,7 @@ MODELS: dict[str, ModelEntry] = {
             parameters=7_767_156,
             licence=OWN,
             summary="a small RISCLIP for generated scenes, which can be trained on a laptop",
-            measured="mean IoU 0.248 on shapes:val after 1,500 steps at 96 pixels; see docs/results.md",
+            measured="mean IoU 0.248 on shapes:val after 1,500 steps at 96 pixels, own thresholds; see docs/results.md",
         ),
         ModelEntry(
             name="clip-map-compact",
@@ -288,7 +288,8 @@ MODELS: dict[str, ModelEntry] = {
             parameters=6_396_481,
             licence=OWN,
             summary="a small CLIP for generated scenes, with the encoders of `risclip-compact`",
-            measured="the kind of the object is right in 89 % of close-ups; see docs/results.md",
+            measured="the kind of the object is right in 39 % of close-ups, in 89 % with the text encoder of "
+            "`clip-map-compact`; see docs/results.md",
         ),
         ModelEntry(
             name="cris-compact",

@@ -8,6 +8,7 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 from refseg.encoders.clip_sizes import CLIP_SIZES
@@ -47,7 +48,9 @@ def resolve(name_or_path: str | Path, *, allow_download: bool = True) -> Path:
         if not weights.is_dir():
             raise WeightsError(f"{text!r}: its folder is missing from this installation: {weights}")
         return weights
-    path = Path(name_or_path).expanduser()
+    path = Path(name_or_path)
+    with suppress(RuntimeError):  # no home folder: the name stays as it is, and is reported below
+        path = path.expanduser()
     if path.is_dir():
         return path
     if path.exists() or path.suffix.lower() in CHECKPOINTS:

@@ -24,7 +24,7 @@ from refseg.training.loop import train
 from refseg.training.recipes import RECIPES, ROWS, Recipe, recipe
 from refseg.training.start import starting_model
 
-__all__ = ["SYSTEMS", "Ablation", "Cell", "ablate", "table"]
+__all__ = ["SYSTEMS", "Ablation", "Cell", "Stage", "ablate", "table"]
 
 PRECISIONS = ("0.5", "0.6", "0.7", "0.8", "0.9")
 MEANS = ("pointing", "chosen_mean_iou", "chosen_pointing")

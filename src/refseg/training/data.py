@@ -140,13 +140,13 @@ def _subset(data: DataSet, chosen: Iterable[int]) -> Subset:
     return Subset(data, tuple(sorted(chosen)))
 
 
-def check_own_data(recipe: Recipe, images: Path | None, tell: Callable[[str], None]) -> None:
+def check_own_data(recipe: Recipe, images: Path | None, report: Callable[[str], None]) -> None:
     """Check the data of a recipe if it is a folder of the user's own, as `refseg data check` does.
 
     Args:
         recipe: with `data` set.
         images: the folder of the images, if they are not with the data.
-        tell: is called with a table of the findings, if there are any.
+        report: is called with a table of the findings, if there are any.
 
     Raises:
         DataError: there are errors.
@@ -156,7 +156,7 @@ def check_own_data(recipe: Recipe, images: Path | None, tell: Callable[[str], No
         return
     findings = check(name, images=images, progress=sys.stderr.isatty())
     if findings:
-        tell(table(findings, most=5, folder=Path(name)))
+        report(table(findings, most=5, folder=Path(name)))
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         raise DataError(f"{name}: {len(errors)} errors, the first: {errors[0].message}; see: refseg data check {name}")

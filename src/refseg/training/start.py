@@ -30,7 +30,7 @@ def starting_model(recipe: Recipe, name: str, init: str | None = None, clip: str
     Args:
         recipe: the recipe.
         name: of the recipe, for messages.
-        init: the model whose weights it starts from: a name of the zoo, a model folder or a Hub name; or `none`.
+        init: the model whose weights it starts from: a name in `refseg models`, a folder or a Hub name; or `none`.
         clip: the CLIP whose encoders it starts from (see `load_clip`).
 
     Raises:

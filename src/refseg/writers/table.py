@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -43,8 +44,11 @@ def shortened(text: str, longest: int = LONGEST) -> str:
 
 
 def aligned(table: Table) -> str:
-    """Return a table as lines of aligned plain text, each with its line break, without the caption."""
-    rows = [table.columns, *(tuple(map(_plain_cell, row)) for row in table.rows)]
+    """Return a table as lines of aligned plain text, each with its line break, without the caption.
+
+    A table without columns has no line of names.
+    """
+    rows = [tuple(map(_plain_cell, row)) for row in ((table.columns, *table.rows) if table.columns else table.rows)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -63,14 +67,29 @@ def _plain_cell(cell: Cell) -> str:
 # ── Markdown ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def markdown(table: Table) -> str:
-    """Return a table in Markdown, its caption in bold above it; texts are escaped."""
+def markdown(table: Table, *, padded: bool = False) -> str:
+    """Return a table in Markdown, its caption in bold above it; texts are escaped.
+
+    Args:
+        table: the table.
+        padded: whether cells are padded, so that the source is readable as well.
+    """
     rule = ["--:" if column in table.right else "---" for column in range(len(table.columns))]
     rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
     if table.highlighted is not None:
         rows[table.highlighted] = [f"**{cell}**" if cell else "" for cell in rows[table.highlighted]]
-    names = [markdown_text(name) for name in table.columns]
-    lines = "\n".join(f"| {' | '.join(row)} |" for row in (names, rule, *rows))
+    cells = [[markdown_text(name) for name in table.columns], rule, *rows]
+    if padded:
+        widths = [max(3, *map(len, column)) for column in zip(cells[0], *rows, strict=True)]
+        cells[1] = [f"{'-' * (width - 1)}{mark[-1]}" for width, mark in zip(widths, rule, strict=True)]
+        cells = [
+            [
+                cell.rjust(width) if column in table.right else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            for row in cells
+        ]
+    lines = "\n".join(f"| {' | '.join(row)} |" for row in cells)
     return f"**{markdown_text(table.caption)}**\n\n{lines}" if table.caption else lines
 
 
@@ -82,6 +101,5 @@ def _markdown_cell(cell: Cell) -> str:
 
 def markdown_text(text: str) -> str:
     """Return a text that Markdown shows as it is, in one line."""
-    for letter in "\\`*_[]|#":
-        text = text.replace(letter, f"\\{letter}")
+    text = re.sub(r"[\\`*\[\]|#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)  # an underscore inside a word is one
     return clean(text.replace("&", "&amp;").replace("<", "&lt;"))

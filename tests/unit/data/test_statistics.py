@@ -109,7 +109,7 @@ def test_a_name_cannot_break_the_table_or_the_plot(own):
     text = (own / "data.jsonl").read_text().replace('"train"', '"<b>|&x"')
     (own / "data.jsonl").write_text(text)
     figures = statistics(open_data(f"{own}:all"))
-    assert "<b>\\|&x" in markdown(figures)
+    assert "&lt;b>\\|&amp;x" in markdown(figures)
     drawing = ElementTree.fromstring(plot(figures))
     assert any(text.text == "<b>|&x" for text in drawing.iter("{http://www.w3.org/2000/svg}text"))
 

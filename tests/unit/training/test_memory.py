@@ -65,13 +65,10 @@ def allocated(config):
     "changes",
     [
         {},
-        {"checkpointing": True},
-        {"precision": "bfloat16"},
-        {"freeze": ("visual", "text")},
-        {"accumulate": 2},
-        {"batch_size": 2, "expressions_per_image": 8},
+        {"checkpointing": True, "precision": "bfloat16"},
+        {"accumulate": 2, "freeze": ("visual", "text"), "expressions_per_image": 8},
     ],
-    ids=["plain", "recomputed", "bfloat16", "frozen", "accumulated", "many expressions"],
+    ids=["plain", "recomputed in bfloat16", "frozen encoders in two pieces"],
 )
 def test_the_estimate_is_what_is_allocated(changes):
     config = settings(**changes)

@@ -31,7 +31,7 @@ def test_markdown_is_escaped():
         "",
         "| name | n | source |",
         "| --- | --: | --- |",
-        r"| a\_b | 5 | [here](https://example.org); there |",
+        r"| a_b | 5 | [here](https://example.org); there |",
         "| **longer** | **1,000** |  |",
     ]
 
