@@ -1,6 +1,6 @@
 """Train the bundled model, or put a trained run into the package: its weights in half precision, and its log.
 
-    python scripts/bundle_model.py runs --train     # runs/shapes-1 to runs/shapes-12, nine hours on two CPU cores
+    python scripts/bundle_model.py runs --train     # runs/shapes-1 to runs/shapes-12, about eight hours
     python scripts/bundle_model.py runs             # src/refseg/models/weights/shapes and docs/results/shapes
 
 then
