@@ -13,7 +13,7 @@ from refseg.cli.main import main
 from refseg.data.shapes import Shapes
 from refseg.errors import ConfigError, DataError
 from refseg.models.folder import load_model, save_model
-from refseg.training.data import open_recipe
+from refseg.training.data import check_own_data, open_recipe
 from refseg.training.recipes import recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
@@ -70,6 +70,20 @@ def test_the_splits_of_the_folder_are_used(tmp_path):
     assert (train.num_images, validation.data.num_images) == (4, 2)
     train, validation = open_recipe(named(f"{folder}:val", validation=f"{folder}:train"))
     assert (train.num_images, validation.data.num_images) == (2, 4)
+
+
+def test_rows_that_cannot_be_used_are_skipped_with_a_note(tmp_path):
+    folder = fill(tmp_path / "skipping", scenes=6)
+    with (folder / "data.csv").open("a") as table:
+        table.write("0.png,0-0.png, \n")  # an expression without words
+    notes = []
+    check_own_data(named(folder), None, notes.append)
+    train, validation = open_recipe(named(folder), report=notes.append)
+    assert (train.num_images, validation.data.num_images) == (5, 1)
+    assert len(notes) == 2
+    (folder / "masks" / "1-0.png").unlink()
+    with pytest.raises(DataError):
+        check_own_data(named(folder), None, notes.append)
 
 
 def test_sets_are_joined_with_commas(own, tmp_path):

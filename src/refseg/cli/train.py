@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not arguments.dry_run:
         check_own_data(chosen, arguments.images, report)
-        data, validation = open_recipe(chosen, arguments.data, arguments.images)
+        data, validation = open_recipe(chosen, arguments.data, arguments.images, report=report)
     model = starting_model(chosen, arguments.recipe, arguments.init, arguments.clip)
     if rank == 0:
         report(f"refseg: memory: {estimate(model, chosen.training, processes=processes, shard=arguments.shard)}")

@@ -27,7 +27,7 @@ from refseg.inputs.clip_bpe import WORD_LENGTH, Tokenizer, check_expression
 from refseg.inputs.read import read_image, read_size
 from refseg.writers.table import Table, aligned
 
-__all__ = ["KINDS", "Finding", "Severity", "check", "table"]
+__all__ = ["KINDS", "SKIPPED", "Finding", "Severity", "check", "table"]
 
 Severity: TypeAlias = Literal["error", "warning"]
 """An error keeps a row from being used or makes a number wrong; a warning may be intended."""
@@ -52,6 +52,8 @@ KINDS: MappingProxyType[str, Severity] = MappingProxyType(
     }
 )
 """The kinds of findings, in the order in which they are listed."""
+SKIPPED = frozenset({"row", "duplicate"})
+"""Kinds whose rows are skipped when the data are opened; the other errors stop whatever loads the row."""
 FULL = 0.98
 """Fraction of the image that a mask covers from which on it is reported."""
 LOSSY = (".jpg", ".jpeg", ".webp")

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 
 from refseg.data.catalogue import open_data
-from refseg.data.check import check, table
+from refseg.data.check import SKIPPED, check, table
 from refseg.data.dataset import DataSet, ImageData
 from refseg.data.references import References
 from refseg.data.shapes import CloseUps, Shapes
@@ -78,7 +78,13 @@ class Joined:
         raise IndexError("the index is beyond the last image")
 
 
-def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = None) -> tuple[ImageData, Validation]:
+def open_recipe(
+    recipe: Recipe,
+    root: Path | None = None,
+    images: Path | None = None,
+    *,
+    report: Callable[[str], None] | None = None,
+) -> tuple[ImageData, Validation]:
     """Open the training and the validation images of a recipe.
 
     Several sets are joined with commas, as in `refcoco:train,refcocog-umd:train`; `val` of one set may share images
@@ -91,6 +97,7 @@ def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = 
         recipe: with `data` set.
         root: the folder that holds the public data sets.
         images: the folder of the images, if they are not with the data.
+        report: is called with a line for each set of which rows were skipped.
 
     Raises:
         ConfigError: `data` is empty.
@@ -101,7 +108,10 @@ def open_recipe(recipe: Recipe, root: Path | None = None, images: Path | None = 
     how = protocol(recipe.protocol)
 
     def open_one(name: str) -> DataSet:
-        return open_data(name, root, text_field=how.text_field, overlap=how.overlap, images=images)
+        data = open_data(name, root, text_field=how.text_field, overlap=how.overlap, images=images)
+        if report is not None and (note := data.skipped_note()):
+            report(f"refseg: note: {note}")
+        return data
 
     def join(names: str) -> DataSet | Joined:
         parts = tuple(open_one(name.strip()) for name in names.split(","))
@@ -149,7 +159,7 @@ def check_own_data(recipe: Recipe, images: Path | None, report: Callable[[str], 
         report: is called with a table of the findings, if there are any.
 
     Raises:
-        DataError: there are errors.
+        DataError: an image or a mask cannot be used.
     """
     name = recipe.data if Path(recipe.data).is_dir() else recipe.data.rpartition(":")[0]
     if not name or not Path(name).is_dir():
@@ -157,6 +167,7 @@ def check_own_data(recipe: Recipe, images: Path | None, report: Callable[[str], 
     findings = check(name, images=images, progress=sys.stderr.isatty())
     if findings:
         report(table(findings, most=5, folder=Path(name)))
-    errors = [finding for finding in findings if finding.severity == "error"]
+    # Rows that cannot be used are skipped; anything else would stop the run at its first use.
+    errors = [finding for finding in findings if finding.severity == "error" and finding.kind not in SKIPPED]
     if errors:
         raise DataError(f"{name}: {len(errors)} errors, the first: {errors[0].message}; see: refseg data check {name}")

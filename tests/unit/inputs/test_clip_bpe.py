@@ -10,8 +10,8 @@ import zipfile
 from importlib import resources
 from pathlib import Path
 
-import pytest
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
