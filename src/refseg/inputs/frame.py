@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, Shaped
@@ -70,14 +70,26 @@ class Frame:
         return restored
 
     def restore_blocks(self, scores: Float[ndarray, "h w"]) -> Iterator[tuple[slice, Float[ndarray, "rows width"]]]:
-        """Yield the rows of `restore` from top to bottom, about a million pixels at a time, each with its place."""
+        """Yield the rows of `restore` from top to bottom, about a million pixels at a time, each with its place.
+
+        No matrix product is used: the threads of numpy's would compete with those of the library that computes the
+        model, which takes several times as long.
+        """
         values = np.ascontiguousarray(scores, dtype=np.float32)
-        columns = self._square_columns(range(self.width)).apply(_enlargement(values.shape[1], self.size)).T
+        height, width = values.shape
         step = max(1, BLOCK_PIXELS // self.width)
-        enlarge = _enlargement(values.shape[0], self.size)
+        chunks = [range(left, min(left + BLOCK, self.width)) for left in range(0, self.width, BLOCK)]
+        # Few rows of full width are made into many; where such rows would take much memory, the other way round.
+        wide = _restoration(self, width, "columns", chunks[0]).apply(values.T).T.copy() if len(chunks) == 1 else None
         for top in range(0, self.height, step):
             rows = range(top, min(top + step, self.height))
-            yield slice(rows.start, rows.stop), self._square_rows(rows).apply(enlarge) @ values @ columns
+            taps = _restoration(self, height, "rows", rows)
+            if wide is not None:
+                yield slice(rows.start, rows.stop), taps.apply(wide)
+                continue
+            turned = taps.apply(values).T.copy()
+            parts = [_restoration(self, width, "columns", chunk).apply(turned).T for chunk in chunks]
+            yield slice(rows.start, rows.stop), np.concatenate(parts, axis=1)
 
     def letterbox_mask(
         self, mask: Bool[ndarray, "{self.height} {self.width}"] | Float[ndarray, "{self.height} {self.width}"]
@@ -199,6 +211,20 @@ def _enlargement(side: int, size: int) -> Float[ndarray, "size side"]:
         np.add.at(matrix, (np.arange(size), np.clip(first + offset, 0, side - 1)), weight)
     matrix.flags.writeable = False  # shared by all callers
     return matrix
+
+
+@lru_cache(maxsize=64)
+def _restoration(frame: Frame, side: int, axis: Literal["rows", "columns"], places: range) -> _Taps:
+    """The cells of a map of scores that make up some rows or columns of the image: enlargement and warp in one."""
+    warp = frame._square_rows(places) if axis == "rows" else frame._square_columns(places)
+    matrix = warp.apply(_enlargement(side, frame.size))
+    # The cells of an output pixel lie together: a window as wide as the widest.
+    used = matrix != 0
+    first = used.argmax(axis=1)
+    last = side - 1 - used[:, ::-1].argmax(axis=1)
+    index = first + np.arange(int((last - first)[used.any(axis=1)].max(initial=0)) + 1)[:, None]
+    weight = np.where(index < side, matrix[np.arange(len(matrix)), np.minimum(index, side - 1)], 0)
+    return _Taps(np.minimum(index, side - 1), weight.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
