@@ -171,7 +171,7 @@ def test_appearance_has_no_location_words():
             assert not places & set(reference.expression.split())
 
 
-def test_tempers_and_forms_are_balanced():
+def test_styles_and_forms_are_balanced():
     found = meant(Shapes("train"), MANY)
     styles = Counter(reference.style for _, reference in found)
     assert all(0.27 < count / len(found) < 0.4 for count in styles.values()), styles

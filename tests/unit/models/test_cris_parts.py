@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from refseg.encoders.layers import BatchNorm1d, BatchNorm2d
 from refseg.errors import ConfigError, UnknownNameError
-from refseg.models.cris.decoder import sine_1d, sine_2d
+from refseg.models.cris.decoder import VisionLanguageDecoder, sine_1d, sine_2d
 from refseg.models.cris.model import cris, cris_compact
 from refseg.models.cris.projector import Projector
 from refseg.models.families import build
@@ -118,3 +118,19 @@ def test_clips_without_a_resnet_are_refused():
         cris("RN50x5")
     with pytest.raises(ConfigError, match="ResNet"):
         cris("ViT-B/16")
+
+
+def test_attention_multiplies_by_its_weights_once_for_all_positions():
+    # A batched product would copy a weight for each position, which in bfloat16 on a CPU takes longer than the rest.
+    decoder = VisionLanguageDecoder(1, 16, 2, 32, 0.0).eval()
+    vision, words = torch.randn(2, 16, 3, 3), torch.randn(2, 5, 16)
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    with (
+        torch.inference_mode(),
+        torch.autocast("cpu", torch.bfloat16),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile,
+    ):
+        decoder(vision, words, padding)
+    called = {event.key for event in profile.key_averages()}
+    assert "aten::addmm" in called
+    assert "aten::bmm" not in called
