@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 MAX_PIXELS = 100_000_000
-"""Width times height; larger masks and images are refused before they are decoded."""
+"""Width times height; larger masks and images are an error before they are decoded."""
 MAX_DIGITS = 8
 """Characters of one number in compressed run lengths: up to 2**39, more than any mask has pixels."""
 
@@ -84,7 +84,7 @@ def _checked(rle: Any, size: tuple[int, int] | None) -> tuple[int, int, Int64[nd
         runs = np.array(counts, dtype=np.int64)
     else:
         raise DataError("the counts of run lengths must be integers from 0 to the number of pixels")
-    # A difference has at most 40 bits: a sum of them that overflows 64 bits passes through values refused here.
+    # A difference has at most 40 bits: a sum of them that overflows 64 bits passes through values that are errors here.
     if not ((runs >= 0) & (runs <= pixels)).all() or runs.sum() != pixels:
         raise DataError(f"the run lengths do not add up to the {pixels} pixels of {width} x {height}")
     return height, width, runs

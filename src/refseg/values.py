@@ -1,7 +1,7 @@
 """The values that flow through the package, and the call that turns an image and expressions into predictions.
 
-An image is encoded once into an `Encoding`; each expression asked of it gives a `Prediction`. Whoever does the
-computing (PyTorch, another runtime, another project's model) is a `Segmenter`.
+An image is encoded once into an `Encoding`; each expression asked of it gives a `Prediction`. Any model
+that does this (in PyTorch, in another runtime, of another project) is a `Segmenter`.
 
 | letter | axis                                                           |
 |--------|----------------------------------------------------------------|

@@ -37,7 +37,7 @@ def command(capsys, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def refused(command):
+def error_of(command):
     """Runs `refseg data`, which must refuse: in one line, with exit code 2, writing nothing. Returns the line."""
 
     def run(*words):
@@ -112,7 +112,7 @@ def test_help_imports_no_slow_library():
     assert all(verb in done.stdout for verb in VERBS)
 
 
-def test_arguments_that_make_no_sense_are_refused_in_one_line(refused, own, sets):
+def test_arguments_that_make_no_sense_are_errors_in_one_line(error_of, own, sets):
     rejections = {
         (): "VERB",
         ("chekc",): "did you mean 'data check'",
@@ -152,7 +152,7 @@ def test_arguments_that_make_no_sense_are_refused_in_one_line(refused, own, sets
         ("prepare", "refcoco", "--data", "x", "--sha256", "abc"): "FILE=SUM",
     }
     for words, says in rejections.items():
-        assert says in refused(*words), words
+        assert says in error_of(*words), words
 
 
 # ── check ──
@@ -287,7 +287,7 @@ def outcomes(data):
             )
 
 
-def test_the_clean_part_is_scored_by_itself(command, sets, refused):
+def test_the_clean_part_is_scored_by_itself(command, sets, error_of):
     data = open_data("refcoco:val", sets, text_field="raw")
     result = make_result(list(outcomes(data)), data, PROTOCOLS["lavt"], made_by={"model": "x"})
     save_result(result, sets / "result.json")
@@ -300,7 +300,7 @@ def test_the_clean_part_is_scored_by_itself(command, sets, refused):
     assert told["clean"]["mean_iou"] == pytest.approx(0.2)
     assert told["clean"]["overall_iou"] == pytest.approx(0.2)
     other = ("leak", "refcoco:train", *words[2:])
-    assert "the result is of refcoco:val, not of refcoco:train" in refused(*other)
+    assert "the result is of refcoco:val, not of refcoco:train" in error_of(*other)
 
 
 def test_json_has_no_numbers_that_json_does_not_know(command, sets, monkeypatch):

@@ -40,7 +40,7 @@ def command(capsys, model_folder, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def refused(command):
+def error_of(command):
     """Runs `refseg predict`, which must refuse: in one line, with exit code 2, writing nothing. Returns the line."""
 
     def run(*words, **options):
@@ -235,14 +235,14 @@ def test_an_image_from_a_pipe_among_others(command, photo, tmp_path):
 
 
 @pytest.mark.parametrize("words", [("-", "-"), ("-", "-", CUP), ("-", CUP, "--expressions", "-")])
-def test_stdin_is_for_one_thing(refused, stdin, words):
+def test_stdin_is_for_one_thing(error_of, stdin, words):
     stdin(b"")
-    assert "only once" in refused(*words)
+    assert "only once" in error_of(*words)
 
 
-def test_closed_stdin(refused, monkeypatch):
+def test_closed_stdin(error_of, monkeypatch):
     monkeypatch.setattr(sys, "stdin", None)
-    assert "stdin is closed" in refused("-", CUP)
+    assert "stdin is closed" in error_of("-", CUP)
 
 
 # ── unusual, and fine ──
@@ -271,7 +271,7 @@ def test_one_enormous_word_is_no_trouble(command, photo):
     assert result("photo__000")["truncated"] is True
 
 
-# ── refused: images ──
+# ── errors: images ──
 
 
 def tiny_png(width, height):
@@ -286,13 +286,13 @@ def tiny_png(width, height):
     )
 
 
-def test_a_missing_image(refused):
-    assert "there is no file 'nowhere.jpg'" in refused("nowhere.jpg", CUP)
+def test_a_missing_image(error_of):
+    assert "there is no file 'nowhere.jpg'" in error_of("nowhere.jpg", CUP)
 
 
-def test_a_folder_for_an_image(refused):
+def test_a_folder_for_an_image(error_of):
     Path("photos.jpg").mkdir()
-    assert "folder" in refused("photos.jpg", CUP)
+    assert "folder" in error_of("photos.jpg", CUP)
 
 
 @pytest.mark.parametrize(
@@ -307,101 +307,101 @@ def test_a_folder_for_an_image(refused):
     ],
     ids=["text", "empty", "start of a JPEG", "bomb", "enormous bomb", "missing pixels"],
 )
-def test_files_that_are_no_images(refused, content, said):
+def test_files_that_are_no_images(error_of, content, said):
     Path("file.jpg").write_bytes(content)
-    assert said in refused("file.jpg", CUP)
+    assert said in error_of("file.jpg", CUP)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
-def test_a_truncated_jpeg(refused, photo_pixels, share):
+def test_a_truncated_jpeg(error_of, photo_pixels, share):
     whole = io.BytesIO()
     Image.fromarray(photo_pixels).save(whole, "JPEG", quality=95)
     Path("cut.jpg").write_bytes(whole.getvalue()[: int(len(whole.getvalue()) * share)])
-    assert "cut.jpg" in refused("cut.jpg", CUP)
+    assert "cut.jpg" in error_of("cut.jpg", CUP)
 
 
-def test_a_name_too_long_for_a_file(refused):
-    refused("n" * 5000 + ".jpg", CUP)
+def test_a_name_too_long_for_a_file(error_of):
+    error_of("n" * 5000 + ".jpg", CUP)
 
 
-def test_a_name_too_long_for_the_files_to_write(refused, photo):
+def test_a_name_too_long_for_the_files_to_write(error_of, photo):
     shutil.copy(photo, "n" * 250)
-    assert "cannot be written" in refused("n" * 250, CUP)
+    assert "cannot be written" in error_of("n" * 250, CUP)
 
 
-def test_a_broken_image_among_good_ones_stops_before_the_first(refused, photo):
+def test_a_broken_image_among_good_ones_stops_before_the_first(error_of, photo):
     Path("broken.jpg").write_bytes(b"")
-    refused(photo, "broken.jpg", CUP)
-    refused(photo, "missing.jpg", CUP)
+    error_of(photo, "broken.jpg", CUP)
+    error_of(photo, "missing.jpg", CUP)
 
 
-# ── refused: words and numbers ──
+# ── errors: words and numbers ──
 
 
 @pytest.mark.parametrize("expression", ["", " ", "\t\n \u3000"])
-def test_a_blank_expression(refused, photo, expression):
-    assert "blank" in refused(photo, expression)
+def test_a_blank_expression(error_of, photo, expression):
+    assert "blank" in error_of(photo, expression)
 
 
-def test_no_expression(refused, photo):
-    assert "no expression" in refused(photo)
+def test_no_expression(error_of, photo):
+    assert "no expression" in error_of(photo)
 
 
-def test_a_file_of_expressions_that_is_missing_empty_or_no_text(refused, photo):
-    assert "No such file" in refused(photo, "--expressions", "missing.txt")
+def test_a_file_of_expressions_that_is_missing_empty_or_no_text(error_of, photo):
+    assert "No such file" in error_of(photo, "--expressions", "missing.txt")
     Path("empty.txt").write_text("\n \n")
-    assert "no expression" in refused(photo, "--expressions", "empty.txt")
-    assert "not UTF-8" in refused(photo, "--expressions", photo)
+    assert "no expression" in error_of(photo, "--expressions", "empty.txt")
+    assert "not UTF-8" in error_of(photo, "--expressions", photo)
 
 
 @pytest.mark.parametrize("threshold", ["0", "1", "-0.1", "nan", "inf"])
-def test_a_threshold_out_of_range(refused, photo, threshold):
-    assert "between 0 and 1" in refused(photo, CUP, f"--threshold={threshold}")
+def test_a_threshold_out_of_range(error_of, photo, threshold):
+    assert "between 0 and 1" in error_of(photo, CUP, f"--threshold={threshold}")
 
 
-def test_a_threshold_that_is_no_number(refused, photo):
-    assert "invalid float value: 'half'" in refused(photo, CUP, "--threshold", "half")
+def test_a_threshold_that_is_no_number(error_of, photo):
+    assert "invalid float value: 'half'" in error_of(photo, CUP, "--threshold", "half")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there(refused, photo):
-    assert "no cuda device" in refused(photo, CUP, device="cuda")
+def test_a_device_that_is_not_there(error_of, photo):
+    assert "no cuda device" in error_of(photo, CUP, device="cuda")
 
 
-# ── refused: models ──
+# ── errors: models ──
 
 
-def test_an_unknown_model(refused, photo):
-    assert "did you mean 'shapes'?" in refused(photo, CUP, model="shape")
+def test_an_unknown_model(error_of, photo):
+    assert "did you mean 'shapes'?" in error_of(photo, CUP, model="shape")
 
 
-def test_a_folder_that_is_no_model(refused, photo, tmp_path):
+def test_a_folder_that_is_no_model(error_of, photo, tmp_path):
     (tmp_path / "folder").mkdir()
-    assert "config.json" in refused(photo, CUP, model=tmp_path / "folder")
+    assert "config.json" in error_of(photo, CUP, model=tmp_path / "folder")
 
 
-def test_a_model_folder_without_weights_or_with_half_of_them(refused, photo, model_folder, tmp_path):
+def test_a_model_folder_without_weights_or_with_half_of_them(error_of, photo, model_folder, tmp_path):
     folder = Path(shutil.copytree(model_folder, tmp_path / "half"))
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
     for kept in (whole[: len(whole) // 2], whole[:100], whole[:4], b"", b"\xff" * 64):
         weights.write_bytes(kept)
-        assert "model.safetensors" in refused(photo, CUP, model=folder)
+        assert "model.safetensors" in error_of(photo, CUP, model=folder)
     weights.unlink()
-    assert "missing" in refused(photo, CUP, model=folder)
+    assert "missing" in error_of(photo, CUP, model=folder)
 
 
-def test_weights_of_another_architecture(refused, photo, model_folder, tmp_path):
+def test_weights_of_another_architecture(error_of, photo, model_folder, tmp_path):
     folder = Path(shutil.copytree(model_folder, tmp_path / "other"))
     values = json.loads((folder / "config.json").read_text())
     values["config"]["decoder_layers"] = 2
     (folder / "config.json").write_text(json.dumps(values))
-    assert "decoder_layers" in refused(photo, CUP, model=folder)
+    assert "decoder_layers" in error_of(photo, CUP, model=folder)
 
 
-def test_a_checkpoint_for_a_model(refused, photo, tmp_path):
+def test_a_checkpoint_for_a_model(error_of, photo, tmp_path):
     torch.save({}, tmp_path / "model.pth")
-    assert "refseg convert" in refused(photo, CUP, model=tmp_path / "model.pth")
+    assert "refseg convert" in error_of(photo, CUP, model=tmp_path / "model.pth")
 
 
 class Trap:
@@ -432,24 +432,24 @@ def test_code_in_a_checkpoint_is_not_run(capsys, tmp_path, how):
         assert sprung.exists()
 
 
-# ── refused: where to write ──
+# ── errors: where to write ──
 
 
-def test_an_output_below_a_file(refused, photo):
+def test_an_output_below_a_file(error_of, photo):
     Path("file").write_text("kept")
-    assert "cannot be written" in refused(photo, CUP, "--out", "file/below")
-    assert "cannot be written" in refused(photo, CUP, "--out", "file")
+    assert "cannot be written" in error_of(photo, CUP, "--out", "file/below")
+    assert "cannot be written" in error_of(photo, CUP, "--out", "file")
     assert Path("file").read_text() == "kept"
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
-def test_an_output_where_no_file_can_be(refused, photo):
-    assert "cannot be written" in refused(photo, CUP, "--out", "/proc/refseg")
-    assert "cannot be written" in refused(photo, CUP, "--out", "/proc")
+def test_an_output_where_no_file_can_be(error_of, photo):
+    assert "cannot be written" in error_of(photo, CUP, "--out", "/proc/refseg")
+    assert "cannot be written" in error_of(photo, CUP, "--out", "/proc")
 
 
 @pytest.mark.parametrize("fails_at", ["photo__000.png", "photo__000_overlay.png", "photo__000.json"])
-def test_a_full_disk_leaves_no_part_of_a_result(refused, photo, monkeypatch, fails_at):
+def test_a_full_disk_leaves_no_part_of_a_result(error_of, photo, monkeypatch, fails_at):
     def full(self):
         raise OSError(28, "No space left on device")
 
@@ -467,7 +467,7 @@ def test_a_full_disk_leaves_no_part_of_a_result(refused, photo, monkeypatch, fai
     monkeypatch.setattr(Image.Image, "save", save)
     if fails_at.endswith(".json"):
         monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    assert "No space left on device" in refused(photo, CUP)
+    assert "No space left on device" in error_of(photo, CUP)
 
 
 def test_older_results_are_replaced(command, photo):

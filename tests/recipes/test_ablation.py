@@ -65,7 +65,7 @@ def test_the_systems_have_equal_budgets():
         ({"dataset": "shapes", "faithful": True}, ConfigError),
     ],
 )
-def test_an_impossible_ablation_is_refused_before_anything_is_trained(values, error):
+def test_an_impossible_ablation_is_an_error_before_anything_is_trained(values, error):
     with pytest.raises(error):
         Ablation(**values)
 

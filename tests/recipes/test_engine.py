@@ -164,7 +164,7 @@ def test_frozen_norms_keep_their_statistics_and_learn_their_scale(make_tiny):
 
 
 @pytest.mark.parametrize("freeze", [("encoder",), ("visual", "text", "neck", "decoder", "projector")])
-def test_impossible_freezes_are_refused(make_tiny, freeze):
+def test_impossible_freezes_are_errors(make_tiny, freeze):
     with pytest.raises(ConfigError, match=r"its parts are visual|no parameter would learn"):
         Engine(make_tiny(), settings(freeze=freeze), ALONE)
 
@@ -208,7 +208,7 @@ def test_the_shards_together_are_the_step():
 
 
 @pytest.mark.parametrize(("accumulate", "size"), [(3, 1), (2, 4)])
-def test_a_batch_that_cannot_be_divided_is_refused(make_tiny, accumulate, size):
+def test_a_batch_that_cannot_be_divided_is_an_error(make_tiny, accumulate, size):
     with pytest.raises(ConfigError, match="multiple of processes x accumulate"):
         Engine(make_tiny(), settings(accumulate=accumulate), Processes(torch.device("cpu"), 0, size))
 

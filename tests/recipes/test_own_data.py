@@ -101,7 +101,7 @@ def test_a_single_image_cannot_be_divided(tmp_path):
         open_recipe(named(folder))
 
 
-def test_a_recipe_without_data_is_refused():
+def test_a_recipe_without_data_is_an_error():
     with pytest.raises(ConfigError, match="which data"):
         open_recipe(recipe("finetune"))
 

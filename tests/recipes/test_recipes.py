@@ -42,7 +42,7 @@ def test_the_preprocessing_and_the_decision_of_the_model_can_be_changed():
     assert (spec.inputs.image_size, spec.decision.threshold) == (96, 0.5)
 
 
-def test_unknown_names_are_refused_with_a_suggestion():
+def test_unknown_names_are_errors_with_a_suggestion():
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         recipe("shapes", epoch=3)
     with pytest.raises(ConfigError, match="did you mean 'decoder_layers'"):
@@ -112,7 +112,7 @@ def test_each_stage_of_the_bundled_model_can_start_from_the_one_before(tmp_path)
         {"sizes": ((0.0, 64), (1.5, 96))},
     ],
 )
-def test_impossible_numbers_are_refused(changes):
+def test_impossible_numbers_are_errors(changes):
     with pytest.raises(ConfigError):
         TrainingConfig(**{"steps_per_epoch": 1} | changes)
 

@@ -345,7 +345,7 @@ def test_validation_follows_the_protocol(make_tiny, scenes, validation, tmp_path
     assert seen == [protocol]
 
 
-def test_a_protocol_without_a_rule_for_the_data_is_refused_at_the_start(make_tiny, scenes, validation, tmp_path):
+def test_a_protocol_without_a_rule_for_the_data_is_an_error_at_the_start(make_tiny, scenes, validation, tmp_path):
     how = Validation(data=validation, protocol=PROTOCOLS["cris"])
     with pytest.raises(ConfigError, match="protocol=refseg"):
         train(make_tiny(), settings(), scenes, how, tmp_path / "run", device="cpu", show=False)
@@ -414,7 +414,7 @@ def store_again(folder):
     ("changes", "named"),
     [({"learning_rate": 1e-3}, "learning_rate"), ({"seed": 6, "epochs": 3}, "epochs, seed")],
 )
-def test_another_run_in_the_same_folder_is_refused_and_changes_nothing(run, tmp_path, changes, named):
+def test_another_run_in_the_same_folder_is_an_error_and_changes_nothing(run, tmp_path, changes, named):
     run(tmp_path, epochs=1)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(TrainingError, match=f"another {named}; choose another folder") as caught:
@@ -423,7 +423,7 @@ def test_another_run_in_the_same_folder_is_refused_and_changes_nothing(run, tmp_
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_another_model_in_the_same_folder_is_refused(run, tmp_path):
+def test_another_model_in_the_same_folder_is_an_error(run, tmp_path):
     run(tmp_path, epochs=1)
     with pytest.raises(TrainingError, match="another model"):
         run(tmp_path, model_changes={"word_length": 13}, epochs=1)
@@ -435,7 +435,7 @@ def test_settings_of_the_computation_may_change(run, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no state", None])
-def test_a_broken_state_is_refused(run, tmp_path, content):
+def test_a_broken_state_is_an_error(run, tmp_path, content):
     if content is None:
         torch.save({"other": 1}, tmp_path / "state.pt")
     else:

@@ -1,4 +1,4 @@
-"""An http server on this machine, for the tests of downloads."""
+"""What several rooms' tests share: an http server on this machine, and outcomes with given IoUs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import threading
 from urllib.parse import unquote
 
 import pytest
+
+from refseg.evaluation.metrics import Outcome
 
 PAGE = b"<!DOCTYPE html>\n<html><body>Please log in.</body></html>\n"
 
@@ -110,3 +112,26 @@ def site(monkeypatch):
     site = Site()
     yield site
     site.close()
+
+
+@pytest.fixture
+def make_outcome():
+    """Makes an outcome from its number, its image and its IoU in hundredths, None where nothing fits."""
+
+    def outcome(number, image, hundredths):
+        return Outcome(
+            id=f"{number:04}",
+            reference=f"{number:04}",
+            image=str(image),
+            expression="the left cup" if number % 2 else "cup",
+            present=hundredths is not None,
+            intersection=hundredths or 0,
+            union=100,
+            predicted_pixels=100 if hundredths is None else hundredths,
+            target_pixels=0 if hundredths is None else 100,
+            image_pixels=10_000,
+            score=0.5,
+            empty=hundredths == 0,
+        )
+
+    return outcome

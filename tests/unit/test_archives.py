@@ -42,7 +42,7 @@ def packed(path, files):
     return zipped(path, files) if path.suffix == ".zip" else tarred(path, files.items())
 
 
-def refused(call, *parts):
+def error_of(call, *parts):
     """Call a function that has to raise a DataError with these parts in its message, which is one line."""
     with pytest.raises(DataError) as caught:
         call()
@@ -90,7 +90,7 @@ def test_nothing_leaves_the_folder(tmp_path, name, unsafe):
     base = tmp_path / "base"
     base.mkdir()
     archive = packed(base / name, {"good": b"1", unsafe: b"2"})
-    refused(lambda: unpack(archive, base / "set"), "outside its folder")
+    error_of(lambda: unpack(archive, base / "set"), "outside its folder")
     assert os.listdir(base) == [name]
     assert os.listdir(tmp_path) == ["base"]
 
@@ -113,28 +113,28 @@ def test_file_names(name):
     ],
     ids=["link outside", "link", "hard link", "pipe", "character device", "block device"],
 )
-def test_links_and_devices_in_a_tar_are_refused(tmp_path, kind, target):
+def test_links_and_devices_in_a_tar_are_errors(tmp_path, kind, target):
     member = tarfile.TarInfo("x")
     member.type, member.linkname = kind, target
     archive = tarred(tmp_path / "set.tar", [("good", b"1"), ("x", member)])
-    refused(lambda: unpack(archive, tmp_path / "set"), "'x' is a link or a device")
+    error_of(lambda: unpack(archive, tmp_path / "set"), "'x' is a link or a device")
     assert os.listdir(tmp_path) == ["set.tar"]
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
-def test_links_and_devices_in_a_zip_are_refused(tmp_path, kind):
+def test_links_and_devices_in_a_zip_are_errors(tmp_path, kind):
     member = zipfile.ZipInfo("x")
     member.external_attr = (kind | 0o777) << 16
     archive = zipped(tmp_path / "set.zip", {"good": b"1", member: b"/etc"})
-    refused(lambda: unpack(archive, tmp_path / "set"), "'x' is a link or a device")
+    error_of(lambda: unpack(archive, tmp_path / "set"), "'x' is a link or a device")
     assert os.listdir(tmp_path) == ["set.zip"]
 
 
 @TYPES
 def test_size_and_number_of_files_are_limited(tmp_path, name):
     archive = packed(tmp_path / name, {"one": bytes(60_000), "two": bytes(60_000)})
-    refused(lambda: unpack(archive, tmp_path / "set", largest=119_999), "119999 bytes")
-    refused(lambda: unpack(archive, tmp_path / "set", most=1), "1 files")
+    error_of(lambda: unpack(archive, tmp_path / "set", largest=119_999), "119999 bytes")
+    error_of(lambda: unpack(archive, tmp_path / "set", most=1), "1 files")
     assert os.listdir(tmp_path) == [name]
     assert unpack(archive, tmp_path / "set", largest=120_000, most=2) == 2
 
@@ -143,59 +143,59 @@ def test_a_wrong_size_is_noticed(tmp_path):
     with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb", bytes(100_000))
         archive.filelist[0].file_size = 10
-    refused(lambda: unpack(tmp_path / "set.zip", tmp_path / "set", largest=50), "broken archive")
+    error_of(lambda: unpack(tmp_path / "set.zip", tmp_path / "set", largest=50), "broken archive")
     assert os.listdir(tmp_path) == ["set.zip"]
 
 
-def test_a_stated_size_beyond_the_limit_is_refused_before_reading(tmp_path):
+def test_a_stated_size_beyond_the_limit_is_an_error_before_reading(tmp_path):
     member = tarfile.TarInfo("bomb")
     member.size = 10**12
     (tmp_path / "set.tar").write_bytes(member.tobuf() + bytes(20_000))
-    refused(lambda: unpack(tmp_path / "set.tar", tmp_path / "set"), "too much")
+    error_of(lambda: unpack(tmp_path / "set.tar", tmp_path / "set"), "too much")
 
 
 def test_bytes_are_counted_whatever_size_is_stated(tmp_path, monkeypatch):
     archive = packed(tmp_path / "set.zip", {"x": b"1"})
     content = io.BytesIO(bytes(10 * module.CHUNK))
     monkeypatch.setattr(module, "_zip_members", lambda _: iter([("x", 1, content.read)]))
-    refused(lambda: unpack(archive, tmp_path / "set", largest=999), "more than 999 bytes")
+    error_of(lambda: unpack(archive, tmp_path / "set", largest=999), "more than 999 bytes")
     assert content.tell() == module.CHUNK
 
 
-def test_two_files_of_one_name_are_refused(tmp_path):
+def test_two_files_of_one_name_are_errors(tmp_path):
     archive = tarred(tmp_path / "set.tar", [("x", b"1"), ("./x", b"2")])
-    refused(lambda: unpack(archive, tmp_path / "set"), "twice")
+    error_of(lambda: unpack(archive, tmp_path / "set"), "twice")
 
 
-def test_an_encrypted_archive_is_refused(tmp_path):
+def test_an_encrypted_archive_is_an_error(tmp_path):
     with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
         archive.writestr("x", b"1")
         archive.filelist[0].flag_bits |= 1
-    refused(lambda: unpack(tmp_path / "set.zip", tmp_path / "set"), "encrypted")
+    error_of(lambda: unpack(tmp_path / "set.zip", tmp_path / "set"), "encrypted")
 
 
 @TYPES
 @pytest.mark.parametrize("fault", ["cut", "changed", "empty"])
-def test_a_broken_archive_is_refused_with_the_remedy(tmp_path, name, fault):
+def test_a_broken_archive_is_an_error_with_the_remedy(tmp_path, name, fault):
     archive = packed(tmp_path / name, {"x": random.Random(0).randbytes(20_000)})
     content = archive.read_bytes()
     if fault == "changed":
         place = 300 if name == "set.tar" else 10_000  # a tar has checksums of its headers only
         content = content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
     archive.write_bytes({"cut": content[:15_000], "changed": content, "empty": b""}[fault])
-    refused(lambda: unpack(archive, tmp_path / "set", remedy="ask for another"), "broken", "ask for another")
+    error_of(lambda: unpack(archive, tmp_path / "set", remedy="ask for another"), "broken", "ask for another")
     assert os.listdir(tmp_path) == [name]
 
 
 def test_a_zip_whose_parts_are_elsewhere_is_broken(tmp_path):
     content = zipped(tmp_path / "set.zip", {"x": random.Random(0).randbytes(3000)}).read_bytes()
     (tmp_path / "set.zip").write_bytes(content[:100] + content[101:])
-    refused(lambda: unpack(tmp_path / "set.zip", tmp_path / "set"), "broken archive")
+    error_of(lambda: unpack(tmp_path / "set.zip", tmp_path / "set"), "broken archive")
     assert os.listdir(tmp_path) == ["set.zip"]
 
 
 def test_an_archive_that_cannot_be_read(tmp_path):
-    refused(lambda: unpack(tmp_path / "set.zip", tmp_path / "set"), "set.zip: cannot be read")
+    error_of(lambda: unpack(tmp_path / "set.zip", tmp_path / "set"), "set.zip: cannot be read")
     assert os.listdir(tmp_path) == []
 
 
@@ -213,7 +213,7 @@ def test_existing_files_are_not_overwritten(tmp_path):
     }
     (folder / "same").write_bytes(b"x")
     (folder / "deep" / "new").unlink()
-    refused(lambda: unpack(archive, folder), str(folder / "same"))
+    error_of(lambda: unpack(archive, folder), str(folder / "same"))
     assert (folder / "same").read_bytes() == b"x"
     assert not (folder / "deep" / "new").exists()
     assert sorted(os.listdir(folder)) == ["deep", "mine", "same"]
@@ -235,5 +235,5 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(module, "_write_members", full)
-    refused(lambda: unpack(archive, tmp_path / "set"), "No space left", "free some space")
+    error_of(lambda: unpack(archive, tmp_path / "set"), "No space left", "free some space")
     assert os.listdir(tmp_path) == ["set.zip"]

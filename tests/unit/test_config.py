@@ -62,7 +62,7 @@ def test_there_and_back(config):
         (None, "config: expected an object"),
     ],
 )
-def test_what_is_refused(values, said):
+def test_what_is_an_error(values, said):
     with pytest.raises(ConfigError) as caught:
         from_dict(Outer, values)
     assert said in str(caught.value)

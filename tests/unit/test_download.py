@@ -47,7 +47,7 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-def refused(call, *parts, error=DownloadError):
+def error_of(call, *parts, error=DownloadError):
     """Call a function that has to raise this error with these parts in its message, which is one line."""
     with pytest.raises(error) as caught:
         call()
@@ -151,7 +151,7 @@ def test_a_file_that_is_not_accepted_is_removed_and_the_next_address_tried(site,
     download([other, url], path, accept=accept, retries=QUICK, progress=False)
     assert path.read_bytes() == CONTENT
     path.unlink()
-    refused(lambda: download([other], path, accept=accept, retries=QUICK, progress=False), "not this one")
+    error_of(lambda: download([other], path, accept=accept, retries=QUICK, progress=False), "not this one")
     assert os.listdir(path.parent) == []
 
 
@@ -188,7 +188,7 @@ def test_pauses_are_limited_and_follow_retry_after(site):
 
 def test_a_busy_server_is_given_up_after_the_attempts(site, path):
     url = site.put("/file.bin", CONTENT, FOREVER("503"))
-    refused(lambda: download([url], path, retries=QUICK, progress=False), "503", str(path))
+    error_of(lambda: download([url], path, retries=QUICK, progress=False), "503", str(path))
     assert len(site.requests) == QUICK.attempts
 
 
@@ -197,7 +197,7 @@ def test_too_long_a_pause_is_not_made(site, url, path):
     download([busy, url], path, retries=QUICK, progress=False)
     assert site.paths == ["/busy.bin", "/file.bin"]
     path.unlink()
-    refused(lambda: download([busy], path, retries=QUICK, progress=False), "3600 s")
+    error_of(lambda: download([busy], path, retries=QUICK, progress=False), "3600 s")
 
 
 def test_retry_after_may_be_a_date():
@@ -241,7 +241,7 @@ def test_a_transfer_is_resumed_in_the_same_call(site, path):
 
 def test_a_transfer_is_resumed_in_the_next_call(site, run, path, part):
     site.put("/file.bin", CONTENT, ["breaks"])
-    refused(run, f"after {HALF} of {len(CONTENT)} bytes", "run it again")
+    error_of(run, f"after {HALF} of {len(CONTENT)} bytes", "run it again")
     assert part.read_bytes() == CONTENT[:HALF]
     assert not path.exists()
     assert run(Expected(sha256=sha256(CONTENT))).size == len(CONTENT)
@@ -253,7 +253,7 @@ def test_a_transfer_is_resumed_at_the_address_where_it_began(site, url, path):
     mirror = site.put("/mirror.bin", CONTENT, ["404"])
     site.put("/file.bin", CONTENT, ["breaks"])
     again = partial(download, [mirror, url], path, retries=ONCE, progress=False)
-    refused(again, mirror, url)
+    error_of(again, mirror, url)
     again()
     assert site.paths == ["/mirror.bin", "/file.bin", "/file.bin"]
     assert site.ranges[-1] == f"bytes={HALF}-"
@@ -263,7 +263,7 @@ def test_a_transfer_is_resumed_at_the_address_where_it_began(site, url, path):
 def test_progress_renews_the_attempts(site, path, part, monkeypatch):
     again = partial(download, [site.address + "/file.bin"], path, retries=Retries(attempts=2, pause=0.01))
     site.put("/file.bin", CONTENT, ["breaks"] * 5)
-    refused(again, "broke off")
+    error_of(again, "broke off")
     part.unlink()
     site.put("/file.bin", CONTENT, ["breaks"] * 5)
     monkeypatch.setattr(module, "PROGRESS", 100)
@@ -281,7 +281,7 @@ def test_a_server_without_ranges_sends_the_whole_file(site, path):
 @pytest.mark.parametrize(("how", "requests"), [("correct", 2), ("ignores-if-range", 3)])
 def test_a_file_that_has_changed_is_downloaded_anew(site, run, path, how, requests):
     site.put("/file.bin", CONTENT, ["breaks"])
-    refused(run, "broke off")
+    error_of(run, "broke off")
     site.put("/file.bin", OTHER, [how])
     run()
     assert path.read_bytes() == OTHER
@@ -291,13 +291,13 @@ def test_a_file_that_has_changed_is_downloaded_anew(site, run, path, how, reques
 
 def test_without_etags_the_length_identifies_a_file(site, run, path):
     site.put("/file.bin", CONTENT, ["untagged"])
-    refused(run, "broke off")
+    error_of(run, "broke off")
     run()
     assert path.read_bytes() == CONTENT
     assert site.requests[1][1:] == (f"bytes={HALF}-", None)
     path.unlink()
     site.put("/file.bin", CONTENT, ["untagged"])
-    refused(run, "broke off")
+    error_of(run, "broke off")
     site.put("/file.bin", OTHER + b"longer")
     run()
     assert path.read_bytes() == OTHER + b"longer"
@@ -317,7 +317,7 @@ def test_a_part_of_unknown_origin_is_discarded(site, run, path, part, note):
 @pytest.mark.parametrize(("more", "requests"), [(b"", 1), (b"more", 3)])
 def test_a_part_that_is_complete_or_too_long(site, run, path, part, more, requests):
     site.put("/file.bin", CONTENT, ["breaks"])
-    refused(run, "broke off")
+    error_of(run, "broke off")
     part.write_bytes(CONTENT + more)
     run()
     assert path.read_bytes() == CONTENT
@@ -384,13 +384,13 @@ def test_a_silent_server_is_given_up(path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/file.bin"
         retries = Retries(timeout=0.1, attempts=2, pause=0.01)
-        refused(lambda: download([url], path, retries=retries, progress=False), "no answer within 0.1 s")
+        error_of(lambda: download([url], path, retries=retries, progress=False), "no answer within 0.1 s")
 
 
 def test_an_unreachable_server_is_not_asked_again(site, path):
     holder, address = unused()
     with holder:
-        refused(lambda: download([f"{address}/file.bin"], path, progress=False), "refused", f"put it at {path}")
+        error_of(lambda: download([f"{address}/file.bin"], path, progress=False), "refused", f"put it at {path}")
         client = Client(Retries(attempts=2), stop=Pauses())
         with pytest.raises(UnreachableError):
             client.get(address, 1)
@@ -403,8 +403,8 @@ def test_an_unreachable_server_is_not_asked_again(site, path):
         assert client.stop.seconds == [1]
 
 
-def test_a_server_without_a_certificate_is_refused(site, url, path):
-    refused(lambda: download([url.replace("http:", "https:")], path, retries=QUICK, progress=False), "SSL")
+def test_a_server_without_a_certificate_is_an_error(site, url, path):
+    error_of(lambda: download([url.replace("http:", "https:")], path, retries=QUICK, progress=False), "SSL")
     assert os.listdir(path.parent) == []
 
 
@@ -420,25 +420,25 @@ def test_a_wrong_checksum_leads_to_the_next_address(site, url, path):
 
 def test_a_file_with_a_wrong_checksum_is_removed(site, run, url, path):
     expected = Expected(sha256=sha256(OTHER), origin="as the authors say")
-    refused(lambda: run(expected), sha256(CONTENT), sha256(OTHER), url, "as the authors say")
+    error_of(lambda: run(expected), sha256(CONTENT), sha256(OTHER), url, "as the authors say")
     assert os.listdir(path.parent) == []
     assert len(site.requests) == 1
 
 
 @pytest.mark.parametrize("how", ["correct", "lengthless"])
 @pytest.mark.parametrize("more", [-1, 1])
-def test_a_wrong_size_is_refused(site, path, how, more):
+def test_a_wrong_size_is_an_error(site, path, how, more):
     url = site.put("/file.bin", CONTENT, FOREVER(how))
     expected = Expected(size=len(CONTENT) + more)
-    refused(lambda: download([url], path, expected, retries=QUICK, progress=False), str(expected.size))
+    error_of(lambda: download([url], path, expected, retries=QUICK, progress=False), str(expected.size))
     assert os.listdir(path.parent) == []
     assert len(site.requests) == 1
 
 
 @pytest.mark.parametrize("how", ["correct", "lengthless"])
-def test_a_file_beyond_the_limit_is_refused(site, path, how):
+def test_a_file_beyond_the_limit_is_an_error(site, path, how):
     url = site.put("/file.bin", CONTENT, FOREVER(how))
-    refused(lambda: download([url], path, Expected(limit=100_000), retries=QUICK, progress=False), "100000 bytes")
+    error_of(lambda: download([url], path, Expected(limit=100_000), retries=QUICK, progress=False), "100000 bytes")
     assert os.listdir(path.parent) == []
 
 
@@ -446,16 +446,16 @@ def test_a_file_beyond_the_limit_is_refused(site, path, how):
 def test_an_existing_file_that_is_another_one_is_left(site, run, path, content):
     path.parent.mkdir()
     path.write_bytes(content)
-    refused(lambda: run(Expected(sha256=sha256(CONTENT))), str(path), "remove it")
+    error_of(lambda: run(Expected(sha256=sha256(CONTENT))), str(path), "remove it")
     assert path.read_bytes() == content
     assert not site.requests
 
 
 def test_a_web_page_does_not_replace_a_part(site, run, path, part):
     site.put("/file.bin", CONTENT, ["breaks"])
-    refused(run, "broke off")
+    error_of(run, "broke off")
     site.put("/file.bin", CONTENT, ["html"])
-    refused(run, "web page")
+    error_of(run, "web page")
     assert part.read_bytes() == CONTENT[:HALF]
     run()
     assert path.read_bytes() == CONTENT
@@ -467,9 +467,9 @@ def test_a_web_page_may_be_the_expected_file(site, tmp_path):
     assert download([url], tmp_path / "a.html", retries=QUICK).size == len(site.page)
 
 
-def test_another_magic_number_is_refused(site, run, path):
-    refused(lambda: run(Expected(magic=(0, CONTENT[1:5]))), "another kind of file")
-    refused(lambda: run(Expected(magic=(HALF, b"x"))), "another kind of file")
+def test_another_magic_number_is_an_error(site, run, path):
+    error_of(lambda: run(Expected(magic=(0, CONTENT[1:5]))), "another kind of file")
+    error_of(lambda: run(Expected(magic=(HALF, b"x"))), "another kind of file")
     assert os.listdir(path.parent) == []
     run(Expected(magic=(257, CONTENT[257:262])))
     assert path.read_bytes() == CONTENT
@@ -482,25 +482,25 @@ def test_another_magic_number_is_refused(site, run, path):
     "url", ["file:///etc/hostname", "ftp://127.0.0.1/a", "data:,x", "a.zip", "http://", "http://["]
 )
 def test_only_http_is_supported(tmp_path, path, url):
-    refused(lambda: check_url(url), "http://")
-    refused(lambda: download([url], path, retries=QUICK), "http://")
+    error_of(lambda: check_url(url), "http://")
+    error_of(lambda: download([url], path, retries=QUICK), "http://")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_password_is_not_repeated_in_the_error():
-    message = refused(lambda: check_url("https://me:secret@example.org/set.zip"), "example.org")
+    message = error_of(lambda: check_url("https://me:secret@example.org/set.zip"), "example.org")
     assert "secret" not in message
 
 
 @pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/set.zip", "data:text/plain,hello"])
-def test_redirects_to_other_schemes_are_refused(site, path, target):
+def test_redirects_to_other_schemes_are_errors(site, path, target):
     url = site.put("/file.bin", CONTENT, FOREVER(f"redirect {target}"))
-    refused(lambda: download([url], path, retries=QUICK, progress=False), target)
+    error_of(lambda: download([url], path, retries=QUICK, progress=False), target)
     assert len(site.requests) == 1
     assert os.listdir(path.parent) == []
 
 
-def test_redirects_from_https_to_http_are_refused():
+def test_redirects_from_https_to_http_are_errors():
     def follow(target):
         request = urllib.request.Request("https://example.org/set.zip")
         return module._Redirects().redirect_request(request, io.BytesIO(), 302, "Found", HTTPMessage(), target)
@@ -511,7 +511,7 @@ def test_redirects_from_https_to_http_are_refused():
 
 
 def test_without_an_address_the_path_for_the_file_is_named(path):
-    refused(lambda: download([], path), "no address", str(path))
+    error_of(lambda: download([], path), "no address", str(path))
 
 
 def test_checksums_are_hexadecimal():
@@ -528,10 +528,10 @@ def test_checksums_are_hexadecimal():
 def test_a_full_disk(run, part):
     part.parent.mkdir()
     part.symlink_to("/dev/full")
-    refused(run, str(part), "disk is full")
+    error_of(run, str(part), "disk is full")
 
 
 def test_a_folder_that_cannot_be_created(site, url, tmp_path):
     (tmp_path / "file").touch()
-    refused(lambda: download([url], tmp_path / "file" / "a", retries=QUICK), "cannot be stored")
+    error_of(lambda: download([url], tmp_path / "file" / "a", retries=QUICK), "cannot be stored")
     assert not site.requests

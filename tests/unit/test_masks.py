@@ -89,7 +89,7 @@ def good():
 
 
 @pytest.mark.parametrize("cut", range(1, 9))
-def test_run_lengths_that_are_cut_off_are_refused(cut):
+def test_run_lengths_that_are_cut_off_are_errors(cut):
     rle = encode_rle(good())
     assert len(rle["counts"]) > 9
     for counts in (rle["counts"][:-cut], rle["counts"][:-1] + "o" * cut, rle["counts"] + "P"):
@@ -106,7 +106,7 @@ def test_run_lengths_that_are_cut_off_are_refused(cut):
         *(None, 3, {"a": 1}, b"0", (48,)),
     ],
 )
-def test_run_lengths_that_do_not_fill_the_mask_are_refused(counts):
+def test_run_lengths_that_do_not_fill_the_mask_are_errors(counts):
     rle = {"size": [6, 8], "counts": counts}
     for read in (decode_rle, check_rle):
         with pytest.raises(DataError, match="run lengths"):
@@ -116,7 +116,7 @@ def test_run_lengths_that_do_not_fill_the_mask_are_refused(counts):
 @pytest.mark.parametrize(
     "size", [None, 48, [48], [6, 8, 1], [6.0, 8], ["6", 8], [True, 48], [0, 8], [-6, -8], [10**6, 10**6], [10**30, 1]]
 )
-def test_sizes_that_no_mask_has_are_refused(size):
+def test_sizes_that_no_mask_has_are_errors(size):
     with pytest.raises(DataError, match="run lengths"):
         decode_rle({"size": size, "counts": [48]})
 
@@ -129,7 +129,7 @@ def test_other_values_are_no_run_lengths(rle):
 
 @given(text=st.text(st.characters(min_codepoint=44, max_codepoint=115), max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_any_text_is_decoded_or_refused(text):
+def test_any_text_is_decoded_or_an_error(text):
     try:
         mask = decode_rle({"size": [7, 9], "counts": text})
     except DataError:
@@ -138,7 +138,7 @@ def test_any_text_is_decoded_or_refused(text):
     assert np.array_equal(decode_rle(encode_rle(mask)), mask)
 
 
-def test_run_lengths_of_another_size_than_expected_are_refused():
+def test_run_lengths_of_another_size_than_expected_are_errors():
     for size in ((8, 6), (6, 9)):
         for read in (decode_rle, check_rle):
             with pytest.raises(DataError, match="the mask is 8 x 6"):

@@ -120,12 +120,12 @@ def test_the_decision_is_the_models_or_the_threshold_given(predictor, photo, mon
 
 
 @pytest.mark.parametrize("threshold", [0, 1, -0.1, 1.1, float("nan"), float("inf")])
-def test_a_threshold_out_of_range_is_refused(predictor, photo, threshold):
+def test_a_threshold_out_of_range_is_an_error(predictor, photo, threshold):
     with pytest.raises(ConfigError, match="between 0 and 1"):
         predictor.segment(predictor.encode(photo), WORDS, threshold=threshold)
 
 
-def test_an_encoding_of_another_model_is_refused(predictor, photo, make_tiny):
+def test_an_encoding_of_another_model_is_an_error(predictor, photo, make_tiny):
     other = Predictor.from_model(make_tiny(seed=4), "cpu")
     with pytest.raises(InputError, match="another model"):
         other.segment(predictor.encode(photo), WORDS)
@@ -180,7 +180,7 @@ def test_segment_from_several_threads(predictor, photo, photo_pixels):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def test_weights_that_overflow_are_refused(make_tiny, photo):
+def test_weights_that_overflow_are_errors(make_tiny, photo):
     model = make_tiny()
     with torch.no_grad():
         model.projector.kernel.weight.fill_(float("nan"))
@@ -191,12 +191,12 @@ def test_weights_that_overflow_are_refused(make_tiny, photo):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("words", ["the cup", ["fine", ""], ["fine", None], [3], [" \n"]])
-def test_anything_but_a_list_of_expressions_is_refused(predictor, photo, words):
+def test_anything_but_a_list_of_expressions_is_an_error(predictor, photo, words):
     with pytest.raises(ExpressionError):
         predictor.segment(predictor.encode(photo), words)
 
 
-def test_a_missing_image_is_refused(predictor, tmp_path):
+def test_a_missing_image_is_an_error(predictor, tmp_path):
     with pytest.raises(ImageError):
         predictor.encode(tmp_path / "missing.png")
 

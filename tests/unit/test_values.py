@@ -135,14 +135,14 @@ def test_another_decision_about_the_same_scores():
         {"knots": ((0.1, 0.5),), "reject_below": float("nan")},
     ],
 )
-def test_an_impossible_calibration_is_refused(values):
+def test_an_impossible_calibration_is_an_error(values):
     with pytest.raises(ConfigError, match="calibration"):
         Calibration(**values)
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.1, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["threshold", "relative_threshold"])
-def test_a_threshold_out_of_range_is_refused(name, threshold):
+def test_a_threshold_out_of_range_is_an_error(name, threshold):
     with pytest.raises(ConfigError, match=name):
         Decision(**{name: threshold})
 
@@ -180,7 +180,7 @@ def test_blocks_of_a_large_image_are_its_restoration():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_scores_that_are_not_finite_are_refused(value):
+def test_scores_that_are_not_finite_are_errors(value):
     with pytest.raises(WeightsError, match="not finite"):
         predict([[0.5, value]])
 
@@ -234,7 +234,7 @@ def test_an_encoding_that_cannot_be_written(encoding, tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\x08\0\0\0\0\0\0\0{}      ", b"\xff" * 64])
-def test_a_file_that_is_no_encoding_is_refused(tmp_path, content):
+def test_a_file_that_is_no_encoding_is_an_error(tmp_path, content):
     path = tmp_path / "scene.safetensors"
     path.write_bytes(content)
     with pytest.raises(InputError):

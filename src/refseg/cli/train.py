@@ -59,13 +59,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
     from refseg.config import to_dict
+    from refseg.evaluation.distributed import rank_and_size
     from refseg.training.data import check_own_data, open_recipe
     from refseg.training.loop import train
     from refseg.training.memory import estimate
-    from refseg.training.processes import launched
     from refseg.training.start import starting_model
 
-    rank, processes = launched()
+    rank, processes = rank_and_size()
 
     def report(text: str) -> None:
         if rank == 0:

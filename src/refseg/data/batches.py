@@ -69,7 +69,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ByReference:
-    """Samples as images with one sample each: the published runs draw references, whose image may come repeatedly."""
+    """Samples as images with one sample each: the published runs go through references, whose image may repeat."""
 
     samples: Sequence[Sample]
 
@@ -87,7 +87,7 @@ class ByReference:
 
 
 class TrainIndex(NamedTuple):
-    """One image to be drawn, and the seed that chooses its expressions."""
+    """One image of a step, and the seed that chooses its expressions."""
 
     image: int
     size: int
@@ -97,13 +97,13 @@ class TrainIndex(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOrder:
-    """The draws of every step: a function of these numbers and of nothing else."""
+    """The images of every step: a function of these numbers and of nothing else."""
 
     num_images: int
     batch_size: int
     """Images of a step."""
     expressions: int
-    """The greatest number of expressions drawn from an image."""
+    """The greatest number of expressions chosen for an image."""
     sizes: tuple[tuple[int, int], ...]
     """Pairs (first step, side in pixels), in rising order of the step; the first starts at 0."""
     seed: int
@@ -113,7 +113,7 @@ class TrainOrder:
         return [side for first, side in self.sizes if first <= step][-1]
 
     def at(self, step: int) -> list[TrainIndex]:
-        """Return the draws of a step. All images are drawn once, in a new order each time, before any is repeated."""
+        """Return the images of a step. All images are used once, in a new order each time, before any is repeated."""
         indices = []
         for position in range(step * self.batch_size, (step + 1) * self.batch_size):
             turn, place = divmod(position, self.num_images)
@@ -164,16 +164,16 @@ _Pair = tuple[Sample, Expression]
 
 
 class TrainTransform(Dataset[TrainItem | RefsegError]):
-    """Turns a draw into tensors: letterboxes the image, tokenises its expressions, resizes their masks.
+    """Turns an image of a step into tensors: letterboxes the image, tokenises its expressions, resizes their masks.
 
     An error of the data is returned, not raised: it may have to travel from a worker process.
 
     Args:
         data: the images.
-        inputs: the preprocessing of the model; the side of the square is that of each draw.
+        inputs: the preprocessing of the model; the side of the square is that of the step.
         target: how masks are shrunk (see `shrink`).
         emphasis: the weight of expressions by their form; 1 for all others.
-        mirror: the probability that an image is mirrored, 0..1, if all expressions drawn for it can be (see
+        mirror: the probability that an image is mirrored, 0..1, if all expressions chosen for it can be (see
             `mirrored`).
         zoom: the probability that an image is replaced by a crop of it, 0..1, with the expressions that describe
             appearance alone.

@@ -95,7 +95,7 @@ CERTAIN_BEFORE = _words(
 )
 """Words after which `left` and `right` name a side, whatever follows."""
 CERTAIN_AFTER = _words("of side hand")
-"""Words before which they do, unless what remains is meant ("what is left of the cake")."""
+"""Words before which they do, unless they speak of a rest ("what is left of the cake")."""
 UNCLEAR_BEFORE = _words(
     "is are was were be been being has have had having get gets got who that which he she they we i you it there "
     "half all just about quite not so yeah what's that's it's who's there's he's she's nothing anything something none "

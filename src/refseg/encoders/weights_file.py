@@ -66,7 +66,7 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except WeightsError:
         raise
     except pickle.UnpicklingError as error:
-        # torch's unpickler names what it refuses as a global, in a message of many lines.
+        # torch's unpickler names a forbidden object as a global, in a message of many lines.
         if unsafe := re.search(r"GLOBAL (\S+\.\S+)", str(error)):
             raise WeightsError(f"{path}: contains more than weights ({unsafe[1]}); that code was not run") from None
         raise WeightsError(f"{path}: not a file of weights, or a broken one") from None

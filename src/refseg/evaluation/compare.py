@@ -1,7 +1,7 @@
 """Compare two results of the same data, expression by expression, and test whether the difference may be chance.
 
 Differences are the second result minus the first: above 0 the second is better. Expressions of one image are not
-independent, so images are drawn and flipped as a whole.
+independent, so images are resampled and flipped as a whole.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _differences(columns: Mapping[str, _Paired], image: ndarray, seed: int) -> d
     images = int(image.max()) + 1
     totals = np.zeros((images, 4 * len(columns)))
     np.add.at(totals, image, np.concatenate([one.stacked() for one in columns.values()], axis=1))
-    drawn = resample(totals, seed=seed) if images > 1 else totals[:0]
+    resampled = resample(totals, seed=seed) if images > 1 else totals[:0]
     whole = totals.sum(axis=0)
     found = {}
     for number, (name, column) in enumerate(columns.items()):
@@ -221,16 +221,16 @@ def _differences(columns: Mapping[str, _Paired], image: ndarray, seed: int) -> d
         above, below, their_above, their_below = whole[place].tolist()
         if below and their_below:
             first, second = above / below, their_above / their_below
-            low, high = _edges(drawn[:, place])
+            low, high = _edges(resampled[:, place])
             found[name] = Difference(
                 n=column.n, first=first, second=second, difference=second - first, low=low, high=high
             )
     return found
 
 
-def _edges(drawn: Float[ndarray, "R 4"]) -> tuple[float | None, float | None]:
+def _edges(resampled: Float[ndarray, "R 4"]) -> tuple[float | None, float | None]:
     """Return the interval of a difference, from draws of its numerators and denominators."""
-    counted = drawn[(drawn[:, 1] > 0) & (drawn[:, 3] > 0)]
+    counted = resampled[(resampled[:, 1] > 0) & (resampled[:, 3] > 0)]
     if not len(counted):
         return None, None
     values = counted[:, 2] / counted[:, 3] - counted[:, 0] / counted[:, 1]

@@ -84,12 +84,13 @@ def evaluate(
         for (sample, expression), prediction in zip(pairs, predictions, strict=True):
             # Everything that is counted or stored comes from this one prediction.
             scored = protocol.decide(prediction) if decision is None else prediction.decided_by(decision)
+            compared = protocol.compared_mask(scored)
             outcomes.append(
                 make_outcome(
                     sample,
                     expression,
-                    scored.mask,
-                    protocol.compared_mask(scored),
+                    compared if protocol.side is None else scored.mask,
+                    compared,
                     targets[sample.id],
                     masks,
                     score=scored.score,

@@ -193,7 +193,7 @@ def intervals(
 ) -> dict[str, list[float]]:
     """Return bootstrap confidence intervals (95 %) of the metrics, as pairs [low, high].
 
-    Images are drawn, not expressions, 1,000 times, because expressions of one image are not independent.
+    Images are resampled, not expressions, 1,000 times, because expressions of one image are not independent.
     """
     columns = _Columns(outcomes, protocol)
     _, image = np.unique(np.array([one.image for one in outcomes]), return_inverse=True)
@@ -203,11 +203,11 @@ def intervals(
     sums = columns.sums(protocol)
     totals = np.zeros((images, 2 * len(sums)))
     np.add.at(totals, image, np.stack([part for pair in sums.values() for part in pair], axis=1))
-    drawn = resample(totals, seed=seed)
+    resampled = resample(totals, seed=seed)
     edges = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]
     found = {}
     for number, name in enumerate(sums):
-        numerator, denominator = drawn[:, 2 * number], drawn[:, 2 * number + 1]
+        numerator, denominator = resampled[:, 2 * number], resampled[:, 2 * number + 1]
         values = numerator[denominator > 0] / denominator[denominator > 0]
         if len(values):
             found[name] = [float(edge) for edge in np.percentile(values, edges)]
@@ -215,7 +215,7 @@ def intervals(
 
 
 def resample(totals: Float[ndarray, "P K"], *, seed: int = 0) -> Float[ndarray, "R K"]:
-    """Return the sums of each column over P images drawn with replacement, once for each of 1,000 draws."""
+    """Return the sums of each column over P images resampled with replacement, once for each of 1,000 draws."""
     images = len(totals)
     rng = np.random.default_rng(seed)
     return np.concatenate(

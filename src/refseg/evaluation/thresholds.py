@@ -57,7 +57,8 @@ class Thresholds:
             return
         target, ignored = target_of(sample, PROTOCOLS["refseg"])
         assert target is not None
-        probability, highest = prediction.probability, float(prediction.probability.max())
+        probability = prediction.probability
+        highest = float(probability.max())
         self._highest.append(highest)
         self._fixed.append([_iou(probability > one, target, ignored) for one in THRESHOLDS])
         self._relative.append([_iou(probability > one * highest, target, ignored) for one in RELATIVE_THRESHOLDS])

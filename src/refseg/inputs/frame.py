@@ -269,7 +269,7 @@ def _warp(
     """Interpolate along one axis, then along the other; what lies outside the image has the border's colour, or 0."""
     within = np.asarray(rows.weight.any(axis=0))  # the other rows of the square are border and nothing else
     rows, image = rows.only(within).narrow(image, axis=0)
-    if image.shape[1] > BLOCK:  # whole rows of such images would take much memory; for others it is not worth it
+    if image.shape[1] > BLOCK:  # whole rows of such images would take much memory; of others they take little
         columns, image = columns.narrow(image, axis=1)
     width, channels = image.shape[1:]
     border = np.zeros(channels, np.float32) if border is None else border

@@ -42,7 +42,7 @@ class Inputs:
             raise ConfigError(f"image_size must lie in 1..{LARGEST_SIDE}, got {self.image_size}")
         if not all(0 <= value <= 1 for value in self.mean) or not all(0 < value <= 10 for value in self.std):
             raise ConfigError(f"mean must lie in 0..1 and std in 0..10, 0 excluded, got {self.mean} and {self.std}")
-        Tokenizer(self.word_length)  # refuses a length that it cannot have
+        Tokenizer(self.word_length)  # raises for an impossible length
 
     def pixels(self, image: ImageSource) -> tuple[Float[ndarray, "3 S S"], Frame]:
         """Read an image, place it in the square and normalise it.

@@ -17,7 +17,7 @@ from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-from refseg.errors import ImageError
+from refseg.errors import ImageError, one_line
 from refseg.masks import MAX_PIXELS
 
 __all__ = [
@@ -119,7 +119,7 @@ def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
             else:
                 colours = values[..., :-1] if image.mode.endswith(("A", "a")) else values
         except Exception as error:
-            raise ImageError(f"{name} is broken ({_one_line(error)}); fetch or write it again") from error
+            raise ImageError(f"{name} is broken ({one_line(error)}); fetch or write it again") from error
     mask = np.asarray(colours.any(axis=2) if colours.ndim == 3 else colours != 0)
     if image.mode == "P" and not mask.any() and values.min() < values.max():
         raise ImageError(f"{name} has a palette in which everything is black; save it as a grey image")
@@ -161,7 +161,7 @@ def _open(path: str | os.PathLike[str], name: str) -> BufferedReader:
     except PermissionError:
         raise ImageError(f"{name} may not be read; check its permissions") from None
     except (OSError, ValueError) as error:  # such as a name that is too long or contains NUL
-        raise ImageError(f"{name} cannot be opened ({_one_line(error)}); check the path") from error
+        raise ImageError(f"{name} cannot be opened ({one_line(error)}); check the path") from error
 
 
 def _from_array(array: ndarray, max_pixels: int) -> Image.Image:
@@ -185,13 +185,13 @@ def _recognise(file: BinaryFile, name: str) -> Image.Image:
             image = Image.open(cast("IO[bytes]", file), formats=FORMATS)
         wrong = image.format == "BMP" and image.mode == "1" and _bits_of_bmp(image) != 1
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large ({_one_line(error)}); scale it down") from error
+        raise ImageError(f"{name} is too large ({one_line(error)}); scale it down") from error
     except (UnidentifiedImageError, KeyError):  # KeyError: Pillow was built without one of the formats
         if _is_empty(file):
             raise ImageError(f"{name} is empty (0 bytes); fetch or write it again") from None
         raise ImageError(f"{name} is not an image, or not of a kind that is read here; give {_kinds()}") from None
     except Exception as error:  # decoders raise many kinds of errors for broken data
-        raise ImageError(f"{name} cannot be read ({_one_line(error)}); give {_kinds()}") from error
+        raise ImageError(f"{name} cannot be read ({one_line(error)}); give {_kinds()}") from error
     if wrong:
         raise ImageError(f"{name} is a BMP of 8 bits with a palette of black and white, which is not read; use PNG")
     return image
@@ -219,7 +219,7 @@ def _from_pil(image: Image.Image, name: str, max_pixels: int) -> Image.Image:
         turn = UPRIGHT.get(_orientation(image))
         rgb = _to_rgb(image)
     except Exception as error:
-        raise ImageError(f"{name} is broken ({_one_line(error)}); fetch or write it again") from error
+        raise ImageError(f"{name} is broken ({one_line(error)}); fetch or write it again") from error
     rgb.info.clear()  # the orientation is applied, and must not be applied again if the result is read
     return rgb if turn is None else rgb.transpose(turn)
 
@@ -288,10 +288,6 @@ def _quiet_pillow() -> Iterator[None]:
     with _quiet, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _kinds() -> str:

@@ -19,7 +19,7 @@ __all__ = ["build_checked"]
 def build_checked(kind: Family, spec: ModelSpec, shapes: Mapping[str, tuple[int, ...]], path: Path) -> Model:
     """Build the model of some weights; its own weights are uninitialised.
 
-    A config with enormous sizes is refused before anything is allocated.
+    A config with enormous sizes is an error before anything is allocated.
 
     Args:
         kind: The family of the model.

@@ -187,14 +187,14 @@ LINK = 600
 def _draw(chosen: Sequence[Group], gallery: Gallery, room: int) -> dict[str, str]:
     """Return the panels that fit into `room` bytes, by expression: the first of every group, then the second..."""
     room -= LINK * sum(len(group.chosen) for group in chosen)
-    drawn: dict[str, str] = {}
+    panels: dict[str, str] = {}
     for one in _in_turn(chosen):
-        if one.id not in drawn:
-            shown = panel(gallery.panel(one), _name(len(drawn)))
+        if one.id not in panels:
+            shown = panel(gallery.panel(one), _name(len(panels)))
             if len(shown.encode()) < room:
                 room -= len(shown.encode())
-                drawn[one.id] = shown
-    return drawn
+                panels[one.id] = shown
+    return panels
 
 
 def _in_turn(chosen: Sequence[Group]) -> Iterator[Outcome]:
@@ -208,22 +208,22 @@ def _name(number: int) -> str:
     return f"panel-{number + 1}"
 
 
-def _arrange(chosen: Sequence[Group], drawn: dict[str, str]) -> Iterator[str]:
+def _arrange(chosen: Sequence[Group], panels: dict[str, str]) -> Iterator[str]:
     """Yield the groups with their panels; an expression of several groups is shown once and linked from the others."""
     yield "<h2>Images</h2>"
     yield paragraph(LEGEND)
-    names = {id: _name(number) for number, id in enumerate(drawn)}
+    names = {id: _name(number) for number, id in enumerate(panels)}
     done: set[str] = set()
     for group in chosen:
         yield f"<h3>{escaped(group.title)}</h3>"
         yield paragraph(f"{group.rule} {group.size}".strip())
         for one in group.chosen:
-            if one.id in drawn and one.id not in done:
-                yield drawn[one.id]
+            if one.id in panels and one.id not in done:
+                yield panels[one.id]
                 done.add(one.id)
-            elif one.id in drawn:
+            elif one.id in panels:
                 link = f'<a href="#{names[one.id]}"><bdi>{escaped(one.expression[:80])}</bdi></a>'
                 yield f"<p>Also of this kind, shown above: {link}.</p>"
-        left_out = sum(one.id not in drawn for one in group.chosen)
+        left_out = sum(one.id not in panels for one in group.chosen)
         if left_out:
             yield paragraph(f"{left_out} more left out to keep this file small.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Mapping
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -36,21 +36,16 @@ class TorchRuntime:
         self._device = pick_device(device)
         # Convolutions on a CPU run up to twice as fast when the channels of a pixel lie together.
         self.model = model.to(device=self._device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-        self._fingerprint: str | None = None
-        self._lock = threading.Lock()
 
     @property
     def device(self) -> str:
         """The device that it computes on, such as `cpu`."""
         return str(self._device)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the weights' names, shapes and values, and of the model's config; computed at first use."""
-        with self._lock:
-            if self._fingerprint is None:
-                self._fingerprint = _fingerprint(self.model)
-            return self._fingerprint
+        return _fingerprint(self.model)
 
     def encode(self, pixels: Float[ndarray, "N 3 S S"]) -> dict[str, ndarray]:
         """Compute all that depends on the images alone."""

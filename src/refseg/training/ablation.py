@@ -23,6 +23,7 @@ from refseg.training.data import open_recipe
 from refseg.training.loop import train
 from refseg.training.recipes import RECIPES, ROWS, Recipe, recipe
 from refseg.training.start import starting_model
+from refseg.writers.table import Table, markdown
 
 __all__ = ["SYSTEMS", "Ablation", "Cell", "Stage", "ablate", "table"]
 
@@ -116,7 +117,7 @@ class Ablation:
                 raise UnknownNameError("row of the ablation", row, known)
         object.__setattr__(self, "rows", self.rows or tuple(known))
         for row in self.rows:
-            self.stages(row, 0)  # refuses changes that do not fit before anything takes long
+            self.stages(row, 0)  # raises for changes that do not fit, before anything takes long
 
     @property
     def _recipe(self) -> str:
@@ -286,7 +287,7 @@ def table(cells: Iterable[Cell]) -> str:
         "FPS",
         "runs",
     ]
-    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    rows = []
     for row, found in by_row.items():
         ious = [100 * cell.mean_iou for cell in found]
         spread = f" ± {statistics.stdev(ious):.2f}" if len(ious) > 1 else ""
@@ -300,8 +301,8 @@ def table(cells: Iterable[Cell]) -> str:
             f"{statistics.median(cell.frames_per_second for cell in found):.1f}",
             str(len(found)),
         ]
-        lines.append(f"| {' | '.join(columns)} |")
-    return "\n".join(lines)
+        rows.append(tuple(columns))
+    return markdown(Table(columns=tuple(titles), rows=tuple(rows)))
 
 
 def _mean(values: Sequence[float | None]) -> str:

@@ -30,7 +30,7 @@ class TrainingConfig:
     sample_by: Literal["image", "reference"] = "image"
     """What a pass goes through. The published runs draw each reference once, whose image may come repeatedly."""
     expressions_per_image: int = 1
-    """The greatest number of expressions drawn from an image, which is encoded once for them."""
+    """The greatest number of expressions chosen for an image, which is encoded once for them."""
     sizes: tuple[tuple[float, int], ...] = ()
     """Pairs (fraction of the run, side in pixels): the side of images from then on. Empty: that of the model."""
     target: Literal["coverage", "strided"] = "coverage"

@@ -74,8 +74,9 @@ def train(
 
     `folder` gets `last` and `best` (model folders; the best by validation mean IoU), `state.pt`, `log.jsonl`,
     `training.json` and `validation.jpg`. The run may be killed at any moment: it is resumed from its last stored state,
-    and draws what it would have drawn. On a CPU, with the same version of PyTorch and the same number of processes, the
-    weights are bit for bit those of a run that was not killed. On SIGINT and SIGTERM the state is stored first.
+    and goes on with the same images and expressions. On a CPU, with the same version of PyTorch and the same number of
+    processes, the weights are bit for bit those of a run that was not killed. On SIGINT and SIGTERM the state is stored
+    first.
 
     If torchrun started several processes, they share the work of each step.
 
@@ -197,8 +198,8 @@ class _Run:
             data, inputs, config.target, dict(config.emphasis), mirror=config.mirror, zoom=config.zoom
         )
         shard = Shard(self.processes.rank, self.processes.size, config.accumulate)
-        drawn = batches(transform, order, range(self.progress.step, config.last_step), config.workers, shard)
-        while pieces := list(islice(drawn, config.accumulate)):
+        stream = batches(transform, order, range(self.progress.step, config.last_step), config.workers, shard)
+        while pieces := list(islice(stream, config.accumulate)):
             yield pieces
 
     def _stops(self, signals: list[int], *, check: bool) -> int:

@@ -11,17 +11,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-from refseg.errors import ConfigError, TrainingError
+from refseg.errors import ConfigError, TrainingError, one_line
+from refseg.evaluation.distributed import rank_and_size
 from refseg.runtimes.torch import pick_device
 
-__all__ = ["Processes", "join_processes", "launched"]
+__all__ = ["Processes", "join_processes"]
 
 T = TypeVar("T")
-
-
-def launched() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes, as torchrun sets them; (0, 1) without it."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
         TrainingError: the processes cannot connect to each other.
     """
     place = pick_device(device)
-    rank, size = launched()
+    rank, size = rank_and_size()
     if size == 1:
         yield Processes(place)
         return
@@ -85,7 +81,7 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
     try:
         distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
-        raise TrainingError(f"the processes cannot connect: {' '.join(str(error).split())[:200]}") from None
+        raise TrainingError(f"the processes cannot connect: {one_line(error)}") from None
     yield Processes(place, rank, size)
     # After an error the others may be in the middle of a message: then the group ends with the process.
     distributed.destroy_process_group()

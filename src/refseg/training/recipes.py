@@ -150,7 +150,7 @@ def _cris(name: str, clip: str, data: str, word_length: int) -> Recipe:
 
     Faithful are: each reference once an epoch with one of its expressions, targets of every fourth pixel, float16, the
     encoders at the full rate in the first epoch, and validation on the first expressions, for RefCOCO+ on testB. By
-    default images are drawn, with up to four expressions, targets are not shifted, and all of val is validated on.
+    default images are sampled, with up to four expressions, targets are not shifted, and all of val is validated on.
     """
     return Recipe(
         summary=f"Train {name} on {TITLES[data]}.",
@@ -198,7 +198,7 @@ RISCLIP_TRAINING = TrainingConfig(
 """Stated by the paper: the frozen CLIP, two stages, and the loss of the map. Second-hand, from a re-implementation that
 cites the paper for them: AdamW at 5e-5 with weight decay 5e-3, polynomial decay, 60 epochs, batches of 32, the weights
 of the losses, and that the second stage freezes the first one's parts. Ours: the exponent of the decay, 15 epochs of
-the second stage, and images drawn with four expressions instead of references with one."""
+the second stage, and images with four expressions are sampled instead of references with one."""
 
 
 def _risclip(name: str, clip: str, data: str, word_length: int, metric: Metric, backbone: str) -> dict[str, Recipe]:

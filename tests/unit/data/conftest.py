@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refseg.data.formats.record import refuse
 from refseg.data.formats.regions import paint
 from refseg.errors import DataError
 
@@ -187,9 +186,14 @@ def write_refer(root, references, annotations, *, name="refcoco", file="refs(unc
 # ── reading ──
 
 
+def raise_problem(problem):
+    """The report of a reader that stops at the first row that cannot be used."""
+    raise DataError(str(problem))
+
+
 def read(source):
     """All records; a row that cannot be used is an error."""
-    return list(source.read(refuse))
+    return list(source.read(raise_problem))
 
 
 def problems(source):
@@ -225,7 +229,7 @@ def _deep(depth=200):
 
 
 HOSTILE = (None, True, -1, 10**30, 1e12, math.nan, "", "a\n\ud800", "../x", [], {}, [[None]], {"size": [9, 9]}, _deep())
-"""Values that no reader expects; they are refused, or stand in a field that is not used."""
+"""Values that no reader expects; they are errors, or stand in a field that is not used."""
 
 
 def spoilt(value: Any) -> Iterator[tuple[str, Any]]:
@@ -258,7 +262,7 @@ def _replaced(value: Any, path: tuple[Any, ...], new: Any, *, remove: bool = Fal
 
 
 def survives(source):
-    """Read a set with a hostile value: it is refused with an error of one line, or its regions are painted."""
+    """Read a set with a hostile value: it is an error of one line, or its regions are painted."""
     message = ""
     try:
         problems(source)

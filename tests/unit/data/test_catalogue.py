@@ -168,7 +168,7 @@ def test_name_and_split(data, name, split):
 
 
 @pytest.mark.parametrize("data", ["refcoco", "refcoco:", ":val", "", "C:\\data", "C:/data", "a:b/c"])
-def test_a_name_without_a_split_is_refused(data):
+def test_a_name_without_a_split_is_an_error(data):
     with pytest.raises(DataError, match="which split of"):
         open_data(data)
 
@@ -195,7 +195,7 @@ def test_for_a_set_that_cannot_be_found_the_remedy_is_named(made, write, tmp_pat
             find(str(path))
 
 
-def test_an_unknown_split_is_refused(write, tmp_path):
+def test_an_unknown_split_is_an_error(write, tmp_path):
     write()
     with pytest.raises(DataError, match="refcoco has no split 'train'; it has testA, val, or take all"):
         open_data("refcoco:train", tmp_path)

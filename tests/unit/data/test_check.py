@@ -204,7 +204,7 @@ def test_the_limit_can_be_chosen(own):
     assert SHOWN_LENGTH == WORD_LENGTH
 
 
-def test_data_that_cannot_be_read_at_all_are_refused(own, tmp_path):
+def test_data_that_cannot_be_read_at_all_are_errors(own, tmp_path):
     with pytest.raises(UnknownNameError, match="'nothing'"):
         check("nothing")
     with pytest.raises(DataError, match="generated"):

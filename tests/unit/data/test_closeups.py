@@ -81,7 +81,7 @@ def test_the_same_every_time_and_another_in_each_split(closeups):
     assert (np.asarray(one.load_image()) != np.asarray(another.load_image())).any()
 
 
-def test_an_unknown_split_or_image_is_refused(closeups):
+def test_an_unknown_split_or_image_is_an_error(closeups):
     with pytest.raises(UnknownNameError, match="split"):
         CloseUps("test")
     with pytest.raises(IndexError):

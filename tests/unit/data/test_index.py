@@ -377,7 +377,7 @@ def test_whole_characters_of_any_kind_are_kept(tmp_path):
     assert index.ask("SELECT id, split FROM reference") == [(text, text)]
 
 
-def test_a_set_without_rows_is_refused(tmp_path, own):
+def test_a_set_without_rows_is_an_error(tmp_path, own):
     with pytest.raises(DataError, match="no references"):
         open_index(source_of(tmp_path, []))
     with pytest.raises(DataError, match="no references"):
@@ -431,7 +431,7 @@ def test_a_closed_index_opens_itself_again(own):
     assert ids(index) == ["x", "y", "z"]
 
 
-def test_a_worker_that_finds_a_newer_index_is_refused(own):
+def test_a_worker_that_finds_a_newer_index_is_an_error(own):
     """It would take the new numbers for the old ones."""
     old, _ = own()
     sent = pickle.dumps(open_index(old))
@@ -440,6 +440,6 @@ def test_a_worker_that_finds_a_newer_index_is_refused(own):
         ids(pickle.loads(sent))
 
 
-def test_a_missing_index_is_refused(tmp_path):
+def test_a_missing_index_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such index"):
         Index(tmp_path / "missing.sqlite")

@@ -78,7 +78,7 @@ def test_lists_are_read_in_the_forms_that_people_have(tmp_path, name, content):
         ("a.jsonl", b'"x"\n{', "entry 2: not valid JSON"),
     ],
 )
-def test_lists_that_are_none_are_refused_in_one_line(tmp_path, name, content, says):
+def test_lists_that_are_none_are_errors_in_one_line(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=says) as caught:
         read_list(tmp_path / name)

@@ -61,7 +61,7 @@ def lock(root):
     return json.loads((root / "downloads.json").read_text())
 
 
-def refused(call, *parts, error=DownloadError):
+def error_of(call, *parts, error=DownloadError):
     """Call a function that has to raise this error with these parts in its message, which is one line."""
     with pytest.raises(error) as caught:
         call()
@@ -131,7 +131,7 @@ def test_the_checksum_and_size_of_a_source_are_checked(site, archive, tmp_path):
     url = site.put("/set.zip", CONTENT)
     for values in ({"sha256": sha256(OTHER)}, {"size": len(CONTENT) + 1}):
         source = Source(name="set.zip", urls=(url,), **values)
-        refused(lambda source=source: fetch(source, tmp_path, **QUICK), url)
+        error_of(lambda source=source: fetch(source, tmp_path, **QUICK), url)
         assert os.listdir(archive.parent) == []
         assert not (tmp_path / "downloads.json").exists()
     assert fetch(Source(name="set.zip", urls=(url,), sha256=sha256(CONTENT)), tmp_path, **QUICK).verified
@@ -142,7 +142,7 @@ def test_a_later_download_has_to_match_the_first(site, source, archive, tmp_path
     archive.unlink()
     site.put("/set.zip", OTHER)
     parts = (sha256(CONTENT), sha256(OTHER), str(tmp_path / "downloads.json"))
-    refused(lambda: fetch(source, tmp_path, **QUICK), *parts)
+    error_of(lambda: fetch(source, tmp_path, **QUICK), *parts)
     assert os.listdir(archive.parent) == []
     assert lock(tmp_path)["set.zip"]["sha256"] == sha256(CONTENT)
     fetch(source, tmp_path, sha256=sha256(OTHER), **QUICK)
@@ -162,7 +162,7 @@ def test_other_records_are_kept(site, source, tmp_path):
 @pytest.mark.parametrize("content", ["", "[]", '{"set.zip": 1}', '{"set.zip": {"sha256": "abc"}}', '{"set.zip": {}}'])
 def test_broken_records_are_an_error(site, source, tmp_path, content):
     (tmp_path / "downloads.json").write_text(content)
-    refused(lambda: fetch(source, tmp_path, **QUICK), str(tmp_path / "downloads.json"), error=DataError)
+    error_of(lambda: fetch(source, tmp_path, **QUICK), str(tmp_path / "downloads.json"), error=DataError)
     assert not site.requests
 
 
@@ -174,30 +174,30 @@ def test_an_archive_that_the_user_provides_is_recorded(source, archive, tmp_path
     assert (lock(tmp_path)["set.zip"]["sha256"], lock(tmp_path)["set.zip"]["url"]) == (sha256(CONTENT), None)
 
 
-def test_another_file_that_the_user_provides_is_refused(source, archive, tmp_path, site):
+def test_another_file_that_the_user_provides_is_an_error(source, archive, tmp_path, site):
     archive.parent.mkdir()
     archive.write_bytes(site.page)
-    refused(lambda: fetch(source, tmp_path, **QUICK), str(archive), "web page", "remove it")
+    error_of(lambda: fetch(source, tmp_path, **QUICK), str(archive), "web page", "remove it")
     assert archive.read_bytes() == site.page
     assert not site.requests
 
 
 @pytest.mark.parametrize("name", ["set.zip", "set.tar.gz", "set.tgz", "set.tar", "set.json"])
-def test_web_pages_are_refused(site, tmp_path, name):
+def test_web_pages_are_errors(site, tmp_path, name):
     source = Source(name=name, urls=(site.put("/page", b"", FOREVER("html")),))
-    refused(lambda: fetch(source, tmp_path, **QUICK), "web page")
+    error_of(lambda: fetch(source, tmp_path, **QUICK), "web page")
 
 
 @pytest.mark.parametrize("name", ["set.zip", "set.tar.gz", "set.tar"])
-def test_files_that_are_no_archives_are_refused(site, tmp_path, name):
+def test_files_that_are_no_archives_are_errors(site, tmp_path, name):
     source = Source(name=name, urls=(site.put("/noise", noise(5000)),))
-    refused(lambda: fetch(source, tmp_path, **QUICK), "another kind of file")
+    error_of(lambda: fetch(source, tmp_path, **QUICK), "another kind of file")
 
 
 def test_a_zip_without_its_end_is_not_recorded(site, tmp_path):
     # Without a length, only the archive itself shows that the transfer broke off.
     source = Source(name="set.zip", urls=(site.put("/set.zip", CONTENT[:-100], FOREVER("lengthless")),))
-    refused(lambda: fetch(source, tmp_path, **QUICK), "without an end")
+    error_of(lambda: fetch(source, tmp_path, **QUICK), "without an end")
     assert not (tmp_path / "downloads.json").exists()
 
 
@@ -214,13 +214,13 @@ def test_a_zip_without_its_end_is_not_recorded(site, tmp_path):
     ],
 )
 def test_invalid_sources(values):
-    refused(lambda: Source(**values), error=ConfigError)
+    error_of(lambda: Source(**values), error=ConfigError)
 
 
 def test_only_http_is_supported(tmp_path):
-    refused(lambda: Source(name="set.zip", urls=("file:///etc/hostname",)), "http://")
-    refused(lambda: fetch(Source(name="set.zip"), tmp_path, mirrors=["ftp://127.0.0.1"], **QUICK), "http://")
-    refused(lambda: fetch_images([], tmp_path, "data:,x", **QUICK), "http://")
+    error_of(lambda: Source(name="set.zip", urls=("file:///etc/hostname",)), "http://")
+    error_of(lambda: fetch(Source(name="set.zip"), tmp_path, mirrors=["ftp://127.0.0.1"], **QUICK), "http://")
+    error_of(lambda: fetch_images([], tmp_path, "data:,x", **QUICK), "http://")
     assert os.listdir(tmp_path) == []
 
 
@@ -289,7 +289,7 @@ def test_images_that_fail_do_not_stop_the_others(site, photos, get, tmp_path):
     site.put(f"/train2014/{gone}", b"", FOREVER("404"))
     site.put(f"/train2014/{page}", b"", FOREVER("html"))
     site.put(f"/train2014/{cut}", photos[cut][:-40])
-    message = refused(lambda: get(list(photos)), "3 of 6 images", "run it again", str(tmp_path / "train2014"))
+    message = error_of(lambda: get(list(photos)), "3 of 6 images", "run it again", str(tmp_path / "train2014"))
     assert any(part in message for part in ("answers 404", "not a complete JPEG"))
     assert sorted(os.listdir(tmp_path / "train2014")) == others
     for name in (gone, page, cut):
@@ -300,7 +300,7 @@ def test_images_that_fail_do_not_stop_the_others(site, photos, get, tmp_path):
 
 def test_a_wrong_address_is_given_up_early(site, get):
     names = [f"{number}.jpg" for number in range(1000)]
-    refused(lambda: get(names, workers=2), f"{module.MOST_FAILURES} of 1000 images", "given up", "answers 404")
+    error_of(lambda: get(names, workers=2), f"{module.MOST_FAILURES} of 1000 images", "given up", "answers 404")
     assert len(site.requests) < 500
 
 
@@ -313,13 +313,13 @@ def test_an_unreachable_server_is_reported_once(tmp_path, monkeypatch):
         address = f"http://127.0.0.1:{holder.getsockname()[1]}"
         names = [f"{number}.jpg" for number in range(300)]
         call = partial(fetch_images, names, tmp_path / "train2014", address, progress=False)
-        refused(call, "cannot be reached", str(tmp_path / "train2014"))
+        error_of(call, "cannot be reached", str(tmp_path / "train2014"))
     assert len(tried) < 300
 
 
 @pytest.mark.parametrize("name", ["../evil.jpg", "/evil.jpg", "a/b.jpg", "", "..", "a\\b.jpg", "a\n.jpg"])
-def test_unsafe_names_of_images_are_refused(site, get, photos, tmp_path, name):
-    refused(lambda: get([*photos, name]), repr(name), error=DataError)
+def test_unsafe_names_of_images_are_errors(site, get, photos, tmp_path, name):
+    error_of(lambda: get([*photos, name]), repr(name), error=DataError)
     assert not site.requests
     assert os.listdir(tmp_path) == []
 
@@ -344,12 +344,12 @@ def test_an_interruption_leaves_complete_images_only(site, photos, get, tmp_path
 
 def test_a_folder_that_cannot_be_created(site, photos, tmp_path):
     (tmp_path / "file").touch()
-    refused(lambda: fetch_images(list(photos), tmp_path / "file", site.address, **QUICK), "cannot be stored")
+    error_of(lambda: fetch_images(list(photos), tmp_path / "file", site.address, **QUICK), "cannot be stored")
     assert not site.requests
 
 
 def test_at_least_one_worker_is_needed(get):
-    refused(lambda: get([], workers=0), error=ConfigError)
+    error_of(lambda: get([], workers=0), error=ConfigError)
 
 
 # ── data sets ──
@@ -418,9 +418,9 @@ def test_a_given_checksum_is_checked(site, refcoco, tmp_path, monkeypatch):
     run = partial(prepare, "refcoco", tmp_path, images=False, **refcoco)
     monkeypatch.setattr(module, "CATALOGUE", {"refcoco": (Source(name="refcoco.zip", unpack_to="refcoco"),)})
     site.files["/mirror/refcoco.zip"] = OTHER
-    refused(lambda: run(sha256={"refcoco.zip": sha256(content)}), sha256(content), sha256(OTHER))
-    refused(lambda: run(sha256={"refcoco.zip": "abc"}), "SHA-256", error=ConfigError)
-    refused(lambda: run(sha256={"other.zip": sha256(content)}), "other.zip", error=ConfigError)
+    error_of(lambda: run(sha256={"refcoco.zip": sha256(content)}), sha256(content), sha256(OTHER))
+    error_of(lambda: run(sha256={"refcoco.zip": "abc"}), "SHA-256", error=ConfigError)
+    error_of(lambda: run(sha256={"other.zip": sha256(content)}), "other.zip", error=ConfigError)
     assert not (tmp_path / "refcoco").exists()
     site.files["/mirror/refcoco.zip"] = content
     assert run(sha256={"refcoco.zip": sha256(content)}).unverified == ()
@@ -440,11 +440,11 @@ def test_images_of_an_archive_are_checked(site, photos, tmp_path):
 
 
 def test_an_unknown_data_set(tmp_path):
-    refused(lambda: prepare("refcok", tmp_path), "'refcoco'", error=UnknownNameError)
+    error_of(lambda: prepare("refcok", tmp_path), "'refcoco'", error=UnknownNameError)
 
 
 def test_splits_need_the_names_of_their_images(site, refcoco, tmp_path):
-    refused(lambda: prepare("refcoco", tmp_path, splits=("val",), **refcoco), "split", error=ConfigError)
+    error_of(lambda: prepare("refcoco", tmp_path, splits=("val",), **refcoco), "split", error=ConfigError)
     assert not site.requests
     assert prepare("refcoco", tmp_path, splits=("val",), images=False, **refcoco).fetched == 1
 
@@ -452,10 +452,10 @@ def test_splits_need_the_names_of_their_images(site, refcoco, tmp_path):
 @pytest.mark.parametrize("content", [CONTENT, CONTENT[:100] + CONTENT[101:]])
 def test_an_archive_of_something_else_or_a_broken_one(site, refcoco, tmp_path, content):
     site.put("/mirror/refcoco.zip", content)
-    refused(lambda: prepare("refcoco", tmp_path, **refcoco), "refcoco.zip", "downloads.json", error=DataError)
+    error_of(lambda: prepare("refcoco", tmp_path, **refcoco), "refcoco.zip", "downloads.json", error=DataError)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"images": [{}]}', '{"images": 3}'])
 def test_annotations_without_a_list_of_images(site, refcoco, tmp_path, content):
     site.put("/mirror/refcoco.zip", zipped({"refcoco/instances.json": content, "refcoco/refs(unc).p": b""}))
-    refused(lambda: prepare("refcoco", tmp_path, **refcoco), "instances.json", "no list of images", error=DataError)
+    error_of(lambda: prepare("refcoco", tmp_path, **refcoco), "instances.json", "no list of images", error=DataError)

@@ -75,7 +75,7 @@ def test_the_samples_of_a_split_in_the_order_of_their_images(root, split, ids):
     assert [sample.id for i in range(data.num_images) for sample in data.samples_of(i)] == ids
 
 
-def test_an_unknown_split_is_refused_and_the_known_ones_are_named(root):
+def test_an_unknown_split_is_an_error_and_the_known_ones_are_named(root):
     assert told(opened, root, "val") == "refcoco has no split 'val'; it has testA, testAB, testB, train, or take all"
 
 
@@ -152,7 +152,7 @@ def test_a_broken_image_is_named(made, root, content, says):
     assert says in message
 
 
-def test_an_image_of_another_size_than_the_data_say_is_refused(made, root):
+def test_an_image_of_another_size_than_the_data_say_is_an_error(made, root):
     path = root / "images" / "train2014" / made.image_name(3)
     made.save_image(path, 64, 48)
     assert told(opened(root, "all")[5].load_image) == f"{path}: is 48 x 64, but the data say 64 x 48"
@@ -215,7 +215,7 @@ def test_ignored_pixels_are_loaded_beside_the_mask(made, tmp_path):
     assert np.array_equal(sample.load_mask(), made.square_mask(0, 0, 30) & ~made.square_mask(5, 5, 10))
 
 
-def test_a_mask_file_without_its_image_is_refused(made, tmp_path):
+def test_a_mask_file_without_its_image_is_an_error(made, tmp_path):
     made.write(tmp_path / "data.csv", b"image,mask,text\na.jpg,1.png,cup\n")
     assert "image a.jpg is missing" in told(References(folder(tmp_path), "own", "all")[0].load_mask)
 
@@ -404,7 +404,7 @@ def test_an_id_that_two_opened_splits_have_is_used_once(tmp_path):
     assert data.digest() == skipping(tmp_path, rows[0], rows[2], split="all").digest()
 
 
-def test_a_split_of_which_no_row_can_be_used_is_refused_with_the_reason(tmp_path):
+def test_a_split_of_which_no_row_can_be_used_is_an_error_with_the_reason(tmp_path):
     with pytest.raises(DataError, match="has no expression"):
         skipping(tmp_path, {"split": "train"}, problem("val", "has no expression"))
     with pytest.raises(DataError, match="no split 'test'"):

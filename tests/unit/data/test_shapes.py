@@ -416,7 +416,7 @@ def test_lengths_and_indexing():
     assert len(Shapes("test")) == 4_000
 
 
-def test_unknown_split_and_scale_are_refused():
+def test_unknown_split_and_scale_are_errors():
     with pytest.raises(UnknownNameError, match="did you mean 'train'"):
         Shapes("trian")
     for scale in (0.0, -1.0, float("nan")):

@@ -94,7 +94,7 @@ def test_a_image_is_drawn_again_only_if_there_are_no_others():
 
 
 @pytest.mark.parametrize("given", [{"n": 0}, {"n": -3}, {"n": 1, "seed": -1}])
-def test_numbers_out_of_range_are_refused(given):
+def test_numbers_out_of_range_are_errors(given):
     with pytest.raises(ConfigError):
         choose(Made([1]), **given)
 
@@ -194,7 +194,7 @@ def test_a_file_is_written_completely_or_not_at_all(tmp_path):
         check_kind(tmp_path / "a.pdf")
 
 
-def test_a_sheet_that_would_be_too_high_is_refused():
+def test_a_sheet_that_would_be_too_high_is_an_error():
     small = sample(size=(300, 100))
     with pytest.raises(OutputError, match=r"show fewer, or write \.html"):
         sheet([small] * 200, columns=1)

@@ -63,7 +63,7 @@ def test_an_interrupted_download_is_resumed(site, address, tmp_path):
     assert site.ranges == [None, f"bytes={len(CONTENT) // 2}-"]
 
 
-def test_another_file_is_refused(site, address, tmp_path):
+def test_another_file_is_an_error(site, address, tmp_path):
     site.put(f"/models/{CHECKSUM}/RN50.pt", bytes(100_000))
     with pytest.raises(DownloadError, match="sha256"):
         download_clip("RN50", tmp_path, address=address, retries=QUICK)

@@ -25,7 +25,7 @@ def equal(found, expected):
         assert torch.equal(found[key], value), key
 
 
-def refused(path, *parts):
+def error_of(path, *parts):
     with pytest.raises(WeightsError) as caught:
         read_clip(path)
     assert "\n" not in str(caught.value)
@@ -77,25 +77,25 @@ def test_open_clip(state, tmp_path, text):
     equal(read_clip(tmp_path / "open_clip_model.safetensors"), state)
 
 
-def test_two_weights_of_one_name_are_refused(state, tmp_path):
+def test_two_weights_of_one_name_are_errors(state, tmp_path):
     torch.save(state | {"text.ln_final.bias": state["ln_final.bias"] + 1}, tmp_path / "a.pt")
-    refused(tmp_path / "a.pt", "'text.ln_final.bias'", "'ln_final.bias'", "same weight")
+    error_of(tmp_path / "a.pt", "'text.ln_final.bias'", "'ln_final.bias'", "same weight")
 
 
-def test_weights_that_are_not_finite_are_refused(state, tmp_path):
+def test_weights_that_are_not_finite_are_errors(state, tmp_path):
     state["ln_final.bias"][3] = float("nan")
     torch.save(state, tmp_path / "a.pt")
-    refused(tmp_path / "a.pt", "'ln_final.bias'", "not finite")
+    error_of(tmp_path / "a.pt", "'ln_final.bias'", "not finite")
 
 
 def test_an_unknown_prefix_is_named(state, tmp_path):
     torch.save({f"my.clip.{key}": value for key, value in state.items()}, tmp_path / "a.pt")
-    refused(tmp_path / "a.pt", "not a CLIP", "'my.clip.'")
+    error_of(tmp_path / "a.pt", "not a CLIP", "'my.clip.'")
 
 
-def test_different_prefixes_are_refused(state, tmp_path):
+def test_different_prefixes_are_errors(state, tmp_path):
     torch.save(state | {f"module.{key}": value for key, value in state.items()}, tmp_path / "a.pt")
-    refused(tmp_path / "a.pt", "different prefixes")
+    error_of(tmp_path / "a.pt", "different prefixes")
 
 
 def test_transformers_text_encoder(make_encoders, encoders, state, as_transformers, tmp_path):
@@ -122,7 +122,7 @@ def test_transformers(state, as_transformers, tmp_path):
 def test_an_image_encoder_alone(state, as_transformers, tmp_path):
     visual = {key: value for key, value in state.items() if key.startswith("visual.")}
     save_file(as_transformers(visual), tmp_path / "model.safetensors")
-    refused(tmp_path / "model.safetensors", "'token_embedding.weight' is missing")
+    error_of(tmp_path / "model.safetensors", "'token_embedding.weight' is missing")
 
 
 @of_a_vit

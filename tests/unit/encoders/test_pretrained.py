@@ -24,7 +24,7 @@ def equal(found, expected):
         assert torch.equal(found[key], value), key
 
 
-def refused(model, state, message):
+def error_of(model, state, message):
     with pytest.raises(WeightsError, match=message) as caught:
         load_encoders(model, state)
     assert "\n" not in str(caught.value)
@@ -60,29 +60,29 @@ class TestLoading:
     def test_the_kind_of_encoder_is_named(self, make_encoders, encoders, state):
         resnet, vit = r"a CLIP of width 4 and layers \[1, 2, 1, 1\] \(a ResNet\)", "a CLIP of width 64 and layers 3 "
         vit += r"\(a vision transformer\)"
-        refused(make_encoders(), state, f"^{vit} does not fit this model, which takes {resnet}$")
+        error_of(make_encoders(), state, f"^{vit} does not fit this model, which takes {resnet}$")
         given = encoder_weights(make_encoders())
-        refused(encoders, given, f"^{resnet} does not fit this model, which takes {vit}$")
-        refused(make_encoders(), {"visual.proj": torch.zeros(1)}, r"^this file \(a vision transformer\)")
+        error_of(encoders, given, f"^{resnet} does not fit this model, which takes {vit}$")
+        error_of(make_encoders(), {"visual.proj": torch.zeros(1)}, r"^this file \(a vision transformer\)")
 
     @of_a_vit
     def test_sizes_that_weights_do_not_determine(self, make_encoders, state):
         # A width that is no multiple of 64: the number of heads is unknown.
         text = TextConfig(width=200, heads=2, layers=1, output_dim=16, vocabulary_size=50)
-        refused(make_encoders("resnet", text), state, r"takes another CLIP \(a ResNet\)$")
+        error_of(make_encoders("resnet", text), state, r"takes another CLIP \(a ResNet\)$")
 
     def test_published_models_are_named(self, make_encoders):
         with torch.device("meta"):
             resnet, vit, larger = (
                 make_encoders(CLIP_SIZES[name].vision, CLIP_SIZES[name].text) for name in ("RN50", "ViT-B/16", "RN101")
             )
-        refused(resnet, encoder_weights(vit), r"^CLIP's ViT-B/16 .* takes CLIP's RN50 \(a ResNet\)$")
-        refused(vit, encoder_weights(resnet), r"^CLIP's RN50 .* takes CLIP's ViT-B/16 \(a vision transformer\)$")
-        refused(resnet, encoder_weights(larger), "^CLIP's RN101 does not fit")
+        error_of(resnet, encoder_weights(vit), r"^CLIP's ViT-B/16 .* takes CLIP's RN50 \(a ResNet\)$")
+        error_of(vit, encoder_weights(resnet), r"^CLIP's RN50 .* takes CLIP's ViT-B/16 \(a vision transformer\)$")
+        error_of(resnet, encoder_weights(larger), "^CLIP's RN101 does not fit")
 
     def test_other_models_are_described(self, make_encoders, state):
         text = TextConfig(width=64, heads=1, layers=1, output_dim=16, vocabulary_size=50)
-        refused(make_encoders("resnet", text), state, r"^a CLIP of width 4 and layers \[1, 2, 1, 1\] does not fit")
+        error_of(make_encoders("resnet", text), state, r"^a CLIP of width 4 and layers \[1, 2, 1, 1\] does not fit")
 
     @pytest.mark.parametrize(
         ("change", "message"),
@@ -98,7 +98,7 @@ class TestLoading:
     )
     def test_names_and_shapes_have_to_match(self, make_encoders, state, change, message):
         change(state)
-        refused(make_encoders(), state, re.escape(message))
+        error_of(make_encoders(), state, re.escape(message))
 
     @of_a_vit
     @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ class TestLoading:
     )
     def test_names_and_shapes_of_a_vision_transformer(self, make_encoders, state, change, message):
         change(state)
-        refused(make_encoders("vit"), state, re.escape(message))
+        error_of(make_encoders("vit"), state, re.escape(message))
 
 
 class TestFingerprint:

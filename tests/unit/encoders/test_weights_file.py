@@ -27,8 +27,8 @@ def equal(found, expected):
         assert torch.equal(found[key], value), key
 
 
-def refused(path, *parts):
-    """Read a file that has to be refused with these parts in the message, which is one line and names the file."""
+def error_of(path, *parts):
+    """Read a file that raises an error with these parts in the message, which is one line and names the file."""
     with pytest.raises(WeightsError) as caught:
         read_file(path)
     assert "\n" not in str(caught.value)
@@ -95,7 +95,7 @@ class TestTorchScript:
     def test_a_truncated_archive(self, archive, tmp_path, end):
         path = archive(STATE, tmp_path / "a.pt")
         path.write_bytes(path.read_bytes()[:end])
-        refused(path, "broken")
+        error_of(path, "broken")
 
     def test_a_changed_bit(self, archive, tmp_path):
         path = archive({"a": torch.ones(100, 100)}, tmp_path / "a.pt")
@@ -104,7 +104,7 @@ class TestTorchScript:
             largest = max(file.infolist(), key=lambda entry: entry.file_size)
             content[content.index(file.read(largest)) + 1000] ^= 1
         path.write_bytes(content)
-        refused(path, "broken")
+        error_of(path, "broken")
 
     def test_code_is_not_executed(self, tmp_path):
         class Unsafe:
@@ -113,10 +113,10 @@ class TestTorchScript:
 
         path = tmp_path / "a.pt"
         rewritten(path, pickle.dumps(Unsafe()))
-        refused(path, f"{os.mkdir.__module__}.mkdir, which is not a weight")
+        error_of(path, f"{os.mkdir.__module__}.mkdir, which is not a weight")
         for name in (b"builtins\neval", b"torch\nload", b"torch.serialization\nload", b"os\nsystem"):
             rewritten(path, b"\x80\x02c" + name + b"\n.")
-            refused(path, "was not run")
+            error_of(path, "was not run")
         assert not (tmp_path / "executed").exists()
 
     def test_strides_and_offsets(self, tmp_path):
@@ -141,26 +141,26 @@ class TestTorchScript:
     )
     def test_tensors_outside_of_their_storage(self, tmp_path, count, arguments):
         data = pickled_tensor(("storage", torch.FloatStorage, "0", "cpu", count), *arguments)
-        refused(rewritten(tmp_path / "a.pt", data, n0=bytes(24)))
+        error_of(rewritten(tmp_path / "a.pt", data, n0=bytes(24)))
 
     @pytest.mark.timeout(60)
     def test_modules_that_contain_each_other(self, tmp_path):
         # A module that contains itself, and one with 2**100 paths to its innermost module.
         node = b"c__torch__\nM\n)\x81"
         loop = b"\x80\x02" + node + b"q\x00}X\x01\x00\x00\x00ah\x00sb."
-        refused(rewritten(tmp_path / "a.pt", loop), "no state dict")
+        error_of(rewritten(tmp_path / "a.pt", loop), "no state dict")
         inner = node + b"q\x00"
         for i in range(100):
             key = bytes([i])
             inner += node + b"}(X\x01\x00\x00\x00ah" + key + b"X\x01\x00\x00\x00bh" + key + b"ubq" + bytes([i + 1])
-        refused(rewritten(tmp_path / "a.pt", b"\x80\x02" + inner + b"."))
+        error_of(rewritten(tmp_path / "a.pt", b"\x80\x02" + inner + b"."))
 
     def test_compressed_and_overlapping_entries(self, tmp_path):
         path = tmp_path / "a.pt"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
             file.writestr("a/code/x.py", "")
             file.writestr("a/data.pkl", bytes(10**7))
-        refused(path, "compressed")
+        error_of(path, "compressed")
         with zipfile.ZipFile(path, "w") as file:
             file.writestr("a/data.pkl", bytes(1000))
         content = path.read_bytes()
@@ -170,10 +170,10 @@ class TestTorchScript:
         entry, tail = content[start:end], content[end:]
         tail = tail[:8] + (3).to_bytes(2, "little") * 2 + (3 * len(entry)).to_bytes(4, "little") + tail[16:]
         path.write_bytes(content[:start] + entry * 3 + tail)
-        refused(path, "overlap")
+        error_of(path, "overlap")
 
     def test_an_archive_without_a_module(self, tmp_path):
-        refused(rewritten(tmp_path / "a.pt", pickle.dumps([1, 2], 2)), "broken")
+        error_of(rewritten(tmp_path / "a.pt", pickle.dumps([1, 2], 2)), "broken")
 
 
 class TestStateDicts:
@@ -206,16 +206,16 @@ class TestStateDicts:
     )
     def test_other_content(self, tmp_path, content, part):
         torch.save(content, tmp_path / "a.pt")
-        refused(tmp_path / "a.pt", part)
+        error_of(tmp_path / "a.pt", part)
 
     def test_whole_models_are_not_unpickled(self, tmp_path):
         path = tmp_path / "a.pt"
         torch.save(nn.Linear(1, 1), path)
-        refused(path, "contains more than weights (torch.nn")
+        error_of(path, "contains more than weights (torch.nn")
         torch.save({"a": Unsafe()}, path)
-        refused(path, "that code was not run")
+        error_of(path, "that code was not run")
         path.write_bytes(pickle.dumps(Unsafe()))
-        refused(path)
+        error_of(path)
 
     @pytest.mark.parametrize(
         "content",
@@ -232,11 +232,11 @@ class TestStateDicts:
     )
     def test_other_files(self, tmp_path, content):
         (tmp_path / "a.pt").write_bytes(content)
-        refused(tmp_path / "a.pt", "not a file of weights")
+        error_of(tmp_path / "a.pt", "not a file of weights")
 
     def test_missing_files(self, tmp_path):
-        refused(tmp_path / "a.pt", "No such file")
-        refused(tmp_path, "directory")
+        error_of(tmp_path / "a.pt", "No such file")
+        error_of(tmp_path, "directory")
 
     @pytest.mark.parametrize("number", [np.float64(0.7), np.float32(0.5), np.int64(3), np.bool_(True)])
     def test_numbers_of_numpy_are_read(self, tmp_path, number):
@@ -257,25 +257,25 @@ class TestStateDicts:
     )
     def test_other_objects_of_numpy_are_not_read(self, tmp_path, value):
         torch.save({"state_dict": STATE, "value": value}, tmp_path / "a.pt")
-        refused(tmp_path / "a.pt")
+        error_of(tmp_path / "a.pt")
 
 
 class TestFiniteWeights:
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
     @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
-    def test_others_are_refused(self, tmp_path, value, dtype, suffix):
+    def test_others_are_errors(self, tmp_path, value, dtype, suffix):
         weights = torch.ones(3, 4, dtype=dtype)
         weights[1, 2] = value
         state = STATE | {"decoder.weight": weights}
         path = tmp_path / f"a.{suffix}"
         save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
-        refused(path, "'decoder.weight'", "1 of 12 values")
+        error_of(path, "'decoder.weight'", "1 of 12 values")
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-    def test_others_are_refused_in_a_torchscript_archive(self, archive, tmp_path):
+    def test_others_are_errors_in_a_torchscript_archive(self, archive, tmp_path):
         # 70000 is finite in float32, and infinite in float16.
-        refused(archive({"a": torch.full((2, 2), 7e4)}, tmp_path / "a.pt", half=True), "'a'", "4 of 4")
+        error_of(archive({"a": torch.full((2, 2), 7e4)}, tmp_path / "a.pt", half=True), "'a'", "4 of 4")
 
     def test_infinities_that_cancel(self):
         with pytest.raises(WeightsError, match="2 of 2"):
@@ -353,13 +353,13 @@ class TestPrefixes:
             ("module._orig_mod.a", "module.b", ("'module._orig_mod.'", "'module.'")),
         ],
     )
-    def test_different_prefixes_are_refused(self, tmp_path, first, second, parts):
+    def test_different_prefixes_are_errors(self, tmp_path, first, second, parts):
         torch.save({first: torch.ones(1), second: torch.ones(1)}, tmp_path / "a.pt")
-        refused(tmp_path / "a.pt", "different prefixes", *parts)
+        error_of(tmp_path / "a.pt", "different prefixes", *parts)
 
-    def test_two_weights_of_one_name_are_refused(self, tmp_path):
+    def test_two_weights_of_one_name_are_errors(self, tmp_path):
         torch.save({"a._orig_mod.b": torch.ones(1), "a.b": torch.ones(1)}, tmp_path / "a.pt")
-        refused(tmp_path / "a.pt", "'a._orig_mod.b'", "'a.b'", "same weight")
+        error_of(tmp_path / "a.pt", "'a._orig_mod.b'", "'a.b'", "same weight")
 
     def test_rename(self):
         state = {"x.a": torch.ones(1), "b": torch.ones(1)}

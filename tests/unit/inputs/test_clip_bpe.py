@@ -136,7 +136,7 @@ def test_huge_texts_are_quick(text):
 
 
 @pytest.mark.parametrize("text", ["", " ", "\t\n", "\u00a0\u3000", "&nbsp;", "\x00\x01"])
-def test_a_blank_expression_is_refused(text):
+def test_a_blank_expression_is_an_error(text):
     with pytest.raises(ExpressionError, match="blank") as caught:
         check_expression(text)
     assert "\n" not in str(caught.value)
@@ -144,13 +144,13 @@ def test_a_blank_expression_is_refused(text):
 
 @pytest.mark.parametrize("text", [None, 3, b"cup", ["cup"]])
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_not_text_is_refused(text):
+def test_what_is_not_text_is_an_error(text):
     for use in (check_expression, Tokenizer().encode, lambda given: Tokenizer()([given])):
         with pytest.raises(ExpressionError, match=type(text).__name__):
             use(text)
 
 
-def test_one_text_in_place_of_a_list_is_refused():
+def test_one_text_in_place_of_a_list_is_an_error():
     with pytest.raises(ExpressionError, match="list"):
         Tokenizer()("the cup")
 
@@ -161,7 +161,7 @@ def test_an_expression_is_returned_verbatim():
 
 @pytest.mark.parametrize("length", [1, 0, -1, 78, 17.0, "17", True, None])
 @pytest.mark.usefixtures("unchecked")
-def test_word_length_out_of_range_is_refused(length):
+def test_word_length_out_of_range_is_an_error(length):
     with pytest.raises(ConfigError, match="2 to 77"):
         Tokenizer(length)
 

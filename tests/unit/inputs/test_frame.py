@@ -175,11 +175,11 @@ def test_a_large_image_is_letterboxed_in_little_memory(height, width):
     assert np.abs(levels(pixels)[32, 32] - (255, 0, 0)).max() < 0.01
 
 
-# ── refused ──
+# ── errors ──
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_masks_of_another_size_or_type_are_refused():
+def test_masks_of_another_size_or_type_are_errors():
     frame, mask = Frame(30, 40, 32), region(30, 40)
     assert np.array_equal(frame.letterbox_mask(mask), frame.letterbox_mask(mask.astype(np.float32)))
     for wrong in (mask.T, mask.astype(np.uint8)):
@@ -187,7 +187,7 @@ def test_masks_of_another_size_or_type_are_refused():
             frame.letterbox_mask(wrong)
 
 
-def test_images_of_another_mode_and_impossible_sizes_are_refused():
+def test_images_of_another_mode_and_impossible_sizes_are_errors():
     with pytest.raises(ImageError, match="read_image"):
         boxed(Image.new("L", (4, 4)), 32)
     for numbers in ((0, 4, 32), (4, 0, 32), (4, 4, 0)):

@@ -36,7 +36,7 @@ def test_tokens_have_the_length_of_the_inputs():
     assert tokens.truncated == (False, True)
 
 
-def test_bad_input_is_refused(tmp_path):
+def test_bad_input_is_an_error(tmp_path):
     with pytest.raises(ImageError):
         INPUTS.pixels(tmp_path / "missing.png")
     with pytest.raises(ExpressionError):
@@ -62,6 +62,6 @@ def test_inputs_are_stored_as_json():
         {"tokenizer": "words"},
     ],
 )
-def test_impossible_inputs_are_refused(values):
+def test_impossible_inputs_are_errors(values):
     with pytest.raises(ConfigError):
         from_dict(Inputs, to_dict(INPUTS) | values)

@@ -1,4 +1,4 @@
-"""Any image or mask is read, or refused with an error of one line."""
+"""Any image or mask is read, or is an error of one line."""
 
 import contextlib
 import gc
@@ -201,7 +201,7 @@ def png_of(width, height):
 
 
 @pytest.mark.parametrize("size", [(10_001, 10_000), (13_000, 13_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1)])
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, size):
+def test_a_bomb_is_an_error_before_it_is_decoded(tmp_path, size):
     (tmp_path / "bomb.png").write_bytes(png_of(*size))
     with pytest.raises(ImageError, match=r"bomb\.png' is too large") as caught:
         read_image(tmp_path / "bomb.png")
@@ -275,7 +275,7 @@ def test_a_folder_and_a_forbidden_file(tmp_path, photo, monkeypatch):
 
 @pytest.mark.parametrize("source", [None, 3, b"bytes", [[1]], io.StringIO("text")])
 @pytest.mark.usefixtures("unchecked")
-def test_what_is_no_image_is_refused(source):
+def test_what_is_no_image_is_an_error(source):
     with pytest.raises(ImageError):
         read_image(source)
 
@@ -295,7 +295,7 @@ def test_no_file_stays_open(tmp_path, content):
     start=st.sampled_from([b"", jpeg((20, 20))[:300], png_of(9, 9), b"GIF89a", b"II*\0"]),
 )
 @settings(max_examples=150, deadline=None)
-def test_any_bytes_are_read_or_refused(content, start):
+def test_any_bytes_are_read_or_an_error(content, start):
     try:
         image = read_image(io.BytesIO(start + content), max_pixels=10_000)
     except ImageError as error:
@@ -366,7 +366,7 @@ def test_the_colour_decides_in_a_mask_with_a_palette(tmp_path, kind, palette, ba
     assert np.array_equal(read_mask(tmp_path / f"m.{kind}"), truth())
 
 
-def test_a_bmp_that_pillow_decodes_wrongly_is_refused(tmp_path):
+def test_a_bmp_that_pillow_decodes_wrongly_is_an_error(tmp_path):
     """One of 8 bits whose palette is black and white; those of 1 bit and of other palettes are read."""
     image = Image.fromarray(truth().astype(np.uint8)).convert("P")
     image.putpalette([0, 0, 0, 255, 255, 255])
@@ -398,7 +398,7 @@ def test_transparency_of_a_palette_is_ignored(tmp_path, transparency):
     assert np.array_equal(read_mask(tmp_path / "m.png"), truth())
 
 
-def test_a_palette_in_which_everything_is_black_is_refused(tmp_path):
+def test_a_palette_in_which_everything_is_black_is_an_error(tmp_path):
     image = Image.fromarray(truth().astype(np.uint8)).convert("P")
     image.putpalette([0] * 6)
     image.save(tmp_path / "m.png")
@@ -461,7 +461,7 @@ def test_a_size_is_told_without_the_pixels(tmp_path):
     ("content", "says"),
     [(b"", "is empty"), (b"<html>", "is not an image"), (png_of(60_000, 60_000), "too large")],
 )
-def test_what_is_no_mask_is_refused_by_name(tmp_path, content, says):
+def test_what_is_no_mask_is_an_error_by_name(tmp_path, content, says):
     path = tmp_path / "m.png"
     path.write_bytes(content)
     for read in (read_mask, read_size):

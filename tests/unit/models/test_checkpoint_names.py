@@ -26,7 +26,7 @@ def parse(path, state):
     return parse_checkpoint(*read_file(path), path)[0]
 
 
-def refused(path, state, *parts):
+def error_of(path, state, *parts):
     with pytest.raises(WeightsError) as caught:
         parse(path, state)
     assert "\n" not in str(caught.value)
@@ -46,22 +46,22 @@ def test_prefixes_of_wrappers_are_removed(model, names, tmp_path, prefix):
 
 def test_an_unknown_prefix_is_named(names, tmp_path):
     state = {f"segmenter.cris.{key}": value for key, value in names.items()}
-    refused(tmp_path / "a.pth", state, "'segmenter.cris.'")
+    error_of(tmp_path / "a.pth", state, "'segmenter.cris.'")
 
 
-def test_different_prefixes_are_refused(names, tmp_path):
+def test_different_prefixes_are_errors(names, tmp_path):
     first = next(iter(names))
-    refused(tmp_path / "a.pth", names | {f"module.{first}": names[first]}, "different prefixes", "'module.'")
+    error_of(tmp_path / "a.pth", names | {f"module.{first}": names[first]}, "different prefixes", "'module.'")
 
 
-def test_two_weights_of_one_name_are_refused(names, tmp_path):
+def test_two_weights_of_one_name_are_errors(names, tmp_path):
     key = "decoder.layers.0.self_attn.out_proj.bias"
     own = "decoder.layers.0.self_attention.out_proj.bias"
-    refused(tmp_path / "a.pth", names | {own: names[key] + 1}, repr(key), repr(own), "same weight")
+    error_of(tmp_path / "a.pth", names | {own: names[key] + 1}, repr(key), repr(own), "same weight")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_not_finite_are_refused(names, tmp_path, value):
+def test_weights_that_are_not_finite_are_errors(names, tmp_path, value):
     changed = names["neck.aggr.0.weight"].clone()
     changed.view(-1)[5] = value
-    refused(tmp_path / "a.pth", names | {"neck.aggr.0.weight": changed}, "'neck.aggr.0.weight'", "not finite")
+    error_of(tmp_path / "a.pth", names | {"neck.aggr.0.weight": changed}, "'neck.aggr.0.weight'", "not finite")

@@ -89,7 +89,7 @@ def test_a_file_of_clip_becomes_a_model(vision, tmp_path, photo):
         Predictor.from_model(make(vision), "cpu").ground(encoded, "the disc")
 
 
-def test_a_file_that_is_not_a_whole_clip_is_refused(tmp_path):
+def test_a_file_that_is_not_a_whole_clip_is_an_error(tmp_path):
     state = {key: value for key, value in encoder_weights(make(VIT)).items() if key != "visual.proj"}
     torch.save(state, tmp_path / "clip.pt")
     with pytest.raises(WeightsError, match=r"clip\.pt"):
@@ -97,7 +97,7 @@ def test_a_file_that_is_not_a_whole_clip_is_refused(tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_a_model_without_a_map_is_refused(make_tiny, photo):
+def test_a_model_without_a_map_is_an_error(make_tiny, photo):
     predictor = Predictor.from_model(make_tiny(), "cpu")
     with pytest.raises(ConfigError, match="patch-level map"):
         predictor.ground(predictor.encode(photo), "the disc")

@@ -151,10 +151,10 @@ def test_published_sizes_are_inferred_from_shapes(clip):
         assert infer_config(from_reference(state)) == spec.config
 
 
-# ── refused ──
+# ── errors ──
 
 
-def check_refused(source, target, **changes):
+def check_an_error(source, target, **changes):
     """Return the error message."""
     with pytest.raises(RefsegError) as caught:
         convert(source, target, **changes)
@@ -175,7 +175,7 @@ def test_models_that_the_reference_does_not_have(changes, tmp_path):
 def test_other_families_cannot_become_a_checkpoint(tmp_path):
     spec = default_spec(family("clip-map").config(vision=small().config.vision, text=small().config.text))
     folder = save_model(CLIPMap(spec.config, spec.inputs, spec.decision), tmp_path / "clip")
-    assert "clip-map" in check_refused(folder, tmp_path / "a.pth")
+    assert "clip-map" in check_an_error(folder, tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize(
@@ -191,26 +191,26 @@ def test_other_families_cannot_become_a_checkpoint(tmp_path):
         (lambda s: s["proj.txt.bias"].fill_(float("nan")), "not finite"),
     ],
 )
-def test_broken_weights_are_refused(model, tmp_path, change, word):
+def test_broken_weights_are_errors(model, tmp_path, change, word):
     state = {key: value.clone() for key, value in to_reference(model.state_dict()).items()}
     change(state)
     torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, tmp_path / "a.pth")
-    assert word in check_refused(tmp_path / "a.pth", tmp_path / "out")
+    assert word in check_an_error(tmp_path / "a.pth", tmp_path / "out")
 
 
-def test_other_files_are_refused(model, tmp_path):
+def test_other_files_are_errors(model, tmp_path):
     path, target = tmp_path / "a.pth", tmp_path / "out"
-    check_refused(path, target)
+    check_an_error(path, target)
     path.write_bytes(b"<html>")
-    check_refused(path, target)
+    check_an_error(path, target)
     torch.save(model.state_dict(), path)
-    assert "refseg" in check_refused(path, target)
+    assert "refseg" in check_an_error(path, target)
     torch.save({"fc.weight": torch.zeros(1)}, path)
-    assert "backbone.visual." in check_refused(path, target)
+    assert "backbone.visual." in check_an_error(path, target)
     (tmp_path / "folder").mkdir()
-    check_refused(tmp_path / "folder", target, to="refseg")
-    check_refused(tmp_path / "folder", target)
-    assert "refseg convert" in check_refused(path, target, to="reference")
+    check_an_error(tmp_path / "folder", target, to="refseg")
+    check_an_error(tmp_path / "folder", target)
+    assert "refseg convert" in check_an_error(path, target, to="reference")
 
 
 class Code:
@@ -220,7 +220,7 @@ class Code:
 
 def test_code_in_a_checkpoint_is_not_run(model, tmp_path):
     official(model, tmp_path / "a.pth", scheduler=Code())
-    assert "mkdir" in check_refused(tmp_path / "a.pth", tmp_path / "out")
+    assert "mkdir" in check_an_error(tmp_path / "a.pth", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -234,13 +234,13 @@ def test_code_in_a_checkpoint_is_not_run(model, tmp_path):
         lambda spec: spec.clear(),
     ],
 )
-def test_a_broken_spec_is_refused(model, tmp_path, change):
+def test_a_broken_spec_is_an_error(model, tmp_path, change):
     content = as_checkpoint(model.state_dict(), model.spec, {})
     change(content["refseg_spec"])
     torch.save(content, tmp_path / "a.pth")
-    check_refused(tmp_path / "a.pth", tmp_path / "out")
+    check_an_error(tmp_path / "a.pth", tmp_path / "out")
     torch.save(content | {"refseg_spec": []}, tmp_path / "a.pth")
-    check_refused(tmp_path / "a.pth", tmp_path / "out")
+    check_an_error(tmp_path / "a.pth", tmp_path / "out")
 
 
 def test_scores_that_are_not_numbers_are_ignored(model, tmp_path):

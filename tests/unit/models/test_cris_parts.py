@@ -108,12 +108,12 @@ def test_parameters_of_the_ablation(contrastive, layers, millions):
         ({"neck_channels": (8, 9, 8)}, "neck_channels"),
     ],
 )
-def test_specs_that_do_not_fit_are_refused(change, field):
+def test_specs_that_do_not_fit_are_errors(change, field):
     with pytest.raises(ConfigError, match=field):
         build(cris_compact(**change))
 
 
-def test_clips_without_a_resnet_are_refused():
+def test_clips_without_a_resnet_are_errors():
     with pytest.raises(UnknownNameError, match="RN50x4"):
         cris("RN50x5")
     with pytest.raises(ConfigError, match="ResNet"):

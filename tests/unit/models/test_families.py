@@ -74,12 +74,12 @@ def test_changes_are_fields_of_the_spec():
         ({"pretrained": True}, "pretrained"),
     ],
 )
-def test_changes_that_do_not_fit_are_refused(changes, word):
+def test_changes_that_do_not_fit_are_errors(changes, word):
     with pytest.raises(ConfigError, match=word):
         create_model("cris-compact", **changes)
 
 
-def test_unknown_names_are_refused():
+def test_unknown_names_are_errors():
     with pytest.raises(UnknownNameError) as caught:
         create_model("cris_r50")
     assert (caught.value.kind, caught.value.name) == ("model", "cris_r50")
@@ -88,7 +88,7 @@ def test_unknown_names_are_refused():
     assert caught.value.known == sorted(FAMILIES)
 
 
-def test_a_config_of_no_family_is_refused():
+def test_a_config_of_no_family_is_an_error():
     spec = MODELS["cris-compact"].spec()
     with pytest.raises(ConfigError):
         build(replace(spec, config=spec.inputs))

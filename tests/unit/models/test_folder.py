@@ -1,4 +1,4 @@
-"""Model folders: what is written, what is loaded, and what is refused."""
+"""Model folders: what is written, what is loaded, and what is an error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(model, tmp_path):
     return save_model(model, tmp_path / "model", name="tiny", extra={"training": {"epoch": 3}})
 
 
-def check_refused(folder, kind=WeightsError, **options):
+def check_an_error(folder, kind=WeightsError, **options):
     """Return the error message."""
     with pytest.raises(RefsegError) as caught:
         load_model(folder, **options)
@@ -147,7 +147,7 @@ def test_folders_that_cannot_be_written(model, tmp_path):
     assert not (tmp_path / "model").exists()
 
 
-def test_an_unknown_device_is_refused(folder):
+def test_an_unknown_device_is_an_error(folder):
     with pytest.raises(ConfigError, match="nonsense"):
         load_model(folder, device="nonsense")
 
@@ -189,23 +189,23 @@ def test_decisions_that_cannot_be_written(folder, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-# ── refused folders and configs ──
+# ── errors: folders and configs ──
 
 
-def test_missing_folders_and_files_are_refused(folder, tmp_path):
-    check_refused(tmp_path / "none")
+def test_missing_folders_and_files_are_errors(folder, tmp_path):
+    check_an_error(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    assert "config.json" in check_refused(tmp_path / "empty")
+    assert "config.json" in check_an_error(tmp_path / "empty")
     (tmp_path / "official.pth").touch()
-    assert "refseg convert" in check_refused(tmp_path / "official.pth")
+    assert "refseg convert" in check_an_error(tmp_path / "official.pth")
     (folder / "model.safetensors").unlink()
-    assert "model.safetensors" in check_refused(folder)
+    assert "model.safetensors" in check_an_error(folder)
 
 
 @pytest.mark.parametrize("field", ["family", "config", "inputs", "decision"])
-def test_a_missing_field_is_refused(folder, field):
+def test_a_missing_field_is_an_error(folder, field):
     edit(folder, lambda values: values.pop(field))
-    assert f"{field!r} is missing" in check_refused(folder, ConfigError)
+    assert f"{field!r} is missing" in check_an_error(folder, ConfigError)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +230,7 @@ def test_a_missing_field_is_refused(folder, field):
         (lambda v: v.update(decision=None), "decision"),
     ],
 )
-def test_broken_configs_are_refused(folder, change, word):
+def test_broken_configs_are_errors(folder, change, word):
     edit(folder, change)
     with pytest.raises(ConfigError) as caught:
         load_model(folder)
@@ -238,7 +238,7 @@ def test_broken_configs_are_refused(folder, change, word):
     assert "\n" not in str(caught.value)
 
 
-def test_inputs_that_do_not_fit_the_architecture_are_refused(folder):
+def test_inputs_that_do_not_fit_the_architecture_are_errors(folder):
     edit(folder, lambda values: values["inputs"].update(image_size=65))
     with pytest.raises(ConfigError, match="image_size"):
         load_model(folder)
@@ -258,33 +258,33 @@ def test_inputs_that_do_not_fit_the_architecture_are_refused(folder):
         (lambda c: c.update(contrastive=False), "contrastive"),
     ],
 )
-def test_a_config_of_other_sizes_is_refused_before_anything_is_built(folder, monkeypatch, change, word):
+def test_a_config_of_other_sizes_is_an_error_before_anything_is_built(folder, monkeypatch, change, word):
     monkeypatch.setattr(CRIS, "__init__", None)
     edit(folder, lambda values: change(values["config"]))
-    assert word in check_refused(folder)
+    assert word in check_an_error(folder)
 
 
 def test_sizes_that_no_weight_determines_are_compared_too(folder):
     edit(folder, lambda values: values["config"].update(decoder_hidden=10))
-    assert "decoder.layers.0.ffn.0.weight [8, 8]" in check_refused(folder)
+    assert "decoder.layers.0.ffn.0.weight [8, 8]" in check_an_error(folder)
 
 
-def test_enormous_sizes_of_empty_weights_are_refused(folder):
+def test_enormous_sizes_of_empty_weights_are_errors(folder):
     # A shape with a zero fits into a small file, whatever its other sizes are.
     edit_weights(folder, lambda state: state.update({"decoder.layers.0.ffn.0.weight": torch.empty(10**14, 0)}))
     edit(folder, lambda values: values["config"].update(decoder_hidden=10**14))
-    assert "cannot be built" in check_refused(folder)
+    assert "cannot be built" in check_an_error(folder)
 
 
-# ── refused weights ──
+# ── errors: weights ──
 
 
-def test_broken_files_are_refused(folder):
+def test_broken_files_are_errors(folder):
     path = folder / "model.safetensors"
     content = path.read_bytes()
     for broken in (b"", content[:7], content[:1000], content[:-1], b"\xff" * 8 + content[8:], b"not safetensors" * 99):
         path.write_bytes(broken)
-        assert "model.safetensors" in check_refused(folder)
+        assert "model.safetensors" in check_an_error(folder)
 
 
 @pytest.mark.parametrize(
@@ -302,19 +302,19 @@ def test_broken_files_are_refused(folder):
         (lambda s: s.update({"decoder.layers.7.norm1.bias": torch.zeros(8)}), "up to 7"),
     ],
 )
-def test_weights_of_another_model_are_refused(folder, change, word):
+def test_weights_of_another_model_are_errors(folder, change, word):
     edit_weights(folder, change)
-    assert word in check_refused(folder)
+    assert word in check_an_error(folder)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("key", ["decoder.norm.bias", "visual.bn1.running_var", "text.token_embedding.weight"])
-def test_loaded_weights_that_are_not_finite_are_refused(folder, key, value):
+def test_loaded_weights_that_are_not_finite_are_errors(folder, key, value):
     edit_weights(folder, lambda state: state[key].view(-1)[-1:].fill_(value))
-    assert key in check_refused(folder)
+    assert key in check_an_error(folder)
 
 
-def test_saved_weights_that_are_not_finite_are_refused(model, folder):
+def test_saved_weights_that_are_not_finite_are_errors(model, folder):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     broken = model.untrained()
     with torch.no_grad():
@@ -324,7 +324,7 @@ def test_saved_weights_that_are_not_finite_are_refused(model, folder):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_weights_that_overflow_in_half_precision_are_refused(model, tmp_path):
+def test_weights_that_overflow_in_half_precision_are_errors(model, tmp_path):
     large = model.untrained()
     with torch.no_grad():
         large.visual.conv1.weight[0] = 1e6

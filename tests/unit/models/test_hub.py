@@ -46,24 +46,24 @@ def test_a_name_takes_precedence_over_a_folder(monkeypatch, tmp_path):
         resolve("shapes")
 
 
-def test_a_name_without_weights_is_refused():
+def test_a_name_without_weights_is_an_error():
     with pytest.raises(WeightsError, match="refseg convert"):
         resolve("cris-r50")
 
 
-def test_an_unknown_name_is_refused():
+def test_an_unknown_name_is_an_error():
     with pytest.raises(UnknownNameError) as caught:
         resolve("cris-r5")
     assert (caught.value.name, caught.value.known) == ("cris-r5", sorted(MODELS))
 
 
 @pytest.mark.parametrize("path", ["./none", "/none", "~/none-at-all", "../a/b", "a/b/c", "official.pth", Path("x")])
-def test_a_path_that_does_not_exist_is_refused(path):
+def test_a_path_that_does_not_exist_is_an_error(path):
     with pytest.raises(WeightsError, match="no such folder"):
         resolve(path)
 
 
-def test_a_file_is_refused(tmp_path):
+def test_a_file_is_an_error(tmp_path):
     (tmp_path / "official.pth").touch()
     with pytest.raises(WeightsError, match=r"refseg convert .*official\.pth"):
         resolve(tmp_path / "official.pth")
@@ -177,7 +177,7 @@ def test_a_cached_model_needs_no_network(hub, folder, monkeypatch):
     assert resolve("user/name", allow_download=False) == folder
 
 
-def test_another_kind_of_repository_is_refused(hub, tmp_path, monkeypatch):
+def test_another_kind_of_repository_is_an_error(hub, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(tmp_path))
     with pytest.raises(DownloadError, match=r"config\.json"):
         resolve("user/name")

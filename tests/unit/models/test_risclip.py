@@ -194,7 +194,7 @@ def test_a_folder_that_needs_a_local_clip_is_not_uploaded(clip, tmp_path):
         push_to_hub(folder, "user/name")
 
 
-def test_a_folder_without_its_clip_is_refused(clip, tmp_path):
+def test_a_folder_without_its_clip_is_an_error(clip, tmp_path):
     model = small()
     adopt_clip(model, clip)
     folder = save_model(model, tmp_path / "risclip")
@@ -213,7 +213,7 @@ def test_a_folder_without_its_clip_is_refused(clip, tmp_path):
 @pytest.mark.parametrize(
     "broken", ["here", [1], {"name": "x"}, {"name": "x", "sha256": 3}, {"name": "x", "sha256": "y", "more": "z"}]
 )
-def test_a_broken_clip_entry_is_refused(clip, tmp_path, broken):
+def test_a_broken_clip_entry_is_an_error(clip, tmp_path, broken):
     model = small()
     adopt_clip(model, clip)
     folder = save_model(model, tmp_path / "risclip")
@@ -246,17 +246,17 @@ def test_an_unfrozen_model_is_stored_whole(clip, tmp_path):
         ({"text": TextConfig(width=16, heads=2, layers=2, output_dim=8)}, "output_dim"),
     ],
 )
-def test_impossible_sizes_are_refused(changes, field):
+def test_impossible_sizes_are_errors(changes, field):
     with pytest.raises(ConfigError, match=field):
         config(**changes)
 
 
-def test_image_sizes_that_are_not_a_multiple_of_the_patch_are_refused():
+def test_image_sizes_that_are_not_a_multiple_of_the_patch_are_errors():
     with pytest.raises(ConfigError, match="multiple of 8"):
         RISCLIP(config(), Inputs(image_size=60, word_length=12), DECISION)
 
 
-def test_a_config_with_other_sizes_than_the_weights_is_refused(tmp_path):
+def test_a_config_with_other_sizes_than_the_weights_is_an_error(tmp_path):
     folder = save_model(small(), tmp_path / "model")
     values = json.loads((folder / "config.json").read_text())
     for field, value in (("ske_layers", 5), ("ske_hidden", 10**9), ("cfe_width", 10**9), ("fusions", [[2, 1]])):
@@ -266,7 +266,7 @@ def test_a_config_with_other_sizes_than_the_weights_is_refused(tmp_path):
             load_model(folder)
 
 
-def test_a_clip_with_a_resnet_is_refused(tmp_path):
+def test_a_clip_with_a_resnet_is_an_error(tmp_path):
     resnet = ResNetConfig(layers=(1, 1, 1, 1), width=4, heads=2, output_dim=12, pretrained_size=64)
     clip = save_model(plain_clip(resnet), tmp_path / "clip")
     with pytest.raises(WeightsError, match="vision transformer"):

@@ -102,27 +102,11 @@ def answer():
 
 
 @pytest.fixture
-def result_of(scenes):
+def result_of(scenes, make_outcome):
     """Makes a result of rows (image, IoU in hundredths); `changes` are those of its data."""
 
-    def outcome(number, image, hundredths):
-        return Outcome(
-            id=f"{number:04}",
-            reference=f"{number:04}",
-            image=str(image),
-            expression="the left cup" if number % 2 else "cup",
-            present=hundredths is not None,
-            intersection=hundredths or 0,
-            union=100,
-            predicted_pixels=100 if hundredths is None else hundredths,
-            target_pixels=0 if hundredths is None else 100,
-            image_pixels=10_000,
-            score=0.5,
-            empty=hundredths == 0,
-        )
-
     def result_of(rows, *, protocol="refseg", made_by="a model", **changes):
-        outcomes = [outcome(number, *row) for number, row in enumerate(rows)]
+        outcomes = [make_outcome(number, *row) for number, row in enumerate(rows)]
         result = make_result(outcomes, scenes(), PROTOCOLS[protocol], made_by={"model": made_by}, whole=False)
         result.figures["data"] |= changes
         return result

@@ -47,7 +47,7 @@ def test_every_family_can_be_trained():
     assert TRAINING.keys() == set(FAMILIES)
 
 
-def test_a_family_without_training_is_refused(make_tiny):
+def test_a_family_without_training_is_an_error(make_tiny):
     model = make_tiny()
     model.family = "other"
     with pytest.raises(ConfigError, match="cannot be trained"):

@@ -16,7 +16,7 @@ LATIN_1_BYTES = "refseg-latin-1-bytes"
 
 
 class _Plain(pickle.Unpickler):
-    """Reads numbers, texts, lists and dicts, which need no code; whatever names code is refused before it runs."""
+    """Reads numbers, texts, lists and dicts, which need no code; a name of code is an error before it runs."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise DataError(f"holds code ({module}.{name}), which plain references do not need; it was not run")

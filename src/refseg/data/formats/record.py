@@ -22,7 +22,6 @@ __all__ = [
     "build_records",
     "numbered",
     "read_json",
-    "refuse",
     "safe_name",
     "shown",
     "split_of",
@@ -32,7 +31,7 @@ __all__ = [
 ]
 
 LONGEST_NAME, LONGEST_PATH = 255, 1024
-"""Bytes of one name in a path, and of a path; file systems refuse longer ones with an error of their own."""
+"""Bytes of one name in a path, and of a path; file systems raise an error of their own for longer ones."""
 LARGEST = 2**63 - 1
 """The largest integer that is accepted; Python's own are unbounded, those of databases and arrays are not."""
 DRIVE = re.compile("[A-Za-z]:")
@@ -83,15 +82,6 @@ class Problem:
 
 Report: TypeAlias = Callable[[Problem], None]
 """Called by a reader for each row that cannot be used; the reader then goes on with the next row."""
-
-
-def refuse(problem: Problem) -> None:
-    """Raise an error at the first problem: the report for callers that need all rows.
-
-    Raises:
-        DataError: always.
-    """
-    raise DataError(str(problem))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +243,7 @@ def shown(value: Any) -> str:
         return repr(value if len(value) <= 40 else f"{value[:37]}...")
     if isinstance(value, bool | float):
         return repr(value)
-    if isinstance(value, int):  # Python refuses to write out numbers of thousands of digits
+    if isinstance(value, int):  # Python raises for numbers of thousands of digits
         return str(value) if -LARGEST <= value <= LARGEST else "a number that is too large"
     kinds = {list: "a list", tuple: "a list", dict: "an object"}
     return next((text for kind, text in kinds.items() if isinstance(value, kind)), type(value).__name__)

@@ -213,17 +213,17 @@ def _paint_polygons(polygons: list[Any], height: int, width: int, overlap: Overl
     if not polygons:
         return np.zeros((height, width), dtype=bool)
     # As run lengths, one polygon after the other as pixels: pixels of thousands of polygons would fill the memory.
-    drawn = coco.frPyObjects(polygons, height, width)
+    rles = coco.frPyObjects(polygons, height, width)
     if overlap == "union":
-        return _pixels(coco.merge(drawn))
+        return _pixels(coco.merge(rles))
     once = np.zeros((height, width), dtype=bool)
     again = np.zeros((height, width), dtype=bool)
-    for one in drawn:
+    for one in rles:
         covered = _pixels(one)
         again |= once & covered
         once |= covered
     return once & ~again
 
 
-def _pixels(drawn: dict[str, Any]) -> Bool[ndarray, "H W"]:
-    return decode_rle({"size": list(drawn["size"]), "counts": drawn["counts"].decode("ascii")})
+def _pixels(rle: dict[str, Any]) -> Bool[ndarray, "H W"]:
+    return decode_rle({"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")})

@@ -114,7 +114,7 @@ def _made(split: str, index: int) -> _CloseUp:
     said = {name: getattr(thing, name) for name in ("kind", "colour") if name != left_out}
     fit = (thing.kind, f"{thing.colour} one", f"{thing.texture} one", noun(rng, Filter(texture=thing.texture, **said)))
     fit_not = tuple(noun(rng, Filter(texture=other, **said)) for other in TEXTURES if other != thing.texture)
-    return _CloseUp(scene, [meant for meant, _ in seen].index(True), fit, fit_not)
+    return _CloseUp(scene, [is_target for is_target, _ in seen].index(True), fit, fit_not)
 
 
 def _touches(centre: float, side: float, reach: float) -> bool:

@@ -109,10 +109,10 @@ class Shapes(Sequence[Sample]):
         if not self.drill:
             return samples
         rng = np.random.default_rng((TAG, tuple(SPLITS).index(self.split), index, self.drill))
-        meant: dict[int | None, list[Reference]] = {}
+        by_target: dict[int | None, list[Reference]] = {}
         for reference in drill(rng, made.scene, self.drill):
-            meant.setdefault(reference.target, []).append(reference)
-        more = enumerate(meant.values(), SAMPLES_PER_SCENE)
+            by_target.setdefault(reference.target, []).append(reference)
+        more = enumerate(by_target.values(), SAMPLES_PER_SCENE)
         return (*samples, *(self._sample(index, member, references, made) for member, references in more))
 
     def totals(self) -> dict[str, int]:

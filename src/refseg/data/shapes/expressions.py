@@ -192,9 +192,9 @@ def _clear(rng: np.random.Generator, scene: Scene, queries: Iterable[Query], mos
     for query in _shuffled(rng, listed, [1.0] * len(listed)):
         if len(found) == most:
             break
-        meant = denote(query, scene)
-        if meant.clear and len(meant.certain) == 1:
-            found.append(_drilled(rng, query, scene, *meant.certain))
+        targets = denote(query, scene)
+        if targets.clear and len(targets.certain) == 1:
+            found.append(_drilled(rng, query, scene, *targets.certain))
     return found
 
 

@@ -55,7 +55,7 @@ def test_masks_lie_in_either_of_two_folders(made, write, tmp_path):
     assert np.array_equal(made.painted(record, folder=tmp_path / source.mask_folders[0]).target, mask)
 
 
-def test_lmdb_is_refused_with_the_remedy(made, tmp_path):
+def test_lmdb_is_an_error_with_the_remedy(made, tmp_path):
     (tmp_path / "lmdb" / "refcoco" / "val.lmdb").mkdir(parents=True)
     with pytest.raises(DataError, match=r"lmdb.refcoco: LMDB files .*; point to the folder with anns/refcoco/\*\.json"):
         cris(tmp_path, "refcoco")
@@ -63,7 +63,7 @@ def test_lmdb_is_refused_with_the_remedy(made, tmp_path):
     assert len(made.read(cris(tmp_path, "refcoco"))) == 1
 
 
-def test_a_missing_set_is_refused(tmp_path):
+def test_a_missing_set_is_an_error(tmp_path):
     with pytest.raises(DataError, match=r"anns.refcocog_u: no annotations \(\*\.json\) there"):
         cris(tmp_path, "refcocog_u")
 
@@ -90,12 +90,12 @@ def test_a_wrong_row_is_reported_with_its_file_and_split(made, write, tmp_path, 
     assert [(one.row, one.split) for one in found] == [("reference 2", "testA")]
 
 
-def test_names_that_lead_out_are_refused(made, write):
+def test_names_that_lead_out_are_errors(made, write):
     for name in (*made.LEADING_OUT, *made.NO_NAMES):
         assert "reference 1: " in made.the_error(write(val=[row(7, name)]))
 
 
-def test_files_that_are_no_lists_or_cut_off_are_refused(made, write):
+def test_files_that_are_no_lists_or_cut_off_are_errors(made, write):
     source = write(val=[row(7)])
     (file,) = source.files
     whole = file.read_text()

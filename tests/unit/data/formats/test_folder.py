@@ -116,23 +116,23 @@ def test_masks_lie_in_masks_or_beside_the_table(made, csv):
         ),
     ],
 )
-def test_a_broken_table_is_refused_with_its_line(made, csv, tmp_path, text, says):
+def test_a_broken_table_is_an_error_with_its_line(made, csv, tmp_path, text, says):
     message = made.the_error(csv(text))
     assert message.startswith(f"{tmp_path / 'data.csv'}: ")
     assert says in message
 
 
 @pytest.mark.parametrize(("encoding", "line"), [("utf-16", 1), ("latin-1", 3), ("cp1252", 3)])
-def test_other_encodings_are_refused_with_the_remedy(made, csv, tmp_path, encoding, line):
+def test_other_encodings_are_errors_with_the_remedy(made, csv, tmp_path, encoding, line):
     source = csv("image,mask,text\na.jpg,1.png,cup\na.jpg,1.png,la tasse à café\n", encoding)
     assert made.the_error(source) == f"{tmp_path / 'data.csv'}: line {line}: not UTF-8; save the table as UTF-8"
 
 
-def test_utf_16_without_a_byte_order_mark_is_refused(made, csv):
+def test_utf_16_without_a_byte_order_mark_is_an_error(made, csv):
     assert "columns must be" in made.the_error(csv("image,mask,text\na.jpg,1.png,cup\n", "utf-16-le"))
 
 
-def test_names_that_lead_out_are_refused(made, csv, lines, tmp_path):
+def test_names_that_lead_out_are_errors(made, csv, lines, tmp_path):
     for name in made.LEADING_OUT:
         for row in (f"{name},1.png,cup", f"a.jpg,{name},cup"):
             assert "line 2: file name " in made.the_error(csv(f"image,mask,text\n{row}\n"))
@@ -159,7 +159,7 @@ def test_good_rows_are_read_past_bad_ones(made, csv):
         ['a,b,"c', "a,b,d", 'a,b,"e"'],  # one that is closed two rows later
     ],
 )
-def test_a_quote_that_hides_other_rows_is_refused(made, csv, rows):
+def test_a_quote_that_hides_other_rows_is_an_error(made, csv, rows):
     source = csv("\n".join(["image,mask,text", "a,b,c", *rows]))
     with pytest.raises(DataError, match="line 3: not a table"):
         made.problems(source)
@@ -250,7 +250,7 @@ def test_lines_are_counted_over_blank_ones(made, lines):
         ({"image": "a", "text": "b", "polygons": [[1, 2, 3, 4, 5, 1e12]]}, "reaches more than"),
     ],
 )
-def test_a_wrong_line_is_refused_with_its_place(made, lines, tmp_path, row, says):
+def test_a_wrong_line_is_an_error_with_its_place(made, lines, tmp_path, row, says):
     message = made.the_error(lines({"image": "a.jpg", "text": "cup"}, row))
     assert message.startswith(f"{tmp_path / 'data.jsonl'}: line 2: ")
     assert says in message

@@ -85,7 +85,7 @@ def test_without_an_original_id_the_file_name_is_the_image_id(made, write):
 
 
 @pytest.mark.parametrize("box_only", [{"segmentation": []}, {"segmentation": None}, {"segmentation": {}}, {}])
-def test_boxes_alone_are_refused(made, write, box_only):
+def test_boxes_alone_are_errors(made, write, box_only):
     row = annotation(1, 2, None) | box_only
     if not box_only:
         del row["segmentation"]
@@ -174,12 +174,12 @@ def test_one_polygon_without_area_among_others_is_left_out_with_a_warning(made, 
     assert len(record.warnings) == 1
 
 
-def test_names_that_lead_out_are_refused(made, write):
+def test_names_that_lead_out_are_errors(made, write):
     for name in (*made.LEADING_OUT, *made.NO_NAMES):
         assert ": image 1: " in made.the_error(write([image(1, file_name=name)], []))
 
 
-def test_files_that_are_missing_or_cut_off_are_refused(made, write, tmp_path):
+def test_files_that_are_missing_or_cut_off_are_errors(made, write, tmp_path):
     with pytest.raises(DataError, match=r"x\.json: no such file"):
         mdetr(tmp_path, {"val": tmp_path / "x.json"})
     with pytest.raises(DataError, match=r"no files such as finetune_refcoco_val\.json there"):

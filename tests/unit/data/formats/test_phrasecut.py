@@ -144,7 +144,7 @@ def test_wrong_sizes_of_images_without_phrases_do_no_harm(made, write):
     assert len(made.read(write([*IMAGES, {"image_id": 5, "height": 0, "width": 4}], val=[phrase()]))) == 1
 
 
-def test_a_set_with_missing_files_is_refused(made, tmp_path):
+def test_a_set_with_missing_files_is_an_error(made, tmp_path):
     with pytest.raises(DataError, match=r"no refer_train\.json, refer_val\.json or the like there"):
         phrasecut(tmp_path)
     made.write_json(tmp_path / "refer_val.json", [phrase()])
@@ -152,7 +152,7 @@ def test_a_set_with_missing_files_is_refused(made, tmp_path):
         phrasecut(tmp_path)
 
 
-def test_files_that_are_no_lists_or_cut_off_are_refused(made, write):
+def test_files_that_are_no_lists_or_cut_off_are_errors(made, write):
     source = write(val=[phrase()])
     for file, of in zip(source.files, ("images", "phrases"), strict=True):
         whole = file.read_bytes()

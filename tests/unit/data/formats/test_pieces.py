@@ -88,7 +88,7 @@ def test_a_byte_order_mark_does_not_matter(tmp_path):
     ],
 )
 @pytest.mark.parametrize("chunk", [3, 1 << 20])
-def test_an_incomplete_or_other_file_is_refused(tmp_path, monkeypatch, text, says, chunk):
+def test_an_incomplete_or_other_file_is_an_error(tmp_path, monkeypatch, text, says, chunk):
     monkeypatch.setattr(pieces, "CHUNK", chunk)
     path = write(tmp_path, text)
     with pytest.raises(DataError) as caught:
@@ -115,7 +115,7 @@ def test_an_incomplete_or_other_file_is_refused(tmp_path, monkeypatch, text, say
         ('{"one": [], "two": []}{', "something follows its end"),
     ],
 )
-def test_an_object_without_its_lists_is_refused(tmp_path, text, says):
+def test_an_object_without_its_lists_is_an_error(tmp_path, text, says):
     path = write(tmp_path, text)
     with pytest.raises(DataError) as caught:
         list(read_lists(path, ("one", "two")))
@@ -123,7 +123,7 @@ def test_an_object_without_its_lists_is_refused(tmp_path, text, says):
     assert says in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+def test_a_missing_file_and_a_folder_are_errors(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         list(read_list(tmp_path / "missing.json", "numbers"))
     with pytest.raises(DataError, match="cannot be read"):

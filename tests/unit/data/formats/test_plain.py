@@ -1,4 +1,4 @@
-"""Pickles of plain values are read; code in a pickle is refused and not run."""
+"""Pickles of plain values are read; code in a pickle is an error and not run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def calls(marker):
 
 
 @pytest.mark.parametrize("kind", list(calls("x")))
-def test_a_call_is_refused_before_it_is_made(tmp_path, kind):
+def test_a_call_is_an_error_before_it_is_made(tmp_path, kind):
     marker = tmp_path / "marker"
     path = write(tmp_path, calls(marker)[kind])
     with pytest.raises(DataError) as caught:
@@ -119,19 +119,19 @@ def test_the_calls_above_would_have_been_made(tmp_path, kind):
         frozenset,
     ],
 )
-def test_even_harmless_code_is_refused(tmp_path, value):
+def test_even_harmless_code_is_an_error(tmp_path, value):
     for protocol in (0, 2, 4):
         with pytest.raises(DataError, match="holds code"):
             read_pickle(write(tmp_path, pickle.dumps([value], protocol=protocol)))
 
 
 @pytest.mark.parametrize("content", [b"Pname\n.", b"\x80\x02X\x01\x00\x00\x00aQ.", b"\x80\x02\x82\x01."])
-def test_references_to_objects_outside_are_refused(tmp_path, content):
+def test_references_to_objects_outside_are_errors(tmp_path, content):
     with pytest.raises(DataError, match=r"refers to objects outside|not a complete pickle"):
         read_pickle(write(tmp_path, content))
 
 
-def test_every_cut_is_refused(tmp_path):
+def test_every_cut_is_an_error(tmp_path):
     whole = pickle.dumps(PLAIN, protocol=2)
     for end in range(len(whole)):
         with pytest.raises(DataError, match=r"refs\(unc\)\.p: not a complete pickle .*; fetch it again"):
@@ -141,7 +141,7 @@ def test_every_cut_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "content", [b"<html>not found</html>", b"[1, 2]", b"PK\x03\x04", b"\x80\xff.", b".", b"\x80\x02K\x01R.", b"(\n" * 9]
 )
-def test_other_files_are_refused_in_one_line(tmp_path, content):
+def test_other_files_are_errors_in_one_line(tmp_path, content):
     path = write(tmp_path, content)
     with pytest.raises(DataError) as caught:
         read_pickle(path)
@@ -156,7 +156,7 @@ def test_a_cycle_is_a_value_like_any_other(tmp_path):
     assert found[1] is found
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+def test_a_missing_file_and_a_folder_are_errors(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_pickle(tmp_path / "missing.p")
     with pytest.raises(DataError, match="cannot be read"):

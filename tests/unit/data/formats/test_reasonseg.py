@@ -143,7 +143,7 @@ def test_a_circle_is_read_from_its_centre_and_a_point_of_its_edge(made, write):
 
 
 @pytest.mark.parametrize("kind", ["line", "linestrip", "point", "points", "mask", "ellipse"])
-def test_shapes_of_other_types_are_refused(made, write, kind):
+def test_shapes_of_other_types_are_errors(made, write, kind):
     other = {"label": "target", "shape_type": kind, "points": [[1, 2], [9, 2], [9, 9]]}
     message = made.the_error(write(answer(shape("target", 2, 2, 10), other)))
     assert f"shape 2: shape_type '{kind}'" in message
@@ -212,7 +212,7 @@ def test_an_incomplete_file_is_reported(made, write, tmp_path, content):
     assert made.the_error(write(content)).startswith(f"{tmp_path / 'val' / '1_a.json'}: ")
 
 
-def test_a_missing_set_is_refused(tmp_path):
+def test_a_missing_set_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no folders train, val or test with images and JSON files there"):
         reasonseg(tmp_path)
 

@@ -14,7 +14,6 @@ from refseg.data.formats.record import (
     build_records,
     numbered,
     read_json,
-    refuse,
     safe_name,
     shown,
     split_of,
@@ -50,7 +49,7 @@ def test_a_field_is_taken_if_it_is_of_the_type():
         ({"a": -(10**5000)}, int, "too large"),
     ],
 )
-def test_a_field_of_another_type_is_refused(row, kind, says):
+def test_a_field_of_another_type_is_an_error(row, kind, says):
     with pytest.raises(DataError, match=says):
         take(row, "a", kind)
 
@@ -104,13 +103,13 @@ def test_names_of_files_are_kept(name, safe):
     assert safe_name(name) == safe
 
 
-def test_names_that_lead_out_of_the_folder_are_refused(made):
+def test_names_that_lead_out_of_the_folder_are_errors(made):
     for name in (*made.LEADING_OUT, "c:x", "./C:\\x", "Z:"):
         with pytest.raises(DataError, match=r"leads out of the data's folder"):
             safe_name(name)
 
 
-def test_what_is_no_name_is_refused(made):
+def test_what_is_no_name_is_an_error(made):
     for name in (*made.NO_NAMES, None, 3, ["a"]):
         with pytest.raises(DataError, match=r"expected a file name|too long"):
             safe_name(name)
@@ -126,12 +125,12 @@ def test_what_is_shown_is_short():
     ]
 
 
-def test_a_problem_is_one_line():
+def test_a_problem_is_one_line(made):
     problem = Problem(file="a\nb.csv", row="line 3", kind="row", message="has\r\nno text")
     assert str(problem) == "a b.csv: line 3: has no text"
     assert str(Problem(file="a.csv", row="", kind="row", message="is empty")) == "a.csv: is empty"
     with pytest.raises(DataError, match=r"^a b\.csv: line 3: has no text$"):
-        refuse(problem)
+        made.raise_problem(problem)
 
 
 def record(id):
@@ -164,7 +163,7 @@ def test_the_split_of_a_row_is_known_where_it_is_a_text():
         assert split_of(broken, "all") == ""
 
 
-def test_json_is_read_or_refused(tmp_path):
+def test_json_is_read_or_an_error(tmp_path):
     path = made_file(tmp_path, json.dumps({"a": [1]}))
     assert read_json(path) == {"a": [1]}
     for content in ('{"a": [1', "", "[" * 100_000, "\ud800".encode("utf-8", "surrogatepass") + b"\xff", "1" * 5000):

@@ -206,7 +206,7 @@ def test_splits_are_refers(split, asked):
     assert {name for name in names if in_split(split, name)} == asked
 
 
-# ── refused ──
+# ── errors ──
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_broken_region_is_reported_with_its_row_and_annotation(made, write, se
     assert says in message
 
 
-def test_names_that_lead_out_are_refused(made, write, annotations):
+def test_names_that_lead_out_are_errors(made, write, annotations):
     for name in (*made.LEADING_OUT, *made.NO_NAMES):
         source = write([made.reference(1, 11)], annotations)
         values = made.instances(annotations)
@@ -353,7 +353,7 @@ def test_the_same_image_may_be_there_twice(made, write, references, annotations)
 
 
 @pytest.mark.parametrize("field", ["images", "annotations"])
-def test_instances_without_a_list_are_refused(made, write, references, annotations, field):
+def test_instances_without_a_list_are_errors(made, write, references, annotations, field):
     source = write(references, annotations)
     values = made.instances(annotations)
     made.write_json(source.files[1], {key: value for key, value in values.items() if key != field})
@@ -370,7 +370,7 @@ def test_instances_may_do_without_categories(made, write, references, annotation
     assert made.read(source)[0].attributes == {"targets": 1, "distractors": 2}
 
 
-def test_a_file_that_is_cut_off_is_refused(made, write, references, annotations):
+def test_a_file_that_is_cut_off_is_an_error(made, write, references, annotations):
     source = write(references, annotations)
     for file, says in zip(source.files, ("not a complete pickle", "perhaps cut off"), strict=True):
         whole = file.read_bytes()
@@ -380,7 +380,7 @@ def test_a_file_that_is_cut_off_is_refused(made, write, references, annotations)
         file.write_bytes(whole)
 
 
-def test_pickles_of_other_values_and_cycles_are_refused(made, write, references, annotations):
+def test_pickles_of_other_values_and_cycles_are_errors(made, write, references, annotations):
     source = write(references, annotations)
     source.files[0].write_bytes(pickle.dumps({"a": 1}))
     assert made.the_error(source).endswith("expected a list of references, got an object")

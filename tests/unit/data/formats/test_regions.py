@@ -1,4 +1,4 @@
-"""Regions to masks: polygons, run lengths and files, which part covers which, and what is refused before painting."""
+"""Regions to masks: polygons, run lengths and files, which part covers which, and what is an error before painting."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_run_lengths_are_checked_before_they_are_kept(made):
                 check_part({"rle": broken})
 
 
-def test_run_lengths_of_another_size_than_the_image_are_refused(made):
+def test_run_lengths_of_another_size_than_the_image_are_errors(made):
     rle = made.runs(made.square_mask(2, 2, 9))
     for size in ((64, 48), (48, 65)):
         with pytest.raises(DataError, match="the mask is 64 x 48, its image"):
@@ -111,7 +111,7 @@ def test_good_polygons_give_no_warning(made):
 @pytest.mark.parametrize(
     "without_area", [[], [[]], [[1, 2, 3, 4]], [1, 2, 3, 4], [[1, 2], [3, 4]], [[[1, 2], [3, 4]]], [[1, 2, 3, 4]] * 3]
 )
-def test_a_segmentation_of_boxes_lines_or_nothing_is_refused(without_area):
+def test_a_segmentation_of_boxes_lines_or_nothing_is_an_error(without_area):
     for size in (None, (48, 64)):
         with pytest.raises(DataError, match="no polygon of three points"):
             coco_parts(without_area, size)
@@ -160,12 +160,12 @@ def test_polygons_are_read_flat_as_points_and_nested_one_level_deeper(made, writ
         [[4, 6], [14, 6], [14, 16, 1], [4, True]],
     ],
 )
-def test_polygons_that_are_nested_otherwise_are_refused(wrong):
+def test_polygons_that_are_nested_otherwise_are_errors(wrong):
     with pytest.raises(DataError):
         coco_parts(wrong)
 
 
-def test_points_of_three_numbers_are_refused():
+def test_points_of_three_numbers_are_errors():
     with pytest.raises(DataError, match="no polygon of three points"):
         coco_parts([[4, 6, 2], [14, 6, 2], [14, 16, 2]])
 
@@ -191,7 +191,7 @@ def test_a_part_of_polygons_may_be_ignored():
         (3, "polygon"),
     ],
 )
-def test_broken_polygons_are_refused_before_they_are_drawn(polygon, says):
+def test_broken_polygons_are_errors_before_they_are_drawn(polygon, says):
     with pytest.raises(DataError, match=says):
         coco_parts([polygon])
     with pytest.raises(DataError, match=says):
@@ -207,7 +207,7 @@ def test_polygons_may_reach_a_little_beyond_the_image():
 
 
 @pytest.mark.parametrize("wrong", [None, 3, "a", 2.5, [{"size": [1, 1]}], [{}], [[1] * 6, {}], [3], ["abcdef"]])
-def test_other_segmentations_are_refused(wrong):
+def test_other_segmentations_are_errors(wrong):
     with pytest.raises(DataError):
         coco_parts(wrong)
 
@@ -252,7 +252,7 @@ def test_files_are_read_relative_to_the_folder(made, tmp_path):
     assert np.array_equal(painted.ignored, other)
 
 
-def test_a_file_of_another_size_or_none_is_refused(made, tmp_path):
+def test_a_file_of_another_size_or_none_is_an_error(made, tmp_path):
     made.save_mask(tmp_path / "1.png", made.square_mask(2, 2, 9))
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1\.png: the mask is 64 x 48, its image 48 x 64"):
@@ -265,7 +265,7 @@ def test_a_file_of_another_size_or_none_is_refused(made, tmp_path):
 @pytest.mark.parametrize(
     "part", [{}, {"ignored": True}, {"file": 3}, {"polygons": None}, {"polygons": {}}, {"rle": []}]
 )
-def test_a_part_without_a_region_is_refused(part):
+def test_a_part_without_a_region_is_an_error(part):
     with pytest.raises(DataError):
         check_part(part)
     with pytest.raises(DataError):

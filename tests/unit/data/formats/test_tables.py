@@ -250,7 +250,7 @@ def test_where_tables_lie(tmp_path, square):
     assert tables(tmp_path).files == (tmp_path / "mine.parquet",)
 
 
-def test_other_columns_are_refused_with_those_that_are_known(tmp_path):
+def test_other_columns_are_errors_with_those_that_are_known(tmp_path):
     write(tmp_path, [{"image": b"x", "caption": "a"}])
     with pytest.raises(DataError) as caught:
         tables(tmp_path)
@@ -317,7 +317,7 @@ def test_samples_of_tables_travel_to_other_processes(tmp_path, square):
         ({"bytes": png()[1][:200], "path": None}, "is broken"),
     ],
 )
-def test_a_broken_image_is_refused_with_its_file_and_row(tmp_path, square, image, says):
+def test_a_broken_image_is_an_error_with_its_file_and_row(tmp_path, square, image, says):
     write(tmp_path, [answer_row(0, square[0], image=image)])
     data = References(tables(tmp_path), "lmms", "val")
     with pytest.raises(DataError) as caught:
@@ -326,7 +326,7 @@ def test_a_broken_image_is_refused_with_its_file_and_row(tmp_path, square, image
     assert says in str(caught.value)
 
 
-def test_a_table_that_is_removed_or_shrinks_is_refused(tmp_path, square):
+def test_a_table_that_is_removed_or_shrinks_is_an_error(tmp_path, square):
     path = write(tmp_path, [answer_row(n, square[0]) for n in range(3)])
     data = References(tables(tmp_path), "lmms", "val")
     write(tmp_path, [answer_row(0, square[0])])
@@ -348,10 +348,10 @@ def test_a_table_that_is_replaced_with_the_same_size_and_time_is_read_again(tmp_
     assert not np.array_equal(np.asarray(Image.open(source.image(name))), before)
 
 
-# ── refused ──
+# ── errors ──
 
 
-def test_broken_files_are_refused(made, tmp_path, square):
+def test_broken_files_are_errors(made, tmp_path, square):
     path = write(tmp_path, [answer_row(n, square[0]) for n in range(3)], compression="none")
     whole = path.read_bytes()
     for content in (b"", b"PAR1", whole[:-20], b"<html>"):
@@ -360,7 +360,7 @@ def test_broken_files_are_refused(made, tmp_path, square):
             tables(tmp_path)
 
 
-def test_text_that_is_not_utf_8_is_refused(made, tmp_path, square):
+def test_text_that_is_not_utf_8_is_an_error(made, tmp_path, square):
     row = answer_row(0, square[0])
     table = pyarrow.Table.from_pylist([row | {"file_name": b"caf\xe9"}])
     text = pyarrow.StringArray.from_buffers(1, *table["file_name"].chunk(0).buffers()[1:])
@@ -420,7 +420,7 @@ def test_a_wrong_row_is_reported_with_its_file_and_split(made, tmp_path, square,
     assert [(one.row, one.split) for one in found] == [("row 2", "val")]
 
 
-def test_names_that_lead_out_are_refused(made, tmp_path, square):
+def test_names_that_lead_out_are_errors(made, tmp_path, square):
     for name in (*made.LEADING_OUT, *made.NO_NAMES):
         write(tmp_path, [refer_row(1, square, image_path=name)])
         assert ": row 1: " in made.the_error(tables(tmp_path))
