@@ -68,7 +68,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise ConfigError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
     names = _names(images)
-    _check_writable(arguments.out)
     from refseg.inputs.clip_bpe import check_expression
     from refseg.inputs.read import read_image
     from refseg.predictor import load
@@ -80,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     sources = [_source(image) for image in images]
     for source in sources:
         read_image(source)
+    _check_writable(arguments.out)
     segmenter = load(arguments.model, arguments.device)
     results = []
     for given, source, name in zip(images, sources, names, strict=True):
