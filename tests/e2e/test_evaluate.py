@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,12 +22,10 @@ from refseg.masks import encode_rle
 from refseg.models.folder import read_folder
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Nine scenes as a folder of data, in an empty place."""
-    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    home = tmp_path / "my data"
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """Nine scenes as a folder of data."""
+    home = tmp_path_factory.mktemp("scenes") / "my data"
     (home / "images").mkdir(parents=True)
     (home / "masks").mkdir()
     data = Shapes("val")
@@ -42,6 +41,14 @@ def folder(tmp_path, monkeypatch):
                     Image.fromarray(sample.load_mask().astype(np.uint8) * 255).save(home / "masks" / mask)
                 table.writerows([f"{scene}.png", mask, one.text, "val"] for one in sample.expressions)
     return home
+
+
+@pytest.fixture
+def folder(scenes, tmp_path, monkeypatch):
+    """The scenes' folder, copied to an empty place."""
+    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(scenes, tmp_path / "my data")
 
 
 def run(capsys, *words):
@@ -78,6 +85,7 @@ def test_stored_masks_score_as_the_evaluation_that_stored_them(folder, model_fol
     assert first["made_by"]["predictions"] == "masks.jsonl"
 
 
+@pytest.mark.slow
 def test_several_processes_count_every_expression_once(folder, model_folder, capsys):
     alone = run(capsys, "evaluate", model_folder, f"{folder}:all", "--device", "cpu")
     together = subprocess.run(
@@ -96,6 +104,7 @@ def test_several_processes_count_every_expression_once(folder, model_folder, cap
     assert result["data"] == alone["data"]
 
 
+@pytest.mark.slow
 def test_a_calibration_is_stored_with_the_model(model_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path))
     out = tmp_path / "calibrated"
@@ -114,6 +123,7 @@ def test_a_calibration_is_stored_with_the_model(model_folder, tmp_path, capsys, 
     assert again["calibration"] == said["calibration"]
 
 
+@pytest.mark.slow
 def test_thresholds_are_chosen_and_stored_on_request(model_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path))
     out = tmp_path / "calibrated"
@@ -188,6 +198,7 @@ def another(model_folder, tmp_path, monkeypatch):
     return home
 
 
+@pytest.mark.slow
 def test_any_segmenter_works_with_the_commands(another, model_folder, capsys):
     image = another / "images" / "000.png"
     (predicted,) = run(capsys, "predict", image, "the red square", "--model", model_folder, "--out", "out", "--json")

@@ -126,6 +126,7 @@ def assert_same(one, other):
 # ── it learns ──
 
 
+@pytest.mark.slow
 def test_it_overfits_two_scenes(make_tiny, validation, tmp_path, losses, monkeypatch):
     fractions = []
     usual = families.contrastive_loss
@@ -483,6 +484,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_the_smoke_recipe_trains_from_the_command_line(tmp_path, capsys):
     words = ["train", "shapes-smoke", *TINY, "steps_per_epoch=2", "validation_images=1"]
     assert main([*words, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
