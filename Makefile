@@ -4,7 +4,8 @@ PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 # Two processes with one thread each are faster on two cores than one process with two.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Compiled files are kept, as the tests start many processes, even where the environment turns that off.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 SCENE := src/refseg/data/shapes/scene.png
 EXPRESSIONS := "the top ring" "second ring from the top" "the leftmost ring" "the checkered heart" "the blue star"
 
