@@ -185,7 +185,8 @@ def test_masks_in_files_have_the_size_of_their_image(made, tmp_path):
     assert np.array_equal(data[0].load_mask(), mask)
     place = tmp_path / "masks"
     assert told(data[1].load_mask) == (
-        f"own: reference other: {place / 'other.png'}: the mask is 48 x 64, its image 64 x 48"
+        f"own: reference other: {place / 'other.png'}: the mask is 48 x 64, its image 64 x 48; "
+        "if the photo has an EXIF orientation, turn the mask as viewers turn the photo"
     )
     assert "own: reference broken: " in told(data[2].load_mask)
     assert "broken.png" in told(data[2].load_mask)
@@ -368,13 +369,30 @@ def test_a_row_that_cannot_be_used_is_skipped_and_counted(tmp_path):
     assert data.totals() == {"images": 1, "references": 2, "expressions": 2}
     assert data.skipped == (problem("val", "has no expression"),)
     assert data.skipped_count == 1
-    assert "has no expression" in data.skipped_note()
-    assert "\n" not in data.skipped_note()
+    (note,) = data.notes()
+    assert note.startswith("own:val: 1 row was skipped, ")
+    assert "has no expression" in note
+    assert "\n" not in note
 
 
 def test_without_skipped_rows_there_is_no_note(tmp_path):
     data = skipping(tmp_path, {})
-    assert (data.skipped, data.skipped_count, data.skipped_note()) == ((), 0, None)
+    assert (data.skipped, data.skipped_count, data.notes()) == ((), 0, ())
+
+
+def test_what_was_assumed_is_noted_and_nothing_is_skipped(tmp_path):
+    assumed = Problem(file="table", row="", kind="note", message="is read as Latin-1")
+    data = skipping(tmp_path, {}, assumed)
+    assert (data.skipped, data.notes()) == ((), ("table: is read as Latin-1",))
+
+
+def test_a_file_that_cannot_be_read_blocks_only_its_split(tmp_path):
+    rows = ({}, {"split": "train"}, Problem(file="train.json", row="", kind="file", message="cut off", split="train"))
+    data = skipping(tmp_path, *rows)
+    assert (len(data), data.skipped) == (1, ())
+    for split in ("train", "all"):
+        with pytest.raises(DataError, match=r"^train\.json: cut off$"):
+            skipping(tmp_path, *rows, split=split)
 
 
 def test_only_rows_of_the_split_or_of_an_unknown_one_count_as_skipped(tmp_path):
@@ -411,6 +429,7 @@ def test_a_split_of_which_no_row_can_be_used_is_an_error_with_the_reason(tmp_pat
         skipping(tmp_path, {"split": "train"}, problem("val"), split="test")
 
 
+@pytest.mark.slow
 def test_many_splits_can_be_opened_together(tmp_path):
     """More than the number of values that a query takes."""
     data = skipping(tmp_path, *({"split": f"{n}"} for n in range(40_000)), split="all")
@@ -425,7 +444,7 @@ def test_a_real_set_with_a_reference_without_expressions(made, root):
     data = opened(root, "val")
     assert [sample.id for sample in data] == ["1"]
     assert data.skipped_count == 1
-    assert "reference 2" in data.skipped_note()
+    assert "reference 2" in data.notes()[0]
 
 
 # ── the digest ──

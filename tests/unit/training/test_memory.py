@@ -88,6 +88,7 @@ def test_recomputing_and_sharding_save_memory():
     assert whole.num_images == 2
 
 
+@pytest.mark.slow
 def test_the_model_is_not_changed():
     model = compact()
     before = {key: value.clone() for key, value in model.state_dict().items()}
