@@ -15,6 +15,7 @@ from refseg.errors import DataError
 __all__ = [
     "MAX_PIXELS",
     "bounding_box",
+    "check_mask_size",
     "check_rle",
     "decode_rle",
     "dilate",
@@ -32,6 +33,20 @@ MAX_DIGITS = 8
 """Characters of one number in compressed run lengths: up to 2**39, more than any mask has pixels."""
 
 
+def check_mask_size(found: tuple[int, ...], size: tuple[int, int]) -> None:
+    """Check that a mask is as large as its image; both are (height, width).
+
+    Raises:
+        DataError: it is not.
+    """
+    if found == size:
+        return
+    message = f"the mask is {found[1]} x {found[0]}, its image {size[1]} x {size[0]}"
+    if found == size[::-1]:
+        message += "; if the photo has an EXIF orientation, turn the mask as viewers turn the photo"
+    raise DataError(message)
+
+
 # ── run lengths ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -46,7 +61,7 @@ def decode_rle(rle: Any, *, size: tuple[int, int] | None = None) -> Bool[ndarray
 
     Args:
         rle: `{"size": [height, width], "counts": ...}`; it may come from an untrusted file.
-        size: the expected height and width, pixels; None: any.
+        size: the expected height and width, pixels; None: any up to `MAX_PIXELS`.
 
     Raises:
         DataError: the run lengths are malformed, do not add up to their size, or are of another size than expected.
@@ -71,10 +86,10 @@ def _checked(rle: Any, size: tuple[int, int] | None) -> tuple[int, int, Int64[nd
     if not (isinstance(sides, list | tuple) and len(sides) == 2 and all(type(side) is int for side in sides)):
         raise DataError('run lengths must be {"size": [height, width], "counts": ...}')
     height, width = sides
-    if not (0 < height <= MAX_PIXELS and 0 < width <= MAX_PIXELS and height * width <= MAX_PIXELS):
+    if size is not None:
+        check_mask_size((height, width), size)
+    elif not (0 < height <= MAX_PIXELS and 0 < width <= MAX_PIXELS and height * width <= MAX_PIXELS):
         raise DataError("the run lengths have an impossible size")
-    if size is not None and size != (height, width):
-        raise DataError(f"the mask is {width} x {height}, its image {size[1]} x {size[0]}")
     counts, pixels = rle.get("counts"), height * width
     if isinstance(counts, str):
         runs = _decompressed(counts)

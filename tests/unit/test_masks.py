@@ -121,6 +121,14 @@ def test_sizes_that_no_mask_has_are_errors(size):
         decode_rle({"size": size, "counts": [48]})
 
 
+def test_a_size_that_is_expected_may_be_large(monkeypatch):
+    monkeypatch.setattr("refseg.masks.MAX_PIXELS", 47)
+    rle = {"size": [6, 8], "counts": [47, 1]}
+    with pytest.raises(DataError, match="impossible size"):
+        decode_rle(rle)
+    assert decode_rle(rle, size=(6, 8)).sum() == 1
+
+
 @pytest.mark.parametrize("rle", [None, 3, "abc", [], [48], {}, {"counts": [48]}])
 def test_other_values_are_no_run_lengths(rle):
     with pytest.raises(DataError, match="run lengths"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -30,6 +30,7 @@ __all__ = [
     "Tokenizer",
     "Tokens",
     "check_expression",
+    "expression_list",
 ]
 
 START_TOKEN = 49_406
@@ -80,16 +81,14 @@ class Tokenizer:
     def __repr__(self) -> str:
         return f"Tokenizer(word_length={self.word_length})"
 
-    def __call__(self, expressions: Sequence[str]) -> Tokens:
+    def __call__(self, expressions: Iterable[str]) -> Tokens:
         """Return the tokens of B expressions, padded or cut to L = `word_length`; the last kept token is the end token.
 
         Raises:
             ExpressionError: an expression is not text, or one string was given instead of a list.
         """
-        if isinstance(expressions, str):
-            raise ExpressionError("expressions must be a list of texts, but one text was given; put it into a list")
         length = self.word_length
-        rows = [self._encode(text, most=length) for text in expressions]
+        rows = [self._encode(text, most=length) for text in expression_list(expressions)]
         tokens = np.zeros((len(rows), length), np.int64)
         padding = np.ones((len(rows), length), bool)
         for number, row in enumerate(rows):
@@ -115,6 +114,19 @@ class Tokenizer:
             # tokens, and the rest of a very long text need not be encoded.
             cleaned = " ".join(cleaned.split(" ", most)[:most])
         return [START_TOKEN, *_byte_pairs().encode(cleaned, add_special_tokens=False).ids, END_TOKEN]
+
+
+def expression_list(expressions: Iterable[str]) -> list[str]:
+    """Return several expressions as a list; the expressions themselves are not checked.
+
+    Raises:
+        ExpressionError: one text was given, whose letters would be taken for expressions, or what has no order.
+    """
+    if isinstance(expressions, str | bytes):
+        raise ExpressionError(f"expressions come as a list, also a single one: [{expressions!r:.80}]")
+    if isinstance(expressions, Set | Mapping) or not isinstance(expressions, Iterable):
+        raise ExpressionError(f"expressions come as a list of texts, not as {type(expressions).__name__}")
+    return list(expressions)
 
 
 def check_expression(text: str) -> str:

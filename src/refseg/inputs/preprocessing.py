@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,9 +10,10 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from refseg.errors import ConfigError
-from refseg.inputs.clip_bpe import Tokenizer, Tokens, check_expression
+from refseg.inputs.clip_bpe import Tokenizer, Tokens, check_expression, expression_list
 from refseg.inputs.frame import Frame, letterbox
 from refseg.inputs.read import ImageSource, read_image
+from refseg.masks import MAX_PIXELS
 
 __all__ = ["LARGEST_SIDE", "Inputs"]
 
@@ -44,8 +45,12 @@ class Inputs:
             raise ConfigError(f"mean must lie in 0..1 and std in 0..10, 0 excluded, got {self.mean} and {self.std}")
         Tokenizer(self.word_length)  # raises for an impossible length
 
-    def pixels(self, image: ImageSource) -> tuple[Float[ndarray, "3 S S"], Frame]:
+    def pixels(self, image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> tuple[Float[ndarray, "3 S S"], Frame]:
         """Read an image, place it in the square and normalise it.
+
+        Args:
+            image: see `read_image`.
+            max_pixels: the largest width times height that is accepted.
 
         Returns:
             The pixels, float32, and the frame that restores scores of the square to the image's own size.
@@ -53,12 +58,13 @@ class Inputs:
         Raises:
             ImageError: the image is missing, broken or too large.
         """
-        return letterbox(read_image(image), self.image_size, mean=self.mean, std=self.std)
+        return letterbox(read_image(image, max_pixels=max_pixels), self.image_size, mean=self.mean, std=self.std)
 
-    def tokens(self, expressions: Sequence[str]) -> Tokens:
+    def tokens(self, expressions: Iterable[str]) -> Tokens:
         """Return the tokens of expressions.
 
         Raises:
-            ExpressionError: an expression is blank or not text.
+            ExpressionError: an expression is blank or not text, or one text was given instead of a list.
         """
-        return Tokenizer(self.word_length)([check_expression(expression) for expression in expressions])
+        texts = [check_expression(expression) for expression in expression_list(expressions)]
+        return Tokenizer(self.word_length)(texts)

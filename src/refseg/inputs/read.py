@@ -1,4 +1,4 @@
-"""Reads an image from a path, an open file, a PIL image or an array, and a mask from a path."""
+"""Reads an image from a path, an open file, bytes, a PIL image or an array, and a mask from a path."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BufferedReader
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias, cast, runtime_checkable
 
@@ -23,6 +23,7 @@ from refseg.masks import MAX_PIXELS
 __all__ = [
     "BinaryFile",
     "ImageSource",
+    "image_suffixes",
     "read_image",
     "read_mask",
     "read_size",
@@ -37,11 +38,13 @@ class BinaryFile(Protocol):
         """Return at most `size` bytes, or all remaining bytes if it is negative."""
 
 
-ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | ndarray | BinaryFile
-"""The types that are accepted as an image."""
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | ndarray | BinaryFile
+"""The types that are accepted as an image; bytes are the content of an image file."""
 
 # Image formats only. Pillow also reads PostScript, which it passes to another program.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+HALF = 128
+"""Half of the brightness of a channel of 8 bits."""
 ORIENTATION = 0x0112
 """The EXIF tag of the orientation."""
 UPRIGHT: dict[object, Image.Transpose] = {
@@ -73,8 +76,9 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     several frames the first is used. The EXIF orientation is applied.
 
     Args:
-        source: a path, a binary file, a PIL image, or a uint8 array (H, W, 3), (H, W, 4) or (H, W).
-        max_pixels: the largest width times height that is accepted. Pillow's own limit of 179 million applies too.
+        source: a path, a binary file, the bytes of one, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or
+            (H, W, 4) of uint8, of uint16, of floats in 0..1, or of bool, where True is white.
+        max_pixels: the largest width times height that is accepted, against files that fill the memory.
 
     Returns:
         A new PIL image of mode RGB; no file stays open.
@@ -90,18 +94,34 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         name = repr(os.fsdecode(source))
         with _open(source, name) as file:
             return _from_file(file, name, max_pixels)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return _from_file(BytesIO(source), "the given data", max_pixels)
     if isinstance(source, BinaryFile):
         return _from_file(source, "the given file", max_pixels)
     raise ImageError(
-        f"an image cannot come as {type(source).__name__}; "
-        "give a path, a binary file, a PIL image or a uint8 array (height, width, 3)"
+        f"an image cannot come as {type(source).__name__}; give a path, a binary file, the bytes of one, a PIL image "
+        "or an array (height, width, 3)"
     )
 
 
-def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Bool[ndarray, "H W"]:
+def image_suffixes() -> frozenset[str]:
+    """Return the endings of the names of the files that `read_image` reads, such as `.jpg`."""
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
+
+
+def read_mask(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, warnings: list[str] | None = None
+) -> Bool[ndarray, "H W"]:
     """Return a mask that is True where a mask image is not black; in a palette image, where the colour is not black.
 
+    Smoothed edges and lossy compression turn black and white to grey: in an image of 8 bits a channel that has values
+    of half the brightness or more and others between black and its brightest, the mask is where it has half or more.
     The image is neither scaled nor rotated, and its EXIF orientation and transparency are ignored.
+
+    Args:
+        path: of the image.
+        max_pixels: the largest width times height that is accepted.
+        warnings: is given a message if the mask is grey in this way.
 
     Raises:
         ImageError: the file is missing, unreadable, broken or larger than `max_pixels`, or it uses several entries of
@@ -109,8 +129,7 @@ def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
     """
     name = repr(os.fsdecode(path))
     with _open(path, name) as file:
-        image = _recognise(file, name)
-        _check_size(image.width, image.height, name, max_pixels)
+        image = _recognise(file, name, max_pixels)
         try:
             values = np.asarray(image)
             if image.mode not in PLAIN:
@@ -120,7 +139,14 @@ def read_mask(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> 
                 colours = values[..., :-1] if image.mode.endswith(("A", "a")) else values
         except Exception as error:
             raise ImageError(f"{name} is broken ({one_line(error)}); fetch or write it again") from error
-    mask = np.asarray(colours.any(axis=2) if colours.ndim == 3 else colours != 0)
+    brightness = colours.max(axis=2) if colours.ndim == 3 else colours
+    mask = np.asarray(brightness != 0)
+    if image.mode != "P" and brightness.dtype == np.uint8:
+        brightest = brightness.max()
+        if brightest >= HALF and (mask & (brightness != brightest)).any():
+            mask = np.asarray(brightness >= HALF)
+            if warnings is not None:
+                warnings.append(f"{name} has grey between black and white: the mask is where it is at least {HALF}")
     if image.mode == "P" and not mask.any() and values.min() < values.max():
         raise ImageError(f"{name} has a palette in which everything is black; save it as a grey image")
     return mask
@@ -142,8 +168,7 @@ def read_size(source: str | os.PathLike[str] | BinaryFile) -> tuple[int, int]:
 
 
 def _size_of(file: BinaryFile, name: str) -> tuple[int, int]:
-    image = _recognise(file, name)
-    _check_size(image.width, image.height, name, MAX_PIXELS)
+    image = _recognise(file, name, MAX_PIXELS)
     width, height = image.size
     if isinstance(image, TiffImageFile):  # some Pillow versions return the rotated size and keep the orientation
         width, height = int(image.tag_v2[IMAGEWIDTH]), int(image.tag_v2[IMAGELENGTH])
@@ -152,6 +177,8 @@ def _size_of(file: BinaryFile, name: str) -> tuple[int, int]:
 
 
 def _open(path: str | os.PathLike[str], name: str) -> BufferedReader:
+    if not os.fspath(path):
+        raise ImageError("the path of the image is empty; name a file")
     try:
         return Path(path).open("rb")
     except FileNotFoundError:
@@ -165,27 +192,42 @@ def _open(path: str | os.PathLike[str], name: str) -> BufferedReader:
 
 
 def _from_array(array: ndarray, max_pixels: int) -> Image.Image:
-    flat = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
-    if array.dtype != np.uint8 or not flat or not array.size:
-        raise ImageError(
-            f"an array of {array.dtype} and shape {array.shape} is no image; give uint8 of shape (height, width, 3)"
-        )
+    flat = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
+    if not flat or not array.size:
+        raise ImageError(f"an array of shape {array.shape} is no image; give (height, width, 3), or a list of arrays")
     _check_size(array.shape[1], array.shape[0], "the given array", max_pixels)
-    return _from_pil(Image.fromarray(np.ascontiguousarray(array)), "the given array", max_pixels)
+    pixels = np.ascontiguousarray(_array_to_8_bits(array))
+    return _to_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
+
+
+def _array_to_8_bits(array: ndarray) -> ndarray:
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype == bool:
+        return array * np.uint8(255)
+    if array.dtype == np.uint16:
+        return _16_to_8_bits(array)
+    if array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):  # so written, NaN is refused too
+            raise ImageError(
+                f"an array of {array.dtype} must have values in 0..1; divide it by 255, or give it as uint8"
+            )
+        return np.rint(array * np.float32(255)).astype(np.uint8)
+    raise ImageError(f"an array of {array.dtype} is no image; give uint8, uint16, bool, or floats in 0..1")
 
 
 def _from_file(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
-    return _from_pil(_recognise(file, name), name, max_pixels)
+    return _from_pil(_recognise(file, name, max_pixels), name, max_pixels)
 
 
-def _recognise(file: BinaryFile, name: str) -> Image.Image:
-    """Return an image whose format and size have been read; its pixels are not decoded yet."""
+def _recognise(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
+    """Return an image whose format and size have been read and checked; its pixels are not decoded yet."""
     try:
-        with _quiet_pillow():
+        with _quiet_pillow(max_pixels):
             image = Image.open(cast("IO[bytes]", file), formats=FORMATS)
         wrong = image.format == "BMP" and image.mode == "1" and _bits_of_bmp(image) != 1
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large ({one_line(error)}); scale it down") from error
+        raise ImageError(f"{name} is too large ({one_line(error)}); scale it down or raise max_pixels") from error
     except (UnidentifiedImageError, KeyError):  # KeyError: Pillow was built without one of the formats
         if _is_empty(file):
             raise ImageError(f"{name} is empty (0 bytes); fetch or write it again") from None
@@ -194,6 +236,7 @@ def _recognise(file: BinaryFile, name: str) -> Image.Image:
         raise ImageError(f"{name} cannot be read ({one_line(error)}); give {_kinds()}") from error
     if wrong:
         raise ImageError(f"{name} is a BMP of 8 bits with a palette of black and white, which is not read; use PNG")
+    _check_size(image.width, image.height, name, max_pixels)
     return image
 
 
@@ -236,8 +279,7 @@ def _orientation(image: Image.Image) -> object:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Return a new RGB image of the same size."""
     if image.mode.startswith("I;16"):
-        deep = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_16_to_8_bits(np.asarray(image))).convert("RGB")
     if image.mode in ("I", "F"):
         return Image.fromarray(_to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
@@ -246,6 +288,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white.alpha_composite(seen)
         return white.convert("RGB")
     return image.convert("RGB")
+
+
+def _16_to_8_bits(values: ndarray) -> ndarray:
+    return np.asarray((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
 def _to_8_bits(values: ndarray) -> ndarray:
@@ -279,15 +325,23 @@ _quiet = threading.Lock()
 
 
 @contextmanager
-def _quiet_pillow() -> Iterator[None]:
+def _quiet_pillow(max_pixels: int = 0) -> Iterator[None]:
     """Suppress Pillow's warnings about large images and unusual metadata; the size is checked explicitly.
+
+    Pillow's own limit, which cannot be passed to it, is raised to `max_pixels` where it is lower.
 
     Warning filters are global to the process, and the lock keeps threads from restoring them in the wrong order. Images
     are decoded outside of it, because decoding is slow.
     """
     with _quiet, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
+        limit = Image.MAX_IMAGE_PIXELS
+        if limit is not None and max_pixels > limit:
+            Image.MAX_IMAGE_PIXELS = max_pixels
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _kinds() -> str:

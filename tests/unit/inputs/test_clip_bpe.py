@@ -24,7 +24,9 @@ from refseg.inputs.clip_bpe import (
     WORD_LENGTH_REFCOCOG,
     Tokenizer,
     check_expression,
+    expression_list,
 )
+from refseg.inputs.preprocessing import Inputs
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = json.loads((ROOT / "tests/data/clip_bpe_golden.json").read_text(encoding="utf-8"))
@@ -145,14 +147,23 @@ def test_a_blank_expression_is_an_error(text):
 @pytest.mark.parametrize("text", [None, 3, b"cup", ["cup"]])
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_not_text_is_an_error(text):
-    for use in (check_expression, Tokenizer().encode, lambda given: Tokenizer()([given])):
+    for use in (check_expression, Tokenizer().encode, lambda value: Tokenizer()([value])):
         with pytest.raises(ExpressionError, match=type(text).__name__):
             use(text)
 
 
-def test_one_text_in_place_of_a_list_is_an_error():
-    with pytest.raises(ExpressionError, match="list"):
-        Tokenizer()("the cup")
+@pytest.mark.parametrize("value", ["the cup", b"the cup", {"the cup"}, {"the cup": 1}, None, 3])
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_list_of_expressions_is_an_error(value):
+    for use in (expression_list, Tokenizer(), Inputs(image_size=32, word_length=6).tokens):
+        with pytest.raises(ExpressionError, match="list"):
+            use(value)
+
+
+def test_any_order_of_expressions_is_a_list_of_them():
+    texts = ["the cup", "the ring"]
+    for value in (texts, tuple(texts), iter(texts), np.array(texts)):
+        assert expression_list(value) == texts
 
 
 def test_an_expression_is_returned_verbatim():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refseg.errors import ImageError
-from refseg.inputs.read import read_image, read_mask, read_size
+from refseg.inputs.read import image_suffixes, read_image, read_mask, read_size
 from refseg.masks import MAX_PIXELS
 
 photo_pixels = runpy.run_path(str(Path(__file__).parents[2] / "data" / "record_opencv.py"))["image"]
@@ -40,7 +40,9 @@ def photo(tmp_path):
 def test_every_way_to_hand_in_a_image(photo):
     array = photo_pixels(30, 40)
     with Image.open(photo) as opened, photo.open("rb") as file:
-        for source in (photo, str(photo), opened, file, io.BytesIO(photo.read_bytes()), array, array[:, ::-1][:, ::-1]):
+        content = photo.read_bytes()
+        encoded = (content, bytearray(content), memoryview(content), io.BytesIO(content))
+        for source in (photo, str(photo), opened, file, *encoded, array, array[:, ::-1][:, ::-1]):
             image = read_image(source)
             assert type(image) is Image.Image
             assert image.mode == "RGB"
@@ -67,16 +69,44 @@ def test_arrays_of_grey_and_with_alpha():
     assert rows_of(read_image(np.array([[[255, 0, 0, 0], [255, 0, 0, 255]]], np.uint8))) == [[[255] * 3, [255, 0, 0]]]
 
 
-@pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (4, 4, 1), (3, 4, 4, 4), (0, 4, 3), (4, 0)])
+@pytest.mark.parametrize(
+    ("array", "grey"),
+    [
+        (np.array([[0, 77, 255]], np.uint8), [0, 77, 255]),
+        (np.array([[0, 51 * 257, 65_535]], np.uint16), [0, 51, 255]),
+        (np.array([[0, 0.2, 1]], np.float16), [0, 51, 255]),
+        (np.array([[0, 0.2, 1]], np.float32), [0, 51, 255]),
+        (np.array([[0, 0.2, 1]], np.float64), [0, 51, 255]),
+        (np.array([[False, False, True]]), [0, 0, 255]),
+    ],
+)
+def test_arrays_of_every_type_and_number_of_channels(array, grey):
+    expected = [[[value] * 3 for value in grey]]
+    for channels in (array, array[..., None], np.stack([array] * 3, axis=2)):
+        assert rows_of(read_image(channels)) == expected
+    top = True if array.dtype == bool else array.max()
+    opaque = np.stack([array, array, array, np.full_like(array, top)], axis=2)
+    assert rows_of(read_image(opaque)) == expected
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 4, 2), (3, 4, 4, 4), (0, 4, 3), (4, 0)])
 def test_arrays_that_are_no_image(shape):
     with pytest.raises(ImageError, match="height, width, 3"):
         read_image(np.zeros(shape, np.uint8))
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.int64, bool])
+@pytest.mark.parametrize("kind", [np.int64, np.int8, complex, object, "U3"])
 def test_arrays_of_another_type(kind):
     with pytest.raises(ImageError, match="uint8"):
         read_image(np.zeros((4, 4, 3), kind))
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, 255, np.nan, np.inf])
+def test_floats_whose_range_is_not_0_to_1(value):
+    pixels = np.zeros((4, 4, 3), np.float32)
+    pixels[2, 2, 2] = value
+    with pytest.raises(ImageError, match=r"0\.\.1"):
+        read_image(pixels)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +255,19 @@ def test_the_limit_holds_for_every_source(photo):
         assert read_image(source, max_pixels=1200).size == (40, 30)
 
 
+def test_a_limit_above_that_of_pillow(monkeypatch, photo):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ImageError, match="raise max_pixels"):
+        read_image(photo, max_pixels=500)
+    assert read_image(photo, max_pixels=1200).size == (40, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_the_names_of_image_files():
+    assert {".jpg", ".jpeg", ".png", ".webp", ".tif"} <= image_suffixes()
+    assert not {".ico", ".txt", ".eps", ""} & image_suffixes()
+
+
 def jpeg(size=(400, 300)):
     file = io.BytesIO()
     Image.fromarray(photo_pixels(size[1], size[0])).save(file, "JPEG")
@@ -273,7 +316,7 @@ def test_a_folder_and_a_forbidden_file(tmp_path, photo, monkeypatch):
         read_image(photo)
 
 
-@pytest.mark.parametrize("source", [None, 3, b"bytes", [[1]], io.StringIO("text")])
+@pytest.mark.parametrize("source", [None, 3, b"bytes", [[1]], {"x.png"}, io.StringIO("text"), "", Path()])
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_image_is_an_error(source):
     with pytest.raises(ImageError):
@@ -320,6 +363,23 @@ def truth():
     mask = np.zeros((5, 7), dtype=bool)
     mask[1:4, 2:5] = True
     return mask
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_grey_between_black_and_white_is_in_the_mask_from_half_on(tmp_path, kind):
+    """Smoothed edges, and what JPEG makes of sharp ones; labels below half are not brightness."""
+    smooth = Image.fromarray(np.kron(truth(), np.ones((8, 8))).astype(np.uint8) * 255).resize((28, 20))
+    smooth.save(tmp_path / f"m.{kind}", quality=70)
+    warnings = []
+    mask = read_mask(tmp_path / f"m.{kind}", warnings=warnings)
+    assert np.array_equal(mask, np.kron(truth(), np.ones((4, 4))) > 0)
+    assert len(warnings) == 1
+    labels = np.zeros((5, 7), dtype=np.uint8)
+    labels[1:3, 2:5], labels[3, 2:5] = 1, 2
+    Image.fromarray(labels).save(tmp_path / "m.png")
+    warnings.clear()
+    assert np.array_equal(read_mask(tmp_path / "m.png", warnings=warnings), truth())
+    assert not warnings
 
 
 @pytest.mark.parametrize("value", [1, 2, 127, 254, 255])
