@@ -9,17 +9,19 @@ RefsegError
 ├── WeightsError             weights that are broken, not finite, unsafe, or of another architecture
 ├── DataError                a data set that is missing, incomplete or malformed
 ├── DownloadError            a download that failed
-├── OutputError              a file that could not be written
-└── TrainingError            a training run that cannot start, continue or be resumed
+├── TrainingError            a training run that cannot start, continue or be resumed
+│   └── StoppedError         a training run that a signal stopped after it stored its state
+└── OutputError              a file that could not be written
 
 Every message is one line that says what is wrong and, if possible, what to do. The command line prints only that line
-and exits with `EXIT_CODE`.
+and exits with the error's `exit_code`.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from signal import Signals
 
 __all__ = [
     "EXIT_CODE",
@@ -31,9 +33,11 @@ __all__ = [
     "InputError",
     "OutputError",
     "RefsegError",
+    "StoppedError",
     "TrainingError",
     "UnknownNameError",
     "WeightsError",
+    "counted",
     "did_you_mean",
     "one_line",
 ]
@@ -43,6 +47,9 @@ EXIT_CODE = 2
 
 class RefsegError(Exception):
     """The base class of the exceptions of refseg; the message is one line with the reason and what to do."""
+
+    exit_code: int = EXIT_CODE
+    """Of the command that it ends."""
 
 
 class InputError(RefsegError, ValueError):
@@ -98,6 +105,28 @@ class OutputError(RefsegError, OSError):
 
 class TrainingError(RefsegError, RuntimeError):
     """A training run cannot start, continue or be resumed."""
+
+
+class StoppedError(TrainingError):
+    """A signal stopped a training run, which stored its state first.
+
+    Args:
+        number: of the signal; the exit code is that of a process which the signal ended.
+        step: the number of steps done.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped by {Signals(number).name} after step {step}; the same command resumes it")
+        self.number, self.step = number, step
+        self.exit_code = 128 + number
+
+    def __reduce__(self) -> tuple[type[StoppedError], tuple[int, int]]:
+        return type(self), (self.number, self.step)
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a number and its noun, `1 row` or `2,000 rows`; an irregular plural is given."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.predictor import load
 
     data = open_data(arguments.dataset, arguments.data)
-    if note := data.skipped_note():
+    for note in data.notes():
         print(f"refseg: note: {note}", file=sys.stderr)
     folder = resolve(arguments.model)
     calibrated = calibrate(

@@ -104,7 +104,7 @@ def _open(arguments: argparse.Namespace, dataset: str, text_field: str | None = 
 
     text_field = arguments.text_field or text_field or "sent"
     data = open_data(dataset, arguments.data, text_field=text_field, images=arguments.images)
-    if note := data.skipped_note():
+    for note in data.notes():
         print(f"refseg: note: {note}", file=sys.stderr)
     return data
 

@@ -190,8 +190,7 @@ def report(
             f"{scored:,}: not comparable with published numbers",
             file=sys.stderr,
         )
-    skipped = data.skipped_note()
-    if skipped is not None:
-        print(f"refseg: note: {skipped}", file=sys.stderr)
+    for note in data.notes():
+        print(f"refseg: note: {note}", file=sys.stderr)
     print(json.dumps(result.figures, indent=2, ensure_ascii=False, allow_nan=False))
     return 0

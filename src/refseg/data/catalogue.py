@@ -12,9 +12,10 @@ from refseg.data.dataset import DataSet
 from refseg.data.formats.cris import cris
 from refseg.data.formats.folder import TABLES, folder
 from refseg.data.formats.mdetr import mdetr
+from refseg.data.formats.photos import ANNOTATIONS, photos
 from refseg.data.formats.phrasecut import phrasecut
 from refseg.data.formats.reasonseg import reasonseg
-from refseg.data.formats.record import Problem, Source
+from refseg.data.formats.record import UNREADABLE, Problem, Source
 from refseg.data.formats.refer import refer
 from refseg.data.formats.regions import Overlap
 from refseg.data.formats.tables import holds_tables, tables
@@ -155,7 +156,7 @@ def open_data(
             as background.
         images: the folder of the images, if they are not with the data.
 
-    Rows that cannot be used are skipped; `DataSet.skipped_note` tells how many.
+    Rows that cannot be used are skipped; `DataSet.notes` tells how many.
 
     Raises:
         UnknownNameError: there is no such data set.
@@ -210,6 +211,8 @@ def find(name: str, root: str | os.PathLike[str] | None = None, *, text_field: s
     if path.is_dir():
         if any((path / table).is_file() for table in TABLES):
             return folder(path)
+        if (path / ANNOTATIONS).is_file():
+            return photos(path)
         if holds_tables(path):
             return tables(path, text_field=text_field)
         if any(path.glob("*refs(*).*")):
@@ -230,14 +233,15 @@ def image_files(name: str, root: str | os.PathLike[str], splits: Sequence[str] =
         DataError: its files are missing or cannot be read.
     """
     source = find(name, root)
-    problems: list[Problem] = []  # rows that cannot be used need no images
-    return list(
-        dict.fromkeys(
-            record.file
-            for record in source.read(problems.append)
-            if not splits or any(source.in_split(record.split, split) for split in splits)
-        )
-    )
+
+    def is_wanted(split: str) -> bool:
+        return not splits or any(source.in_split(split, asked) for asked in splits)
+
+    def report(problem: Problem) -> None:  # rows that cannot be used need no images
+        if problem.kind == UNREADABLE and is_wanted(problem.split):
+            raise DataError(str(problem))
+
+    return list(dict.fromkeys(record.file for record in source.read(report) if is_wanted(record.split)))
 
 
 def _finetune_files(root: Path, name: str) -> dict[str, Path]:

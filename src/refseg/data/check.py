@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -22,9 +22,10 @@ from refseg.data.formats.record import Problem, Record, Source
 from refseg.data.formats.regions import Overlap, Part
 from refseg.data.index import encodable
 from refseg.data.media import Media
-from refseg.errors import DataError, ExpressionError, ImageError
-from refseg.inputs.clip_bpe import WORD_LENGTH, Tokenizer, check_expression
+from refseg.errors import DataError, ImageError, counted
+from refseg.inputs.clip_bpe import WORD_LENGTH, Tokenizer
 from refseg.inputs.read import read_image, read_size
+from refseg.masks import check_mask_size
 from refseg.writers.table import Table, aligned
 
 __all__ = ["KINDS", "SKIPPED", "Finding", "Severity", "check", "table"]
@@ -34,6 +35,7 @@ Severity: TypeAlias = Literal["error", "warning"]
 
 KINDS: MappingProxyType[str, Severity] = MappingProxyType(
     {
+        "file": "error",
         "row": "error",
         "duplicate": "error",
         "missing": "error",
@@ -41,8 +43,11 @@ KINDS: MappingProxyType[str, Severity] = MappingProxyType(
         "mask": "error",
         "empty": "error",
         "blank": "error",
+        "note": "warning",
+        "repeated": "warning",
+        "name": "warning",
         "full": "warning",
-        "lossy": "warning",
+        "grey": "warning",
         "ambiguous": "warning",
         "split": "warning",
         "partial": "warning",
@@ -52,12 +57,10 @@ KINDS: MappingProxyType[str, Severity] = MappingProxyType(
     }
 )
 """The kinds of findings, in the order in which they are listed."""
-SKIPPED = frozenset({"row", "duplicate"})
-"""Kinds whose rows are skipped when the data are opened; the other errors stop whatever loads the row."""
+SKIPPED = frozenset({"row", "duplicate", "blank", "repeated"})
+"""Kinds whose rows, or expressions, are skipped when the data are opened; other errors stop whatever loads the row."""
 FULL = 0.98
 """Fraction of the image that a mask covers from which on it is reported."""
-LOSSY = (".jpg", ".jpeg", ".webp")
-"""Endings of files whose compression turns zeros of a mask into small values, which count as part of the mask."""
 ODD = frozenset("\ufffd\ufeff\u200b")
 """Invisible characters that remain when texts are decoded, joined or copied."""
 SHOWN = 60
@@ -89,7 +92,7 @@ def check(
     Args:
         data: a data set, or its name without a split (see `open_data`).
         root: the folder that holds the public sets.
-        split: the split to check; rows that cannot be read and whose split is not known are reported too.
+        split: the split to check; rows that cannot be read and whose split is not known are reported too, and notes.
         images: the folder of the images, if they are not with the data.
         text_field: `sent` or `raw`, for REFER's files.
         overlap: how a pixel counts that several polygons of one annotation cover.
@@ -215,9 +218,11 @@ class _Checker:
         try:
             source = self.media.find_image(file) if self.source.image is None else self.source.image(file)
         except DataError as error:
-            count = f"{len(records)} references need it" if len(records) > 1 else "a reference needs it"
-            self._report(records[0], "missing", f"{error}; {count}")
+            needed = counted(len(records), "reference needs", "references need")
+            self._report(records[0], "missing", f"{error}; {needed} it")
         else:
+            if isinstance(source, Path) and not self.media.image_endings:
+                self._check_name(records[0], file, source)
             try:
                 size = read_size(source) if self.quick else read_image(source).size[::-1]
             except ImageError as error:
@@ -240,18 +245,21 @@ class _Checker:
             return ""
         if size is None:  # the image cannot be read, which is reported already
             return None
-        for part in record.parts:
-            if Path(part.get("file", "")).suffix.lower() in LOSSY:
-                self._report(record, "lossy", f"the mask {part['file']} has lossy compression, which blurs it; use PNG")
+        grey: list[str] = []
         try:
             if self.quick:
                 for part in record.parts:
                     self._check_size(record, part, size)
                 return json.dumps(record.parts, sort_keys=True)
-            target = self.media.paint(record.parts, *size, image=record.file).target
+            for part in record.parts:
+                if "file" in part:
+                    self._check_name(record, part["file"], self.media.find_mask(part["file"], record.file))
+            target = self.media.paint(record.parts, *size, image=record.file, warnings=grey).target
         except (DataError, ImageError) as error:
             self._report(record, "mask", str(error))
             return None
+        for message in grey:
+            self._report(record, "grey", message)
         if not target.any():
             self._report(record, "empty", "the mask is empty, but the reference has a target")
         elif (share := float(target.mean())) >= FULL:
@@ -264,19 +272,18 @@ class _Checker:
             found = (part["rle"]["size"][0], part["rle"]["size"][1])
         elif "file" in part:
             found = read_size(self.media.find_mask(part["file"], record.file))
-        if found != size:
-            raise DataError(f"the mask is {_by(found)}, its image {_by(size)}")
+        check_mask_size(found, size)
+
+    def _check_name(self, record: Record, written: str, found: Path) -> None:
+        """Report a file whose name is only found by its other spelling."""
+        if found.name != PurePosixPath(written).name:
+            self._report(record, "name", f"{written} is stored as {found.name}; other programs may not find it")
 
     # ── expressions ──
 
     def _expressions(self, record: Record) -> None:
         cut = self.tokenizer(record.expressions).truncated
         for expression, truncated in zip(record.expressions, cut, strict=True):
-            try:
-                check_expression(expression)
-            except ExpressionError:
-                self._report(record, "blank", f"the expression {_short(expression)} holds no words")
-                continue
             if odd := [character for character in expression if _is_odd(character)]:
                 code = f"U+{ord(odd[0]):04X}"
                 self._report(

@@ -42,11 +42,11 @@ class DataSet(ImageData, Protocol):
 
     @property
     def skipped_count(self) -> int:
-        """The number of rows of the split's files that could not be read and are no samples."""
+        """The number of rows of the split's files, and of expressions in other rows, that cannot be used."""
         ...
 
-    def skipped_note(self) -> str | None:
-        """Return one line with the number of skipped rows and the first reason, or None if none was skipped."""
+    def notes(self) -> tuple[str, ...]:
+        """Return lines for the user: on what was skipped, and on what was assumed to read unusual data."""
         ...
 
     def totals(self) -> dict[str, int]:

@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from refseg import __version__
-from refseg.data.formats.record import Problem, Record, Source
+from refseg.data.formats.record import NOTE, Problem, Record, Source
 from refseg.errors import DataError, OutputError
 from refseg.files import user_cache
 
 __all__ = ["Index", "build", "encodable", "open_index"]
 
-VERSION = f"2 {__version__}"
+VERSION = f"3 {__version__}"
 """Of the tables and of the readers that fill them: an index of another version is made anew."""
 TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE image (number INTEGER PRIMARY KEY, file TEXT, image_id TEXT, height INTEGER, width INTEGER);
 CREATE TABLE reference (
-    number INTEGER PRIMARY KEY, id TEXT, image INTEGER, split TEXT, expressions TEXT, expression_ids TEXT, parts TEXT,
-    attributes TEXT, file TEXT, row TEXT, repeated INTEGER
+    number INTEGER PRIMARY KEY, id TEXT, image INTEGER, split TEXT, expressions TEXT, expression_ids TEXT,
+    expression_attributes TEXT, parts TEXT, attributes TEXT, file TEXT, row TEXT, repeated INTEGER
 );
 CREATE TABLE problem (number INTEGER PRIMARY KEY, file TEXT, row TEXT, kind TEXT, message TEXT, split TEXT);
 """
@@ -77,22 +77,22 @@ def _state(source: Source) -> str:
     no program can set.
     """
     digest = hashlib.sha256()
-    try:
-        for file in source.files:
+    for file in source.files:
+        try:
             stat = os.stat(file)
             state = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
             if stat.st_size <= SMALL:
                 state = hashlib.sha256(file.read_bytes()).hexdigest()
-            digest.update(f"{file}\0{state}\n".encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from None
+        except OSError as error:  # the reader reports it, where the file is needed
+            state = str(error.strerror)
+        digest.update(f"{file}\0{state}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 
 def build(source: Source, path: Path, state: str = "") -> None:
     """Read a data set and write its index; it replaces an older one only when it is complete.
 
-    Rows that cannot be used are stored as problems, in place of references.
+    Rows that cannot be used are stored as problems, in place of references; so are notes.
 
     Raises:
         DataError: the data set cannot be read, or no row of it can be used.
@@ -142,7 +142,7 @@ class _Filler:
             DataError: the data set cannot be read, or no row of it can be used.
         """
         self.database.executemany(
-            "INSERT INTO reference VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO reference VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (values for record in source.read(self.problems.append) if (values := self._reference(record, source))),
         )
         problems = (
@@ -151,8 +151,8 @@ class _Filler:
         )
         self.database.executemany("INSERT INTO problem VALUES (?, ?, ?, ?, ?, ?)", problems)
         if not self.rows:
-            if self.problems:
-                raise DataError(f"{source.files[0]}: no row of it can be used; the first: {self.problems[0]}")
+            if found := [one for one in self.problems if one.kind != NOTE]:
+                raise DataError(f"{source.files[0]}: no row of it can be used; the first: {found[0]}")
             raise DataError(f"{source.files[0]}: holds no references")
         self.database.execute(
             "UPDATE reference SET repeated = 1 WHERE id IN (SELECT id FROM reference GROUP BY id HAVING COUNT(*) > 1)"
@@ -179,6 +179,7 @@ class _Filler:
             record.split,
             json.dumps(record.expressions, ensure_ascii=False),
             json.dumps(record.expression_ids, ensure_ascii=False),
+            json.dumps(record.expression_attributes, ensure_ascii=False),
             json.dumps(record.parts),
             json.dumps(record.attributes, ensure_ascii=False),
             file,
@@ -202,7 +203,8 @@ def encodable(record: Record) -> bool:
     """Return whether all text of a record can be written as UTF-8, which a lone surrogate cannot."""
     texts = (record.id, record.image_id, record.file, record.split, *record.expressions, *record.expression_ids)
     try:
-        "".join((*texts, json.dumps(record.attributes, ensure_ascii=False))).encode()
+        known = (record.attributes, record.expression_attributes)
+        "".join((*texts, json.dumps(known, ensure_ascii=False))).encode()
     except UnicodeEncodeError:
         return False
     return True

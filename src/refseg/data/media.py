@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
@@ -62,9 +64,10 @@ class Media:
         except DataError:
             return file
 
-    def _image_names(self, file: str) -> tuple[str, ...]:
+    def _image_names(self, file: str) -> list[str]:
         path = PurePosixPath(file)
-        return (file, *(str(path.with_suffix(end)) for end in self.image_endings if end != path.suffix))
+        names = (file, *(str(path.with_suffix(end)) for end in self.image_endings if end != path.suffix))
+        return [spelling for name in names for spelling in _spellings(name)]
 
     def read_image(self, file: str, size: tuple[int, int] | None = None) -> Image.Image:
         """Return an image as RGB.
@@ -113,8 +116,8 @@ class Media:
             DataError: there is no such file.
         """
         is_image = False
-        for folder in self.mask_folders:
-            path = self.folder / folder / name
+        for folder, spelling in product(self.mask_folders, _spellings(name)):
+            path = self.folder / folder / spelling
             if os.path.isfile(path):
                 if not self._is_image(path, image):
                     return path
@@ -139,7 +142,9 @@ class Media:
         except (DataError, OSError):
             return False
 
-    def paint(self, parts: Iterable[Part], height: int, width: int, *, image: str) -> Painted:
+    def paint(
+        self, parts: Iterable[Part], height: int, width: int, *, image: str, warnings: list[str] | None = None
+    ) -> Painted:
         """Return the masks of a region: of the target, and of the ignored pixels.
 
         Args:
@@ -147,6 +152,7 @@ class Media:
             height: of the image, pixels.
             width: of the image, pixels.
             image: the image's file.
+            warnings: is given a message for each mask file that is not black and white.
 
         Raises:
             DataError: a part is malformed, of another size than the image, or its file is missing.
@@ -156,4 +162,16 @@ class Media:
             {**part, "file": str(self.find_mask(part["file"], image).absolute())} if "file" in part else part
             for part in parts
         ]
-        return paint(found, height, width, folder=self.folder, overlap=self.overlap)
+        return paint(found, height, width, folder=self.folder, overlap=self.overlap, warnings=warnings)
+
+
+def _spellings(name: str) -> list[str]:
+    """Return a file name as written, then in forms that file systems, cameras and archives make of it.
+
+    These are the ending in lower or upper case, and accents as part of their letter or as characters of their own.
+    """
+    names = []
+    for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
+        path = PurePosixPath(form)
+        names += [form, *(str(path.with_suffix(end)) for end in (path.suffix.lower(), path.suffix.upper()))]
+    return list(dict.fromkeys(names))

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Bool
 from numpy import ndarray
 
-from refseg.data.formats.record import Problem, Source
+from refseg.data.formats.record import NOTE, UNREADABLE, Problem, Source
 from refseg.data.formats.regions import Overlap, Painted
 from refseg.data.index import open_index
 from refseg.data.media import Media
-from refseg.errors import DataError, ImageError
+from refseg.errors import DataError, ImageError, counted
 from refseg.values import Expression, Sample
 
 __all__ = ["References"]
@@ -58,7 +58,7 @@ class References(Sequence[Sample]):
             options: what else decides how the source is read (see `open_index`).
 
         Raises:
-            DataError: the set cannot be read, it has no such split, or no row of the split can be used.
+            DataError: the set or a file of the split cannot be read, it has no such split, or no row can be used.
         """
         self.name, self.split = name, split
         self._media = Media(source, images=images, overlap=overlap)
@@ -69,25 +69,27 @@ class References(Sequence[Sample]):
         if not self._wanted:
             raise DataError(f"{name} has no split {split!r}; it has {', '.join(self.splits)}, or take all")
         repeated = self._ask(REPEATED) if len(self._wanted) > 1 else []
-        problems = self._ask(
-            "SELECT file, row, kind, message, split FROM problem WHERE {wanted} OR split = '' ORDER BY number"
-        )
-        self.skipped: tuple[Problem, ...] = tuple(
+        problems = [
             Problem(file=file, row=row, kind=kind, message=message, split=of)
-            for file, row, kind, message, of in (
-                *problems,
-                *(
-                    (file, row, "duplicate", f"the id {id!r} is that of {before} too", of)
-                    for _, file, row, id, of, before in repeated
-                ),
+            for file, row, kind, message, of in self._ask(
+                "SELECT file, row, kind, message, split FROM problem WHERE {wanted} OR split = '' ORDER BY number"
             )
-        )
-        """Rows of the split that cannot be used, and those whose split is not known."""
+        ]
+        for problem in problems:
+            if problem.kind == UNREADABLE:
+                raise DataError(str(problem))
+        problems += [
+            Problem(file=file, row=row, kind="duplicate", message=f"the id {id!r} is that of {before} too", split=of)
+            for _, file, row, id, of, before in repeated
+        ]
+        self.skipped: tuple[Problem, ...] = tuple(one for one in problems if one.kind != NOTE)
+        """Rows of the split, and expressions of them, that cannot be used, and rows whose split is not known."""
+        self._assumed = [one for one in problems if one.kind == NOTE]
         self._left_out = frozenset(row[0] for row in repeated)
         rows = self._ask("SELECT number, image FROM reference WHERE {wanted} ORDER BY image, number")
         rows = [row for row in rows if row[0] not in self._left_out] if self._left_out else rows
         if not rows:
-            raise DataError(f"no row of {name}:{split} can be used; {self.skipped_note()}")
+            raise DataError(f"no row of {name}:{split} can be used; {self._skipped_note()}")
         self._numbers = np.array([row[0] for row in rows], dtype=np.int64)
         self._images, self._starts = np.unique(np.array([row[1] for row in rows], dtype=np.int64), return_index=True)
 
@@ -122,7 +124,7 @@ class References(Sequence[Sample]):
             raise IndexError(f"image {index} of {self.num_images}")
         rows = self._index.ask(
             "SELECT reference.number, reference.id, image_id, image.file, height, width, split, expressions, "
-            "expression_ids, parts, attributes FROM reference JOIN image ON image.number = reference.image "
+            "expression_ids, expression_attributes, parts, attributes FROM reference JOIN image ON image.number = reference.image "
             "WHERE image = ? ORDER BY reference.number",
             int(self._images[index]),
         )
@@ -139,17 +141,20 @@ class References(Sequence[Sample]):
         split: str,
         expressions: str,
         expression_ids: str,
+        expression_attributes: str,
         parts: str,
         attributes: str,
     ) -> Sample:
         size = None if height is None or width is None else (height, width)
+        texts, ids = json.loads(expressions), json.loads(expression_ids)
+        known = json.loads(expression_attributes) or [{}] * len(texts)
         region = _Region(self._media, self.name, id, file, size, parts)
         return Sample(
             id=id,
             image_id=image_id,
             expressions=tuple(
-                Expression(text=text, id=expression_id)
-                for text, expression_id in zip(json.loads(expressions), json.loads(expression_ids), strict=True)
+                Expression(text=text, id=expression_id, attributes=about)
+                for text, expression_id, about in zip(texts, ids, known, strict=True)
             ),
             load_image=partial(self._media.read_image, file, size),
             load_mask=None if parts == "[]" else region.target,
@@ -166,15 +171,19 @@ class References(Sequence[Sample]):
 
     @property
     def skipped_count(self) -> int:
-        """The number of rows that cannot be used."""
+        """The number of rows, and of expressions in other rows, that cannot be used."""
         return len(self.skipped)
 
-    def skipped_note(self) -> str | None:
-        """Return one line with the number of skipped rows and the first reason, or None if none was skipped."""
-        if not self.skipped:
-            return None
-        rows = "1 row was" if len(self.skipped) == 1 else f"{len(self.skipped):,} rows were"
-        return f"{self.name}:{self.split}: {rows} skipped, the first is {self.skipped[0]}"
+    def notes(self) -> tuple[str, ...]:
+        """Return lines on what was skipped, and on what was assumed to read unusual data."""
+        assumed = tuple(map(str, self._assumed))
+        return (*assumed, f"{self.name}:{self.split}: {self._skipped_note()}") if self.skipped else assumed
+
+    def _skipped_note(self) -> str:
+        kinds = {one.kind for one in self.skipped}
+        noun = "expression" if kinds == {"blank"} else "row"
+        verb = "was" if len(self.skipped) == 1 else "were"
+        return f"{counted(len(self.skipped), noun)} {verb} skipped, the first is {self.skipped[0]}"
 
     def digest(self) -> str:
         """Return a hash of the split's ids, expressions, regions and names of files; pixels are not read."""

@@ -119,7 +119,7 @@ def test_every_data_set_has_the_same_members(write, tmp_path):
     shapes, references = open_data("shapes:val"), open_data("refcoco:val", tmp_path)
     for data in (shapes, references):
         assert isinstance(data, DataSet)
-        assert (data.skipped_count, data.skipped_note()) == (0, None)
+        assert (data.skipped_count, data.notes()) == (0, ())
         target = data.samples_of(0)[0].target_object
         objects = data.objects(0)
         assert (objects is None) == (target is None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -82,7 +83,7 @@ FAULTS = {
     "odd character": (["b.png,2.png,a bi\x07rd,train"], "odd", "line 6", "U+0007"),
     "lost character": (["b.png,2.png,caf\ufffd,train"], "odd", "line 6", "U+FFFD"),
     "no letters": (["b.png,2.png,23,train"], "odd", "line 6", "'23' holds no letters"),
-    "no visible words": (["b.png,2.png,&nbsp;,train"], "blank", "line 6", "holds no words"),
+    "no visible words": (["b.png,2.png,&nbsp;,train"], "blank", "line 6", "is blank: '&nbsp;'"),
     "too long": ([f"b.png,2.png,{'very ' * 16}big dog,train"], "limit", "line 6", "20 tokens; all after 17"),
     "same words for two regions": (["b.png,2.png,A  Dog,train"], "ambiguous", "line 6", "b.png in line 4"),
     "same words for a region and for nothing": (["b.png,,a dog,train"], "ambiguous", "line 6", "b.png in line 4"),
@@ -108,23 +109,71 @@ def test_an_id_that_is_there_twice_is_found_once(own):
     assert "'x' is that of all (line 2) too" in finding.message
 
 
-def test_masks_of_another_size_empty_full_and_lossy_are_found(own):
+def test_masks_of_another_size_empty_full_and_grey_are_found(own):
     mask(own / "masks" / "small.png", width=16)
     mask(own / "masks" / "empty.png", box=(0, 0, 0, 0))
     mask(own / "masks" / "full.png", box=(0, 0, 32, 24))
     png(own / "masks" / "lossy.jpg")
     names = ("small.png", "empty.png", "full.png", "lossy.jpg")
     add(own, *(f"b.png,{name},thing {name[0]},train" for name in names))
-    findings = {finding.kind: finding for finding in found(own) if finding.row != "line 9" or finding.kind == "lossy"}
+    findings = {finding.kind: finding for finding in found(own)}
     assert {kind: finding.row for kind, finding in findings.items()} == {
         "mask": "line 6",
         "empty": "line 7",
         "full": "line 8",
-        "lossy": "line 9",
+        "grey": "line 9",
+        "note": "",
     }
     assert "is 16 x 24, its image 32 x 24" in findings["mask"].message
     assert "100.0%" in findings["full"].message
     assert [f.severity for f in findings.values()].count("error") == 2
+
+
+def test_names_that_are_stored_in_another_spelling_are_found(own):
+    (own / "images" / "b.png").rename(own / "images" / "b.PNG")
+    png(own / "images" / unicodedata.normalize("NFD", "é.png"), seed=9)
+    mask(own / "masks" / "3.PNG")
+    add(own, f"{unicodedata.normalize('NFC', 'é')}.png,3.png,a bird,train")
+    findings = found(own)
+    assert [(one.kind, one.row) for one in findings] == [("name", f"line {line}") for line in (4, 6, 6)]
+    data = References(folder(own), "own", "all")
+    assert all(sample.load_image().size == (32, 24) for sample in data)
+
+
+def test_a_photo_and_a_mask_that_lacks_its_rotation_are_explained(own):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (24, 32)).save(own / "images" / "d.jpg", exif=exif)
+    mask(own / "masks" / "d.png", width=24, height=32)
+    add(own, "d.jpg,d.png,a bird,train", "d.jpg,1.png,a fish,train")
+    for quick in (False, True):
+        finding = only(found(own, quick=quick))
+        assert (finding.kind, finding.row) == ("mask", "line 6")
+        assert "EXIF" in finding.message
+
+
+def test_all_that_was_assumed_or_skipped_is_listed(own):
+    add(own, "c.png,,a cow,Train", "c.png,,a fish,", "c.png,,a cat,val")
+    findings = found(own)
+    assert [(one.kind, one.row) for one in findings if one.kind != "split"] == [
+        *(("repeated", "line 8"), ("note", ""), ("note", "")),
+    ]
+    assert {one.severity for one in findings} == {"warning"}
+
+
+def test_a_file_that_is_cut_off_is_found_in_its_split(refer_set, tmp_path):
+    image = {"id": 1, "file_name": "a.png", "height": 24, "width": 32, "caption": "cup"}
+    annotation = {"id": 1, "image_id": 1, "segmentation": square(3, 3, 8)}
+    files = {split: tmp_path / f"finetune_x_{split}.json" for split in ("train", "val")}
+    for path in files.values():
+        path.write_text(json.dumps({"images": [image], "annotations": [annotation]}), encoding="utf-8")
+    scramble(files["train"])
+    png(tmp_path / "a.png")
+    source = mdetr(tmp_path, files)
+    assert check(source, split="val") == []
+    assert References(source, "x", "val").totals()["references"] == 1
+    (finding,) = check(source, split="train")
+    assert (finding.kind, finding.severity, finding.file) == ("file", "error", str(files["train"]))
 
 
 def test_a_quick_check_reads_sizes_without_decoding(own):

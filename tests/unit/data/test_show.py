@@ -67,8 +67,8 @@ class Made:
     def files(self):
         return {}
 
-    def skipped_note(self):
-        return None
+    def notes(self):
+        return ()
 
 
 def broken():

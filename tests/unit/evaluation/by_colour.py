@@ -49,8 +49,8 @@ class Squares:
     def __init__(self, num_images=4, side=48, offset=0):
         self.num_images, self.side, self.offset = num_images, side, offset
 
-    def skipped_note(self):
-        return None
+    def notes(self):
+        return ()
 
     def objects(self, index):
         masks = np.zeros((2, self.side, self.side), dtype=bool)

@@ -38,8 +38,8 @@ class Data:
     def digest(self):
         return "abc"
 
-    def skipped_note(self):
-        return None
+    def notes(self):
+        return ()
 
     def objects(self, index):
         return None

@@ -44,8 +44,8 @@ class Data:
     def files(self):
         return self.paths
 
-    def skipped_note(self):
-        return None
+    def notes(self):
+        return ()
 
     def totals(self):
         return {}

@@ -60,8 +60,8 @@ class Scenes:
     def files(self):
         return {}
 
-    def skipped_note(self):
-        return None
+    def notes(self):
+        return ()
 
 
 @pytest.fixture

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from refseg.data.formats.pieces import read_list
-from refseg.data.formats.record import Record, Report, Source, build_records, numbered, safe_name, take, texts
+from refseg.data.formats.record import (
+    Record,
+    Report,
+    Source,
+    build_records,
+    numbered,
+    read_files,
+    safe_name,
+    take,
+    texts,
+)
 from refseg.data.formats.refer import IMAGE_FOLDERS, in_split
 from refseg.errors import DataError
 
@@ -43,9 +53,11 @@ def cris(root: Path, name: str) -> Source:
 
 
 def _read(files: tuple[Path, ...], report: Report) -> Iterator[Record]:
-    for file in files:
+    def read(split: str, file: Path) -> Iterator[Record]:
         rows = numbered(read_list(file, "references"), "reference")
-        yield from build_records(file, rows, partial(_record, split=file.stem), report, split=file.stem)
+        return build_records(file, rows, partial(_record, split=split), report, split=split)
+
+    return read_files([(file.stem, file) for file in files], read, report)
 
 
 def _record(row: Any, *, split: str) -> Record:

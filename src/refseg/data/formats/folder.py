@@ -7,13 +7,18 @@ my-data/
   masks/           a-cup.png ...              as large as the image; every pixel that is not black is the target
 ```
 
+The columns of a CSV file are separated by commas, semicolons or tabs, whichever its first line has; spreadsheets may
+write `sep=;` before it. Spaces around cells, rows without any content and the case of the columns' names do not matter.
+
 A row of the table has
 
 - `image` and `mask`: file names, relative to the folder or to `images` and `masks`. An empty cell for the mask says
   that nothing in the image fits the expression. In JSON lines `rle` (COCO's) or `polygons` (`[[x, y, x, y, ...], ...]`
   or `[[[x, y], [x, y], ...], ...]`) may be given in place of `mask`, or none of them;
 - `text`: the expression; in JSON lines also a list of several expressions for the same target;
-- `split` and `id`, both optional.
+- `split` and `id`, both optional. `Train`, `Validation` and the like are `train` and `val`.
+
+A row that repeats an earlier one is skipped. What was assumed to read a table is reported as notes.
 """
 
 from __future__ import annotations
@@ -21,10 +26,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from refseg.data.formats.record import (
     Problem,
@@ -32,6 +39,7 @@ from refseg.data.formats.record import (
     Report,
     Source,
     build_records,
+    note,
     safe_name,
     shown,
     split_of,
@@ -39,13 +47,20 @@ from refseg.data.formats.record import (
     texts,
 )
 from refseg.data.formats.regions import Part, check_part, polygons
-from refseg.errors import DataError
+from refseg.errors import DataError, counted
 
-__all__ = ["TABLES", "folder"]
+__all__ = ["TABLES", "folder", "json_lines"]
 
 TABLES = ("data.jsonl", "data.csv")
 NO_SPLIT = "all"
 FIELDS = ("image", "mask", "rle", "polygons", "text", "split", "id")
+SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+"""Other names of splits, in lower case."""
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+SEPARATOR_LINE = re.compile(r"\s*\"?sep=([,;\t])\"?[ ,;]*\r?\n", re.IGNORECASE)
+"""A first line by which spreadsheets tell each other the separator."""
+LOSSY = (".jpg", ".jpeg", ".webp")
+"""Endings of mask files whose compression may change black and white to grey."""
 
 
 def folder(root: Path) -> Source:
@@ -64,14 +79,76 @@ def folder(root: Path) -> Source:
         files=(tables[0],),
         read=partial(_read, tables[0]),
         image_folders=("", "images"),
+        in_split=lambda split, asked: split == _split_name(asked),
         # `masks` comes first: a mask may have the name of its image, and the image may lie beside the table.
         mask_folders=("masks", ""),
     )
 
 
 def _read(table: Path, report: Report) -> Iterator[Record]:
-    rows = _csv(table, report) if table.suffix == ".csv" else _json_lines(table, report)
-    yield from build_records(table, rows, _record, report, split=partial(split_of, default=NO_SPLIT))
+    rows = _csv(table, report) if table.suffix == ".csv" else json_lines(table, report)
+    seen = _Seen()
+    once = _once(table, seen.watch(rows), report)
+    yield from build_records(table, once, partial(_record, table.parent), report, split=_split_of)
+    for message in seen.notes():
+        report(note(table, message))
+
+
+class _Seen:
+    """What was met in a table that is read by an assumption."""
+
+    def __init__(self) -> None:
+        self.splits: Counter[str] = Counter()
+        """Rows by the name of their split, as it was written."""
+        self.lossy = 0
+
+    def watch(self, rows: Iterator[_Row]) -> Iterator[_Row]:
+        for row in rows:
+            if isinstance(row.values, dict):
+                split, mask = row.values.get("split", ""), row.values.get("mask", "")
+                self.splits[split if isinstance(split, str) else ""] += 1
+                self.lossy += isinstance(mask, str) and mask.lower().endswith(LOSSY)
+            yield row
+
+    def notes(self) -> Iterator[str]:
+        """Yield lines on the whole table."""
+        if renamed := sorted(split for split in self.splits if split and split != _split_name(split)):
+            yield "splits are read as " + ", ".join(f"{_split_name(split)} (written {split!r})" for split in renamed)
+        if (blank := self.splits[""]) and len(self.splits) > 1:
+            yield f"{counted(blank, 'row')} without a split, while others have one: in the split all only"
+        if self.lossy:
+            count = counted(self.lossy, "mask has", "masks have")
+            yield f"{count} lossy compression: pixels of at least half the brightness are the target; PNG is exact"
+
+
+class _Row(NamedTuple):
+    place: str
+    values: Any
+    written: Hashable
+    """Equal for rows that repeat each other."""
+
+
+def _once(table: Path, rows: Iterable[_Row], report: Report) -> Iterator[tuple[str, Any]]:
+    """Yield places and values of rows; a row that repeats an earlier one is reported instead."""
+    first: dict[Hashable, str] = {}
+    for row in rows:
+        earlier = first.setdefault(row.written, row.place)
+        if earlier == row.place:
+            yield row.place, row.values
+        else:
+            message, split = f"repeats {earlier}", _split_of(row.values)
+            report(Problem(file=str(table), row=row.place, kind="repeated", message=message, split=split))
+
+
+def _split_of(row: Any) -> str:
+    return _split_name(split_of(row, default=NO_SPLIT))
+
+
+def _split_name(written: str) -> str:
+    """Return the name of a split: train, val or test, where it is another way to write them, or as it was written."""
+    name = written.strip().lower()
+    name = SPLITS.get(name, name)
+    return name if name in ("train", "val", "test") else written.strip()
 
 
 def _text_of(table: Path) -> str:
@@ -86,39 +163,69 @@ def _text_of(table: Path) -> str:
         raise DataError(f"{table}: line {line}: not UTF-8; save the table as UTF-8") from None
 
 
-def _csv(table: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+def _csv(table: Path, report: Report) -> Iterator[_Row]:
+    text = _text_of(table)
+    named = SEPARATOR_LINE.match(text)
+    text, before = (text[named.end() :], 1) if named else (text, 0)
+    separator = named[1] if named else _separator(text)
+    kind = f"a table of {SEPARATORS[separator]}"
     # People write a space after a comma, also before text in quotes, which would then not count as quotes.
-    lines = csv.reader(io.StringIO(_text_of(table), newline=""), strict=True, skipinitialspace=True)
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True, delimiter=separator)
     names: list[str] | None = None
     while True:
-        before = lines.line_num
+        start = before + lines.line_num + 1
         try:
             cells = next(lines, None)
         except csv.Error as error:
-            if names is None or lines.line_num > before + 1:  # a quote that is not closed hides rows that may be good
-                raise DataError(f"{table}: line {before + 1}: not a table of commas: {error}") from None
-            report(_problem(table, f"line {before + 1}", f"not a row of a table of commas: {error}"))
+            if names is None or before + lines.line_num > start:  # an open quote hides rows that may be good
+                raise DataError(f"{table}: line {start}: not {kind}: {error}") from None
+            report(_problem(table, f"line {start}", f"not a row of {kind}: {error}"))
             continue
+        if cells is not None:
+            cells = _without_blanks([cell.strip() for cell in cells], 0 if names is None else len(names))
+        line = before + lines.line_num
         if names is None:
-            names = _columns(table, cells)
+            if cells or cells is None:
+                names = _columns(table, line or 1, cells)
         elif cells is None:
             return
-        elif cells and len(cells) != len(names):
-            message = f"has not as many cells as there are columns ({len(names)}); quote text with commas"
-            report(_problem(table, f"line {lines.line_num}", message))
-        elif cells:
+        elif any(cells) and len(cells) != len(names):
+            of = SEPARATORS[separator]
+            message = f"has not as many cells as there are columns ({len(names)}); quote text with {of}"
+            report(_problem(table, f"line {line}", message))
+        elif any(cells):
             row = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
-            yield f"line {lines.line_num}", {"id": lines.line_num} | row
+            yield _Row(f"line {line}", {"id": line} | row, tuple(cells))
 
 
-def _columns(table: Path, cells: list[str] | None) -> list[str]:
+def _separator(text: str) -> str:
+    """Return the separator by which the first line with content has the columns of a table; a comma if none has."""
+    first = next((line for line in text.splitlines() if line.strip(' ",;\t')), "")
+    for separator in SEPARATORS:
+        names = {name.strip(' "').lower() for name in first.split(separator)}
+        if {"image", "text"} <= names:
+            return separator
+    return ","
+
+
+def _without_blanks(cells: list[str], least: int) -> list[str]:
+    """Return cells without blank ones at the end, which spreadsheets add; at least so many are kept."""
+    while len(cells) > least and not cells[-1]:
+        cells = cells[:-1]
+    return cells
+
+
+def _columns(table: Path, line: int, cells: list[str] | None) -> list[str]:
     """Return the names of columns of a first line."""
-    names = [name.strip() for name in cells or ()]
+    names = [name.lower() if name.lower() in FIELDS else name for name in cells or ()]
     if not {"image", "mask", "text"} <= set(names):
         columns = ", ".join(map(shown, names)) or "none"
-        raise DataError(f"{table}: line 1: columns must be image, mask, text and perhaps split, id; got {columns}")
+        raise DataError(
+            f"{table}: line {line}: columns must be image, mask, text and perhaps split, id; got {columns}; separate "
+            "them with commas, semicolons or tabs"
+        )
     if len(set(names)) < len(names):
-        raise DataError(f"{table}: line 1: there are two columns of the same name")
+        raise DataError(f"{table}: line {line}: there are two columns of the same name")
     return names
 
 
@@ -126,7 +233,7 @@ def _problem(table: Path, place: str, message: str) -> Problem:
     return Problem(file=str(table), row=place, kind="row", message=message)
 
 
-def _json_lines(table: Path, report: Report) -> Iterator[tuple[str, Any]]:
+def _json_lines(table: Path, report: Report) -> Iterator[_Row]:
     for number, line in enumerate(_text_of(table).split("\n"), 1):
         if not line.strip():
             continue
@@ -135,11 +242,11 @@ def _json_lines(table: Path, report: Report) -> Iterator[tuple[str, Any]]:
         except (ValueError, RecursionError) as error:
             report(_problem(table, f"line {number}", f"not valid JSON: {error}"))
         else:
-            yield f"line {number}", {"id": number} | row if isinstance(row, dict) else row
+            yield _Row(f"line {number}", {"id": number} | row if isinstance(row, dict) else row, line.strip())
 
 
-def _record(row: Any) -> Record:
-    image = safe_name(take(row, "image", str))
+def _record(folder: Path, row: Any) -> Record:
+    image = _name(folder, take(row, "image", str))
     unknown = [name for name in row if name not in FIELDS]
     attributes = {name: row[name] for name in unknown if isinstance(row[name], str | int | bool)}
     expressions = texts(take(row, "text", (str, list)), "text")
@@ -149,16 +256,28 @@ def _record(row: Any) -> Record:
         id=id,
         image_id=image,
         file=image,
-        split=take(row, "split", str, NO_SPLIT),
+        split=_split_name(take(row, "split", str, NO_SPLIT)) or NO_SPLIT,
         expressions=expressions,
         expression_ids=tuple(f"{id}/{number}" for number in range(len(expressions))),
-        parts=_parts(row, warnings),
+        parts=_parts(folder, row, warnings),
         attributes=attributes,
         warnings=tuple(warnings),
     )
 
 
-def _parts(row: Any, warnings: list[str]) -> tuple[Part, ...]:
+def _name(folder: Path, written: str) -> str:
+    """Return the name of a file within the folder, of which an absolute path may be given.
+
+    Raises:
+        DataError: it leads out of the folder, or is no name.
+    """
+    name = written.strip().replace("\\", "/")
+    for start in (folder.absolute(), folder.resolve()):
+        name = name.removeprefix(f"{start.as_posix()}/")
+    return safe_name(name)
+
+
+def _parts(folder: Path, row: Any, warnings: list[str]) -> tuple[Part, ...]:
     given = [name for name in ("mask", "rle", "polygons") if row.get(name) not in (None, "", [])]
     if len(given) > 1:
         raise DataError(f"has {' and '.join(given)}; give one of them")
@@ -166,5 +285,5 @@ def _parts(row: Any, warnings: list[str]) -> tuple[Part, ...]:
         return ()
     (kind,) = given
     if kind == "mask":
-        return ({"file": safe_name(take(row, "mask", str))},)
+        return ({"file": _name(folder, take(row, "mask", str))},)
     return (check_part({"rle": row["rle"]}) if kind == "rle" else polygons(row["polygons"], warnings=warnings),)

@@ -16,6 +16,7 @@ from refseg.data.formats.record import (
     Source,
     build_records,
     numbered,
+    read_files,
     safe_name,
     take,
     take_size,
@@ -78,8 +79,7 @@ class _Targets:
 
 
 def _read(files: dict[str, Path], report: Report) -> Iterator[Record]:
-    for split, file in files.items():
-        yield from _read_split(split, file, report)
+    return read_files(files.items(), partial(_read_split, report=report), report)
 
 
 def _read_split(split: str, file: Path, report: Report) -> Iterator[Record]:

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from refseg.data.formats.pieces import read_list
-from refseg.data.formats.record import Problem, Record, Report, Source, build_records, numbered, take, take_size, texts
+from refseg.data.formats.record import (
+    Problem,
+    Record,
+    Report,
+    Source,
+    build_records,
+    numbered,
+    read_files,
+    take,
+    take_size,
+    texts,
+)
 from refseg.data.formats.regions import polygons
 from refseg.errors import DataError
 
@@ -50,9 +61,12 @@ def _read(sizes: Path, files: dict[str, Path], report: Report) -> Iterator[Recor
             known[image_id] = take_size(one)
         except DataError as error:
             known[image_id] = error
-    for split, file in files.items():
+
+    def read(split: str, file: Path) -> Iterator[Record]:
         rows = numbered(read_list(file, "phrases"), "phrase")
-        yield from build_records(file, rows, partial(_record, split=split, sizes=known), report, split=split)
+        return build_records(file, rows, partial(_record, split=split, sizes=known), report, split=split)
+
+    yield from read_files(files.items(), read, report)
 
 
 def _record(row: Any, *, split: str, sizes: dict[int, tuple[int, int] | DataError]) -> Record:

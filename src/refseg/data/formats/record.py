@@ -9,18 +9,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
-from refseg.errors import DataError
+from refseg.errors import DataError, ExpressionError
+from refseg.inputs.clip_bpe import check_expression
 from refseg.inputs.read import BinaryFile
 from refseg.masks import MAX_PIXELS
 
 __all__ = [
     "LARGEST",
+    "NOTE",
+    "UNREADABLE",
     "Problem",
     "Record",
     "Report",
     "Source",
     "build_records",
+    "note",
     "numbered",
+    "read_files",
     "read_json",
     "safe_name",
     "shown",
@@ -34,6 +39,10 @@ LONGEST_NAME, LONGEST_PATH = 255, 1024
 """Bytes of one name in a path, and of a path; file systems raise an error of their own for longer ones."""
 LARGEST = 2**63 - 1
 """The largest integer that is accepted; Python's own are unbounded, those of databases and arrays are not."""
+NOTE = "note"
+"""The kind of a problem that leaves nothing out: an assumption by which unusual data are read."""
+UNREADABLE = "file"
+"""The kind of a problem that concerns the whole file of a split, which then cannot be used."""
 DRIVE = re.compile("[A-Za-z]:")
 """The beginning of an absolute path in Windows."""
 
@@ -52,6 +61,8 @@ class Record:
     split: str
     expressions: tuple[str, ...]
     expression_ids: tuple[str, ...]
+    expression_attributes: tuple[Mapping[str, str | int | bool], ...] = ()
+    """What is known of each expression; empty where nothing is."""
     parts: tuple[Mapping[str, Any], ...]
     """The region, painted in this order (see `regions`); empty where nothing fits the expressions."""
     attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
@@ -65,12 +76,12 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """A row that cannot be used and is left out, with the reason."""
+    """A row, or an expression of one, that cannot be used and is left out, with the reason; or a note."""
 
     file: str
     row: str
     kind: str
-    """A word for overviews: `row`, `duplicate`, `image`..."""
+    """A word for overviews: `row`, `duplicate`, `image`...; or `NOTE`, or `UNREADABLE`."""
     message: str
     split: str = ""
     """The split that the row belongs to, where it can be read."""
@@ -84,6 +95,11 @@ Report: TypeAlias = Callable[[Problem], None]
 """Called by a reader for each row that cannot be used; the reader then goes on with the next row."""
 
 
+def note(file: Path, message: str) -> Problem:
+    """Return a note on a file, for `Report`."""
+    return Problem(file=str(file), row="", kind=NOTE, message=message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """A data set on disk whose files were found but not read."""
@@ -94,7 +110,7 @@ class Source:
     files: tuple[Path, ...]
     """All files that hold references; when one changes, the index is made anew."""
     read: Callable[[Report], Iterator[Record]]
-    """Yields the records of all splits. Raises DataError if a file cannot be read."""
+    """Yields the records of all splits. Raises DataError if a file of several splits cannot be read."""
     image_folders: tuple[str, ...] = ("",)
     """Where images may lie under the folder, the likeliest first. Looked up when an image is loaded."""
     image_endings: tuple[str, ...] = ()
@@ -121,7 +137,7 @@ def build_records(
     *,
     split: str | Callable[[Any], str],
 ) -> Iterator[Record]:
-    """Yield a record of each row, and report the rows of which none can be built.
+    """Yield a record of each row, and report the rows of which none can be built, and blank expressions.
 
     Args:
         file: the rows' file, for messages.
@@ -132,12 +148,59 @@ def build_records(
     """
     for place, row in rows:
         try:
-            record = build(row)
+            record = replace(build(row), row=place, table=str(file))
         except DataError as error:
             known = split if isinstance(split, str) else split(row)
             report(Problem(file=str(file), row=place, kind="row", message=str(error), split=known))
         else:
-            yield replace(record, row=place, table=str(file))
+            yield from _without_blanks(record, report)
+
+
+def _without_blanks(record: Record, report: Report) -> Iterator[Record]:
+    """Yield a record without its blank expressions, which are reported; nothing if all are blank."""
+    blank = [number for number, text in enumerate(record.expressions) if _is_blank(text)]
+    if not blank:
+        yield record
+        return
+    for number in blank:
+        which = "the expression" if len(record.expressions) == 1 else f"expression {number + 1}"
+        message = f"{which} is blank: {shown(record.expressions[number])}"
+        report(Problem(file=record.table, row=record.row, kind="blank", message=message, split=record.split))
+    kept = [number for number in range(len(record.expressions)) if number not in blank]
+    if kept:
+        yield replace(
+            record,
+            expressions=tuple(record.expressions[number] for number in kept),
+            expression_ids=tuple(record.expression_ids[number] for number in kept),
+        )
+
+
+def _is_blank(text: str) -> bool:
+    if text.isascii() and text.isprintable() and "&" not in text:  # the tokenizer's cleaning is slow
+        return not text.strip()
+    try:
+        check_expression(text)
+    except ExpressionError:
+        return True
+    return False
+
+
+def read_files(
+    files: Iterable[tuple[str, Path]], read: Callable[[str, Path], Iterator[Record]], report: Report
+) -> Iterator[Record]:
+    """Yield the records of all files; one that cannot be read to its end is reported, and the next is read.
+
+    Args:
+        files: each with its split.
+        read: yields the records of a file; raises DataError where it cannot be read.
+        report: called for each file that cannot be read, with the kind `UNREADABLE`.
+    """
+    for split, file in files:
+        try:
+            yield from read(split, file)
+        except DataError as error:
+            message = str(error).removeprefix(f"{file}: ")
+            report(Problem(file=str(file), row="", kind=UNREADABLE, message=message, split=split))
 
 
 def split_of(row: Any, default: str = "") -> str:
@@ -201,15 +264,13 @@ def texts(value: Any, name: str) -> tuple[str, ...]:
     """Return an expression, or a list of expressions, as a tuple.
 
     Raises:
-        DataError: it is neither, it is empty, or an expression is blank.
+        DataError: it is neither, or it is empty. Blank expressions are left out by `build_records`.
     """
     if isinstance(value, list | tuple) and not value:
         raise DataError(f"field {name!r} is empty: there is no expression")
     found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
     if not found or not all(isinstance(one, str) for one in found):
         raise DataError(f"field {name!r} must be a text or a list of texts, got {shown(value)}")
-    if not all(one.strip() for one in found):
-        raise DataError(f"field {name!r} holds a blank expression")
     return found
 
 
@@ -223,7 +284,7 @@ def safe_name(name: Any) -> str:
         raise DataError(f"expected a file name, got {shown(name)}")
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or DRIVE.match(str(path)):
-        raise DataError(f"file name {shown(name)} leads out of the data's folder")
+        raise DataError(f"file name {shown(name)} leads out of the data's folder; write its path within that folder")
     if not path.parts:
         raise DataError(f"expected a file name, got {shown(name)}")
     if max(map(_length, path.parts)) > LONGEST_NAME or _length(str(path)) > LONGEST_PATH:

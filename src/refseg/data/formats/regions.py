@@ -4,7 +4,7 @@ A region is painted part by part, each a JSON object of one of these kinds:
 
 - `{"polygons": [[x, y, x, y, ...], ...]}`, in pixels;
 - `{"rle": {"size": [height, width], "counts": ...}}`, COCO's run lengths, compressed (text) or not (a list);
-- `{"file": "masks/1.png"}`, an image in which every pixel that is not black belongs to the region.
+- `{"file": "masks/1.png"}`, an image in which every pixel that is not black belongs to the region (see `read_mask`).
 
 Pixels of a part with `"ignored": true` are left out of training and of every count.
 """
@@ -23,7 +23,7 @@ from pycocotools import mask as coco
 from refseg.data.formats.record import LARGEST, shown
 from refseg.errors import DataError
 from refseg.inputs.read import read_mask
-from refseg.masks import MAX_PIXELS, check_rle, decode_rle
+from refseg.masks import MAX_PIXELS, check_mask_size, check_rle, decode_rle
 
 __all__ = ["Overlap", "Painted", "Part", "check_part", "coco_parts", "flat_polygons", "is_number", "paint", "polygons"]
 
@@ -173,6 +173,7 @@ def paint(
     *,
     folder: Path | None = None,
     overlap: Overlap = "union",
+    warnings: list[str] | None = None,
 ) -> Painted:
     """Return the masks of a region: the target, and the ignored pixels. Later parts cover earlier ones.
 
@@ -182,6 +183,7 @@ def paint(
         width: of its image, pixels.
         folder: mask files are relative to it.
         overlap: how a pixel counts that several polygons of one part cover.
+        warnings: is given a message for each mask file that is not black and white (see `read_mask`).
 
     Raises:
         DataError: a part is malformed or of another size than the image.
@@ -195,17 +197,19 @@ def paint(
         elif "rle" in part:
             covered = decode_rle(part["rle"], size=(height, width))
         else:
-            covered = _read(Path(folder or "", part["file"]), height, width)
+            covered = _read(Path(folder or "", part["file"]), (height, width), warnings)
         over, under = painted[:: -1 if part.get("ignored") else 1]
         over |= covered
         under &= ~covered
     return painted
 
 
-def _read(file: Path, height: int, width: int) -> Bool[ndarray, "H W"]:
-    mask = read_mask(file)
-    if mask.shape != (height, width):
-        raise DataError(f"{file}: the mask is {mask.shape[1]} x {mask.shape[0]}, its image {width} x {height}")
+def _read(file: Path, size: tuple[int, int], warnings: list[str] | None) -> Bool[ndarray, "H W"]:
+    mask = read_mask(file, warnings=warnings)
+    try:
+        check_mask_size(mask.shape, size)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from None
     return mask
 
 

@@ -28,10 +28,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refseg.data.formats.record import (
+    UNREADABLE,
+    Problem,
     Record,
     Report,
     Source,
     build_records,
+    read_files,
     safe_name,
     shown,
     split_of,
@@ -99,13 +102,13 @@ def tables(root: Path, *, text_field: str = "sent") -> Source:
     Raises:
         DataError: there are none, one is missing or broken, they are of an unknown kind, or pyarrow is not installed.
     """
-    files = _files(root)
-    kind, pixels = _kind(files[0].path)
+    files, missing = _files(root)
+    kind, pixels = _kind(files)
     return Source(
         format=f"tables/{kind}",
         folder=root,
         files=tuple(file.path for file in files),
-        read=partial(_read, files, kind, text_field),
+        read=partial(_read, files, missing, kind, text_field),
         image_folders=("coco/train2014", *IMAGE_FOLDERS),
         in_split=in_split,
         image=partial(_image, root) if pixels else None,
@@ -116,11 +119,11 @@ def _paths(root: Path) -> list[Path]:
     return sorted(root.glob("*.parquet")) or sorted((root / "data").glob("*.parquet"))
 
 
-def _files(root: Path) -> list[_File]:
-    """Return the tables of a folder.
+def _files(root: Path) -> tuple[list[_File], dict[str, Path]]:
+    """Return the tables of a folder, and the first missing file of each split that lacks one.
 
     Raises:
-        DataError: there are none, or one of a split's files is missing.
+        DataError: there are none.
     """
     paths = _paths(root)
     if not paths:
@@ -134,22 +137,24 @@ def _files(root: Path) -> list[_File]:
         if named:
             there.add((named["split"], int(named["number"])))
             counts[named["split"]] = int(named["count"])
-    for split, count in counts.items():
-        for number in range(count):
-            if (split, number) not in there:
-                raise DataError(f"{paths[0].parent}: {split}-{number:05}-of-{count:05}.parquet is missing; fetch it")
+    lacking = {
+        split: paths[0].parent / f"{split}-{number:05}-of-{count:05}.parquet"
+        for split, count in counts.items()
+        for number in reversed(range(count))
+        if (split, number) not in there
+    }
     # Only RefCOCO and RefCOCO+ have a testB; the hub's name of their testA is test.
     names = REFER_NAMES | ({"test": "testA"} if "testB" in splits and "testA" not in splits else {})
-    return [
+    files = [
         _File(path, path.relative_to(root).as_posix(), names.get(split, split))
         for path, split in zip(paths, splits, strict=True)
     ]
+    return files, {names.get(split, split): path for split, path in lacking.items()}
 
 
-def _kind(path: Path) -> tuple[str, bool]:
-    """Return the kind of a table, and whether it contains images."""
-    with _open(path) as table:
-        columns = set(table.schema_arrow.names)
+def _kind(files: list[_File]) -> tuple[str, bool]:
+    """Return the kind of the tables, by the first that can be opened, and whether they contain images."""
+    path, columns = _columns(files)
     for kind, (needed, _) in KINDS.items():
         if needed <= columns:
             return kind, "image" in needed
@@ -158,15 +163,38 @@ def _kind(path: Path) -> tuple[str, bool]:
     raise DataError(f"{path}: an unknown kind of table; needed are the columns {known}; it has {found}")
 
 
+def _columns(files: list[_File]) -> tuple[Path, set[str]]:
+    """Return the first table that can be opened, and its columns: another one may be of a split that is not needed.
+
+    Raises:
+        DataError: none can be opened.
+    """
+    errors: list[DataError] = []
+    for file in files:
+        try:
+            with _open(file.path) as table:
+                return file.path, set(table.schema_arrow.names)
+        except DataError as error:
+            errors.append(error)
+    raise errors[0]
+
+
 # ── rows ──
 
 
-def _read(files: list[_File], kind: str, text_field: str, report: Report) -> Iterator[Record]:
+def _read(files: list[_File], missing: dict[str, Path], kind: str, text_field: str, report: Report) -> Iterator[Record]:
     _, build = KINDS[kind]
     counts: Counter[str] = Counter()
-    for file in files:
-        rows = _references(file, text_field, counts)
-        yield from build_records(file.path, rows, build, report, split=_split if kind == "refer" else file.split)
+    by_path = {file.path: file for file in files}
+
+    def read(split: str, path: Path) -> Iterator[Record]:
+        rows = _references(by_path[path], text_field, counts)
+        return build_records(path, rows, build, report, split=_split if kind == "refer" else split)
+
+    yield from read_files([(file.split, file.path) for file in files], read, report)
+    for split, path in missing.items():
+        message = "is missing, and the split needs it; fetch it"
+        report(Problem(file=str(path), row="", kind=UNREADABLE, message=message, split=split))
 
 
 def _references(file: _File, text_field: str, counts: Counter[str]) -> Iterator[tuple[str, _Row]]:

@@ -129,8 +129,9 @@ class Shapes(Sequence[Sample]):
         """0: every sample is generated."""
         return 0
 
-    def skipped_note(self) -> None:
-        """Return None: no sample is skipped."""
+    def notes(self) -> tuple[str, ...]:
+        """Return no lines: nothing is read."""
+        return ()
 
     def files(self) -> dict[str, list[str]]:
         """Return an empty dict: images are drawn and not read from files."""

@@ -76,7 +76,7 @@ def test_a_missing_set_is_an_error(tmp_path):
         ({"segment_id": "../../x"}, "leads out of the data's folder"),
         ({"img_name": 3}, "field 'img_name' must be str"),
         ({"sentences": []}, "field 'sentences' is empty"),
-        ({"sentences": [{"sent": " "}]}, "blank expression"),
+        ({"sentences": [{"sent": " "}]}, "the expression is blank"),
         ({"sentences": [{"raw": "a"}]}, "has no field 'sent'"),
     ],
 )

@@ -97,7 +97,13 @@ def test_masks_lie_in_masks_or_beside_the_table(made, csv):
         ("image,text\na,b\n", "line 1: columns must be image, mask, text"),
         ("image,mask\na,b\n", "got 'image', 'mask'"),
         ("a.jpg,1.png,cup\n", "line 1: columns must be"),
-        ("image;mask;text\na;b;c\n", "got 'image;mask;text'"),
+        ("image|mask|text\na|b|c\n", "got 'image|mask|text'; separate them with commas, semicolons or tabs"),
+        ("sep=;\nimage,mask,text\na,b,c\n", "line 2: columns must be"),
+        (
+            "image;mask;text\na;b;c;d\n",
+            "line 2: has not as many cells as there are columns (3); quote text with semicolons",
+        ),
+        ("image,Text,mask,text\n", "line 1: there are two columns of the same name"),
         ("image,mask,text,text\na,b,c,d\n", "line 1: there are two columns of the same name"),
         (
             "image,mask,text\na,b,c\na,b,the cup, left\n",
@@ -149,6 +155,7 @@ def test_good_rows_are_read_past_bad_ones(made, csv):
     assert [record.row for record in records] == ["line 2", "line 7"]
     assert [(problem.row, problem.split) for problem in found] == [
         *(("line 3", ""), ("line 4", "train"), ("line 5", "all"), ("line 6", "")),
+        ("", ""),  # the note on the row without a split
     ]
 
 
@@ -172,7 +179,77 @@ def test_a_colon_in_a_file_name_is_no_drive(made, csv):
     assert record.parts == ({"file": name},)
 
 
+# ── tables as spreadsheets and people write them ──
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image;mask;text;split\na.jpg;1.png;the cup, left;val\n",
+        "sep=;\r\nimage;mask;text;split\r\na.jpg;1.png;the cup, left;val\r\n",
+        '\ufeff"sep=;"\nimage;mask;text;split\na.jpg;1.png;the cup, left;val\n',
+        "image\tmask\ttext\tsplit\na.jpg\t1.png\tthe cup, left\tval\n",
+        'Image,MASK,Text,Split,,\na.jpg , 1.png,"the cup, left ",val ,,\n,,,,,\n',
+        ";;;\nimage;mask;text;split\n;;;\na.jpg;1.png;the cup, left;val;\n;;;\n",
+    ],
+)
+def test_separators_spaces_case_and_empty_rows_do_not_matter(made, csv, text):
+    found, (record,) = made.problems(csv(text))
+    assert (record.file, record.expressions, record.split) == ("a.jpg", ("the cup, left",), "val")
+    assert record.parts == ({"file": "1.png"},)
+    assert record.row == f"line {1 + text.count(chr(10), 0, text.index('a.jpg'))}"
+    assert found == []
+
+
+def test_absolute_paths_within_the_folder_are_names(made, csv, tmp_path):
+    image, mask = tmp_path / "images" / "a.jpg", tmp_path / "masks" / "1.png"
+    (record,) = made.read(csv(f"image,mask,text\n{image},{mask},cup\n"))
+    assert (record.file, record.image_id, record.parts) == ("images/a.jpg", "images/a.jpg", ({"file": "masks/1.png"},))
+    outside = f"image,mask,text\n{tmp_path}-other/a.jpg,,cup\n"
+    assert "leads out of the data's folder; write its path within that folder" in made.the_error(csv(outside))
+    assert "leads out" in made.the_error(csv(f"image,mask,text\n{tmp_path}/../a.jpg,,cup\n"))
+
+
+def test_a_row_that_repeats_another_is_skipped_and_listed(made, csv):
+    text = "image,mask,text,split\na.jpg,1.png,cup,val\na.jpg,1.png,mug,val\na.jpg, 1.png,cup,val\n"
+    found, records = made.problems(csv(text))
+    assert [record.row for record in records] == ["line 2", "line 3"]
+    assert [(one.kind, one.row, one.split) for one in found] == [("repeated", "line 4", "val")]
+    assert "line 2" in found[0].message
+
+
+def test_splits_have_usual_names_and_what_was_assumed_is_said_once(made, csv):
+    splits = ("Train", "train", "TRAINING", "validation", "Val", "Test", "testA", "kitchen", "")
+    rows = "".join(f"{number}.jpg,,cup,{split}\n" for number, split in enumerate(splits))
+    source = csv(f"image,mask,text,split\n{rows}")
+    found, records = made.problems(source)
+    assert [one.split for one in records] == ["train"] * 3 + ["val", "val", "test", "testA", "kitchen", "all"]
+    assert [(one.kind, one.row) for one in found] == [("note", ""), ("note", "")]
+    assert "train (written 'Train')" in found[0].message
+    assert "'kitchen'" not in found[0].message
+    assert "1 row without a split" in found[1].message
+    assert source.in_split("val", "Validation")
+    assert not source.in_split("testA", "test")
+
+
+def test_splits_that_all_are_blank_need_no_note(made, csv):
+    assert made.problems(csv("image,mask,text,split\na.jpg,,cup,\nb.jpg,,cup,\n"))[0] == []
+
+
+def test_lossy_masks_are_noted_once(made, csv):
+    found, _ = made.problems(csv("image,mask,text\na.jpg,1.jpg,cup\na.jpg,2.JPEG,mug\na.jpg,3.png,jug\n"))
+    assert [one.kind for one in found] == ["note"]
+    assert "2 masks have lossy compression" in found[0].message
+
+
 # ── JSON lines ──
+
+
+def test_a_blank_expression_leaves_the_others_of_its_row(made, lines):
+    found, (record,) = made.problems(lines({"image": "a.jpg", "text": ["cup", " ", "mug"], "split": "Val", "id": 7}))
+    assert record.expressions == ("cup", "mug")
+    assert record.expression_ids == ("7/0", "7/2")
+    assert [(one.kind, one.row, one.split) for one in found if one.kind != "note"] == [("blank", "line 1", "val")]
 
 
 def test_a_line_may_have_several_expressions_for_one_target(made, lines):
@@ -217,7 +294,8 @@ def test_polygons_may_be_points_and_one_of_several_may_be_left_out(made, lines):
 
 def test_lines_are_counted_over_blank_ones(made, lines):
     row = json.dumps({"image": "a.jpg", "text": "cup"})
-    assert [record.row for record in made.read(lines("", row + "\r", "  ", row))] == ["line 2", "line 4"]
+    other = json.dumps({"image": "a.jpg", "text": "mug"})
+    assert [record.row for record in made.read(lines("", row + "\r", "  ", other))] == ["line 2", "line 4"]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +310,7 @@ def test_lines_are_counted_over_blank_ones(made, lines):
         ({"image": 3, "text": "a"}, "field 'image' must be str, got 3"),
         ({"image": "a", "text": 3}, "field 'text' must be str or list, got 3"),
         ({"image": "a", "text": ["a", 3]}, "field 'text' must be a text or a list of texts"),
-        ({"image": "a", "text": [""]}, "blank expression"),
+        ({"image": "a", "text": [""]}, "the expression is blank"),
         ({"image": "a", "text": "b", "split": 3}, "field 'split' must be str"),
         ({"image": "a", "text": "b", "id": True}, "field 'id' must be str or int, got True"),
         ({"image": "a", "text": "b", "mask": 0}, "field 'mask' must be str, got 0"),

@@ -132,7 +132,7 @@ def test_each_split_is_a_file_of_its_own(made, tmp_path):
         ({"width": True}, "field 'width' must be int"),
         ({"width": -1}, "no image can be of -1 x 48"),
         ({"caption": None}, "field 'caption' must be str"),
-        ({"caption": " "}, "field 'caption' holds a blank expression"),
+        ({"caption": " "}, "the expression is blank"),
         ({"caption": ["a"]}, "field 'caption' must be str"),
         ({"original_id": []}, "field 'original_id' must be int or str"),
     ],

@@ -183,7 +183,7 @@ def test_text_in_the_encodings_that_are_distributed(made, write, encoding, text)
     ("change", "says"),
     [
         ({"text": []}, "field 'text' is empty"),
-        ({"text": [" "]}, "field 'text' holds a blank expression"),
+        ({"text": [" "]}, "the expression is blank"),
         ({"text": None}, "field 'text' must be str or list"),
         ({"shapes": None}, "field 'shapes' must be list"),
         ({"shapes": [3]}, "expected an object with a field 'label'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from refseg.data.formats.record import (
     Source,
     build_records,
     numbered,
+    read_files,
     read_json,
     safe_name,
     shown,
@@ -68,7 +70,7 @@ def test_sizes_are_those_that_images_can_have():
         take_size({"height": 3, "width": 4.0})
 
 
-def test_texts_are_one_or_several_that_are_not_blank():
+def test_texts_are_one_or_several():
     assert texts("a cup", "text") == ("a cup",)
     assert texts(["a", "b"], "text") == ("a", "b")
     with pytest.raises(DataError, match="field 'text' is empty"):
@@ -76,9 +78,7 @@ def test_texts_are_one_or_several_that_are_not_blank():
     for wrong in (None, 3, ["a", None], {"a": 1}):
         with pytest.raises(DataError, match="field 'text' must be a text or a list of texts"):
             texts(wrong, "text")
-    for blank in ("", "  ", ["a", "\n"]):
-        with pytest.raises(DataError, match="blank expression"):
-            texts(blank, "text")
+    assert texts(["a", ""], "text") == ("a", "")  # blank ones are left out later, and reported
 
 
 @pytest.mark.parametrize(
@@ -131,6 +131,37 @@ def test_a_problem_is_one_line(made):
     assert str(Problem(file="a.csv", row="", kind="row", message="is empty")) == "a.csv: is empty"
     with pytest.raises(DataError, match=r"^a b\.csv: line 3: has no text$"):
         made.raise_problem(problem)
+
+
+def test_blank_expressions_are_left_out_of_their_record():
+    """As the tokenizer sees them: it resolves HTML entities and drops invisible characters."""
+    blanks = ("", " \n", "&nbsp;", "\u3000", "\x07")
+    expressions, found = ("a cup", *blanks, "23", "R&B", "カップ", "a\nb"), []
+    given = Record(
+        id="1",
+        image_id="1",
+        file="a",
+        split="x",
+        expressions=expressions,
+        expression_ids=tuple(map(str, range(len(expressions)))),
+        parts=(),
+    )
+    (kept,) = build_records(Path("t"), [("row 1", given)], lambda row: row, found.append, split="x")
+    assert kept.expressions == ("a cup", "23", "R&B", "カップ", "a\nb")
+    assert kept.expression_ids == ("0", "6", "7", "8", "9")
+    assert [(one.kind, one.row, one.split) for one in found] == [("blank", "row 1", "x")] * len(blanks)
+
+
+def test_a_file_that_cannot_be_read_is_reported_and_the_next_is_read():
+    def read(split, file):
+        yield record(split)
+        if split == "train":
+            raise DataError(f"{file}: cut off")
+
+    found = []
+    files = [("train", Path("t")), ("val", Path("v"))]
+    assert [one.id for one in read_files(files, read, found.append)] == ["train", "val"]
+    assert [(one.file, one.kind, one.split, one.message) for one in found] == [("t", "file", "train", "cut off")]
 
 
 def record(id):

@@ -234,10 +234,20 @@ def test_rows_are_counted_over_the_files_of_a_split(made, tmp_path, square):
     assert [record.id for record in made.read(tables(tmp_path))] == ["val/0", "val/1", "val/2", "val/3"]
 
 
-def test_a_missing_file_is_named(tmp_path, square):
+def test_a_missing_file_is_named(made, tmp_path, square):
     write(tmp_path, [answer_row(0, square[0])], "data/val-00001-of-00003.parquet")
-    with pytest.raises(DataError, match=r"data: val-00000-of-00003\.parquet is missing; fetch it"):
-        tables(tmp_path)
+    message = made.the_error(tables(tmp_path))
+    assert message.startswith(f"{tmp_path / 'data' / 'val-00000-of-00003.parquet'}: is missing")
+
+
+def test_a_table_that_is_cut_off_blocks_only_its_split(made, tmp_path, square):
+    for split in ("train", "val"):
+        write(tmp_path, [answer_row(0, square[0])], f"data/{split}-00000-of-00001.parquet")
+    cut = tmp_path / "data" / "train-00000-of-00001.parquet"
+    cut.write_bytes(cut.read_bytes()[:-9])
+    found, records = made.problems(tables(tmp_path))
+    assert [record.split for record in records] == ["val"]
+    assert [(one.kind, one.file, one.split) for one in found] == [("file", str(cut), "train")]
 
 
 def test_where_tables_lie(tmp_path, square):
@@ -444,7 +454,7 @@ def test_a_wrong_image_is_reported_with_its_row(made, tmp_path, square, change, 
     [
         ({"answer": []}, "field 'answer' is empty"),
         ({"answer": None}, "field 'answer' must be str or list"),
-        ({"answer": [" "]}, "blank expression"),
+        ({"answer": [" "]}, "the expression is blank"),
         ({"segmentation": None}, "field 'segmentation' must be list"),
         ({"segmentation": [1.0, 2.0]}, "no polygon of three points"),
         ({"segmentation": [1.0] * 7}, "got 7 numbers"),
