@@ -10,6 +10,7 @@ from refseg.data.batches import Batch
 from refseg.encoders.clip_resnet import ResNetConfig
 from refseg.encoders.clip_text import TextConfig
 from refseg.encoders.clip_vit import ViTConfig
+from refseg.encoders.efficientnet import EfficientNetConfig
 from refseg.inputs.preprocessing import Inputs
 from refseg.models.base import ModelSpec
 from refseg.models.clip_map.model import CLIPMapConfig
@@ -26,6 +27,7 @@ from refseg.values import Calibration, Decision
 START, END = 49406, 49407
 RESNET = ResNetConfig(layers=(1, 1, 1, 1), width=8, heads=4, output_dim=24, pretrained_size=96)
 VIT = ViTConfig(patch=16, width=32, layers=4, heads=4, output_dim=24, pretrained_size=96)
+EFFICIENTNET = EfficientNetConfig(stem=4, widths=(4, 6, 8, 8, 12, 12, 16), depths=(1, 1, 2, 1, 1, 2, 1))
 TEXT = TextConfig(width=32, heads=4, layers=3, output_dim=24)
 INPUTS = Inputs(image_size=96, word_length=12, mean=(0.4, 0.5, 0.6))
 DECISION = Decision(
@@ -55,6 +57,7 @@ WITHOUT_PARTS = {"adapter_reduction": 0, "fusions": (), "ske_layers": 0, "decode
 VARIANTS = {
     "cris": CRISConfig(**CRIS),
     "cris-baseline": CRISConfig(**CRIS | {"contrastive": False, "decoder_layers": 0}),
+    "cris-efficientnet": CRISConfig(**CRIS | {"vision": EFFICIENTNET}),
     "risclip": RISCLIPConfig(**RISCLIP),
     "risclip-without-parts": RISCLIPConfig(**RISCLIP | WITHOUT_PARTS),
     "clip-map-resnet": CLIPMapConfig(vision=RESNET, text=TEXT),
@@ -189,7 +192,7 @@ def test_a_model_folder_keeps_spec_and_weights(model, tmp_path):
     with torch.no_grad():
         assert torch.equal(loaded(*inputs(2, 64, 12)), model(*inputs(2, 64, 12)))
     loaded.train()(*inputs(2, 64, 12)).square().mean().backward()
-    assert loaded.get_parameter("visual.conv1.weight").grad.any()
+    assert next(loaded.visual.parameters()).grad.any()
 
 
 def test_gradients_reach_all_parameters_that_learn(model):

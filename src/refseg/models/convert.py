@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from refseg.encoders.clip_files import clip_weights, is_clip
+from refseg.encoders.efficientnet import EfficientNet
 from refseg.encoders.pretrained import Encoders, adopt_encoders, in_a_model, load_encoders
 from refseg.encoders.weights_file import read_file
 from refseg.errors import ConfigError, OutputError, WeightsError, one_line
@@ -36,8 +37,8 @@ def adopt_clip(model: Model, path: str | Path, *, name: str | None = None) -> No
         WeightsError: The weights are missing, broken or of other sizes.
         ConfigError: The model has no encoders of a CLIP.
     """
-    if not isinstance(model, Encoders):
-        raise ConfigError(f"a model of the family {model.family} has no encoders to load a CLIP into")
+    if not isinstance(model, Encoders) or isinstance(model.visual, EfficientNet):
+        raise ConfigError(f"this model of the family {model.family} has no encoders to load a CLIP into")
     model.clip = adopt_encoders(model, read_encoders(path), name or str(Path(path).resolve()))
 
 

@@ -41,9 +41,10 @@ class Family:
 
 ENCODERS = (
     *("vision.layers", "vision.width", "vision.patch", "vision.output_dim", "vision.pretrained_size"),
+    *("vision.stem", "vision.widths", "vision.depths"),
     *("text.width", "text.layers", "text.output_dim", "text.context_length", "text.vocabulary_size"),
 )
-"""The fields of the two encoders' configs that shapes determine; a ResNet has no `patch`."""
+"""The fields of the two encoders' configs that shapes determine; no encoder has all of them."""
 
 
 def _cris_family() -> Family:

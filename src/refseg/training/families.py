@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from refseg.data.batches import Batch
 from refseg.encoders.clip_resnet import Bottleneck, ResNetConfig
+from refseg.encoders.efficientnet import EfficientNetConfig, InvertedBottleneck
 from refseg.encoders.layers import ResidualAttentionBlock, blocks_above
 from refseg.errors import ConfigError
 from refseg.models.base import Model, PatchMapModel
@@ -39,8 +40,9 @@ class TrainingSpec:
     """The losses that a model of the family can minimise, by name."""
     without_gradient: Callable[[Any, str], tuple[str, ...]]
     """Returns the prefixes of parameters that no gradient reaches, from the config and the objective."""
-    is_backbone: Callable[[str], bool]
-    """Whether a parameter belongs to the pretrained encoders, which train at a lower learning rate."""
+    is_backbone: Callable[[Any, str], bool]
+    """Whether a parameter belongs to the pretrained encoders, which train at a lower learning rate, from the config
+    and its name."""
     layer_id: Callable[[Any, str], int]
     """Returns how many layers of its encoder are above a parameter of the backbone, from the config and its name."""
     blocks: Callable[[Any], list[nn.Module]]
@@ -106,10 +108,19 @@ def _image_text(model: CLIPMap, batch: Batch, config: TrainingConfig) -> Float[T
 
 RESNET_STAGES = ("attnpool", "layer4", "layer3", "layer2", "layer1")
 """The stages of CLIP's ResNet, from its output down; the stem is below them."""
+EFFICIENTNET_STAGES = 7
+
+
+def _is_cris_backbone(config: CRISConfig, parameter: str) -> bool:
+    """The positional embeddings train at the rate of the new layers (CRIS; its code, model/__init__.py)."""
+    pretrained = ("visual.",) if isinstance(config.vision, EfficientNetConfig) else ("visual.", "text.")
+    return parameter.startswith(pretrained) and "positional_embedding" not in parameter
 
 
 def _cris_layer_id(config: CRISConfig, parameter: str) -> int:
     encoder, _, rest = parameter.partition(".")
+    if isinstance(config.vision, EfficientNetConfig):
+        return EFFICIENTNET_STAGES - (int(rest.split(".")[1]) + 1 if rest.startswith("stages.") else 0)
     if encoder == "visual":
         above = (number for number, stage in enumerate(RESNET_STAGES) if rest.startswith(stage))
         return next(above, len(RESNET_STAGES))
@@ -117,7 +128,10 @@ def _cris_layer_id(config: CRISConfig, parameter: str) -> int:
 
 
 def _cris_blocks(model: Any) -> list[nn.Module]:
-    return [*_modules(model, Bottleneck, ResidualAttentionBlock, DecoderLayer), model.projector.pixels]
+    return [
+        *_modules(model, Bottleneck, InvertedBottleneck, ResidualAttentionBlock, DecoderLayer),
+        model.projector.pixels,
+    ]
 
 
 def _risclip_layer_id(config: RISCLIPConfig, parameter: str) -> int:
@@ -145,8 +159,7 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
         "cris": TrainingSpec(
             objectives={"text-to-pixel": _text_to_pixel, "mask": _mask},
             without_gradient=lambda config, objective: ("text.logit_scale",),
-            # The positional embeddings train at the rate of the new layers (CRIS; its code, model/__init__.py).
-            is_backbone=lambda name: name.startswith(("visual.", "text.")) and "positional_embedding" not in name,
+            is_backbone=_is_cris_backbone,
             layer_id=_cris_layer_id,
             blocks=_cris_blocks,
             cell_size=lambda config: 16,
@@ -154,7 +167,7 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
         "risclip": TrainingSpec(
             objectives={"grounding": _grounding, "mask": _mask},
             without_gradient=_risclip_without_gradient,
-            is_backbone=lambda name: name.startswith(("visual.", "text.")),
+            is_backbone=lambda config, name: name.startswith(("visual.", "text.")),
             layer_id=_risclip_layer_id,
             blocks=lambda model: _modules(
                 model, ResidualAttentionBlock, CrossModalFeatureExtraction, SharedSpaceKnowledgeExploitation
@@ -164,7 +177,7 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
         "clip-map": TrainingSpec(
             objectives={"image-text": _image_text},
             without_gradient=_clip_map_without_gradient,
-            is_backbone=lambda name: False,
+            is_backbone=lambda config, name: False,
             layer_id=lambda config, name: 0,
             blocks=lambda model: _modules(model, Bottleneck, ResidualAttentionBlock),
             cell_size=lambda config: int(config.patch),

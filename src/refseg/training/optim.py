@@ -67,7 +67,7 @@ def build_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimiz
     groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            backbone = spec.is_backbone(name)
+            backbone = spec.is_backbone(model.config, name)
             layer = spec.layer_id(model.config, name) if backbone and config.layer_decay != 1 else 0
             groups.setdefault((backbone, layer), []).append(parameter)
     listed = []

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from refseg.encoders.clip_sizes import count_layers, infer_resnet, infer_text
+from refseg.encoders.efficientnet import EfficientNetConfig, infer_efficientnet
 from refseg.encoders.weights_file import prefix_hint, rename
 from refseg.errors import ConfigError, WeightsError
 from refseg.inputs.preprocessing import Inputs
@@ -115,6 +116,8 @@ def as_checkpoint(state: Mapping[str, Tensor], spec: ModelSpec, scores: Mapping[
     Raises:
         WeightsError: The reference has no such model.
     """
+    if isinstance(spec.config.vision, EfficientNetConfig):
+        raise WeightsError("the reference has no CRIS on an EfficientNet, so it could not load this one")
     if not spec.config.contrastive or not spec.config.decoder_layers:
         part = "a decoder" if spec.config.contrastive else "text-to-pixel contrastive learning"
         raise WeightsError(f"the reference has no CRIS without {part}, so it could not load this one")
@@ -155,7 +158,8 @@ def infer_config(state: Mapping[str, Tensor]) -> CRISConfig:
         ConfigError: The sizes do not fit each other.
     """
     layers = count_layers(state, r"decoder\.layers\.(\d+)\.")
-    vision, text = infer_resnet(state, "visual."), infer_text(state, "text.")
+    infer_vision = infer_efficientnet if "visual.stem.0.weight" in state else infer_resnet
+    vision, text = infer_vision(state, "visual."), infer_text(state, "text.")
     try:
         neck = tuple(len(state[f"neck.project{level}.0.weight"]) for level in (3, 4, 5))
         kernel = state["projector.kernel.weight"]

@@ -12,6 +12,7 @@ from torch import Tensor
 from refseg.encoders.clip_resnet import ModifiedResNet, ResNetConfig
 from refseg.encoders.clip_sizes import clip_sizes
 from refseg.encoders.clip_text import TextConfig, TextTransformer
+from refseg.encoders.efficientnet import IMAGENET_MEAN, IMAGENET_STD, EfficientNet, EfficientNetConfig
 from refseg.errors import ConfigError
 from refseg.inputs.preprocessing import Inputs
 from refseg.models.base import Model, ModelSpec, check_clip_sizes
@@ -20,14 +21,16 @@ from refseg.models.cris.neck import CrossModalNeck, ProjectedPyramid
 from refseg.models.cris.projector import Projector
 from refseg.values import Decision
 
-__all__ = ["CRIS", "CRISConfig", "cris", "cris_compact"]
+__all__ = ["CRIS", "CRISConfig", "cris", "cris_compact", "cris_photos"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CRISConfig:
     """Sizes of a CRIS."""
 
-    vision: ResNetConfig
+    vision: ResNetConfig | EfficientNetConfig
+    """CLIP's ResNet, as published, or an EfficientNet, whose weights come from ImageNet: then the text encoder has no
+    pretrained weights."""
     text: TextConfig
     neck_channels: tuple[int, int, int] = (256, 512, 1024)
     """Channels of the neck at strides 8, 16 and 32; the second is also the width of the decoder and of the words."""
@@ -49,7 +52,8 @@ class CRISConfig:
             raise ConfigError("decoder_layers must be at least 0, and decoder_heads must divide neck_channels[1]")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
-        check_clip_sizes(self.vision.output_dim, self.text.output_dim)
+        if isinstance(self.vision, ResNetConfig):
+            check_clip_sizes(self.vision.output_dim, self.text.output_dim)
 
 
 class CRIS(Model):
@@ -61,7 +65,11 @@ class CRIS(Model):
     def __init__(self, config: CRISConfig, inputs: Inputs, decision: Decision) -> None:
         super().__init__(config, inputs, decision)
         width, sentence = config.neck_channels[1], config.text.output_dim
-        self.visual = ModifiedResNet(config.vision)
+        self.visual: ModifiedResNet | EfficientNet
+        if isinstance(config.vision, EfficientNetConfig):
+            self.visual = EfficientNet(config.vision)
+        else:
+            self.visual = ModifiedResNet(config.vision)
         self.text = TextTransformer(config.text)
         self.neck = CrossModalNeck(config.vision.channels, config.neck_channels, sentence)
         self.decoder: VisionLanguageDecoder | None = None
@@ -124,5 +132,22 @@ def cris_compact(**changes: Any) -> ModelSpec:
             dropout=0.0,
         ),
         inputs=Inputs(image_size=192, word_length=24),
+        decision=Decision(threshold=0.35),
+    ).changed(**changes)
+
+
+def cris_photos(**changes: Any) -> ModelSpec:
+    """Return a small CRIS for photos, on EfficientNet-Lite0."""
+    width = 96
+    return ModelSpec(
+        config=CRISConfig(
+            vision=EfficientNetConfig(),
+            text=TextConfig(width=width, heads=4, layers=3, output_dim=width),
+            neck_channels=(64, width, 128),
+            decoder_heads=4,
+            decoder_hidden=256,
+            dropout=0.0,
+        ),
+        inputs=Inputs(image_size=320, word_length=20, mean=IMAGENET_MEAN, std=IMAGENET_STD),
         decision=Decision(threshold=0.35),
     ).changed(**changes)
