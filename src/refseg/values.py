@@ -134,6 +134,14 @@ class Decision:
             if value is not None and not 0 < value < 1:
                 raise ConfigError(f"{name} must lie between 0 and 1, got {value}")
 
+    def unmeasured(self) -> Decision:
+        """Return the decision without what was measured with certain weights: its calibration and relative threshold.
+
+        Other weights, such as those after more training, have other probabilities: masks of a confidence that was
+        low before would still be rejected.
+        """
+        return Decision(threshold=self.threshold)
+
     def threshold_for(self, highest: float) -> float:
         """Return the threshold for a map of probabilities whose highest is given."""
         if self.relative_threshold is None or highest <= self.threshold:
@@ -315,7 +323,8 @@ class Prediction:
         """The predicted mask at the original size; nothing where the answer is that nothing fits."""
         if self.empty:
             return np.zeros((self.frame.height, self.frame.width), bool)
-        return np.ascontiguousarray(decode_rle(self._measured.rle))
+        size = (self.frame.height, self.frame.width)
+        return np.ascontiguousarray(decode_rle(self._measured.rle, size=size))
 
     @property
     def rle(self) -> dict[str, Any]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,8 @@ from refseg.errors import ConfigError, DataError
 from refseg.models.folder import load_model, save_model
 from refseg.training.data import check_own_data, open_recipe
 from refseg.training.recipes import recipe
+from refseg.training.start import start_of
+from refseg.values import Decision
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
 
@@ -52,24 +57,69 @@ def named(data, **changes):
     return recipe("finetune", data=str(data), **changes)
 
 
+def opened(data, **changes):
+    """Return the training and the validation images of a fine-tuning."""
+    report = changes.pop("report", None)
+    found = open_recipe(named(data, **changes), report=report)
+    return found.training, found.validation.data
+
+
 def ids(data):
     return {data.samples_of(i)[0].image_id for i in range(data.num_images)}
 
 
+def scenes(data):
+    """Return the numbers of the scenes that a folder was filled with."""
+    return sorted(Path(one).stem for one in ids(data))
+
+
 def test_without_splits_a_tenth_is_held_out_and_remains_so(own, tmp_path):
-    train, validation = open_recipe(named(own))
-    assert (train.num_images, validation.data.num_images) == (11, 1)
-    assert not ids(train) & ids(validation.data)
+    train, validation = opened(own)
+    assert (train.num_images, validation.num_images) == (11, 1)
+    assert not ids(train) & ids(validation)
     more = fill(tmp_path / "more", scenes=13)
-    assert ids(open_recipe(named(more))[1].data) <= ids(validation.data) | {"12", "12.png"}
+    assert ids(opened(more)[1]) <= ids(validation) | {"12", "12.png"}
 
 
-def test_the_splits_of_the_folder_are_used(tmp_path):
-    folder = fill(tmp_path / "split", scenes=6, splits=["train", "train", "val"])
-    train, validation = open_recipe(named(folder))
-    assert (train.num_images, validation.data.num_images) == (4, 2)
-    train, validation = open_recipe(named(f"{folder}:val", validation=f"{folder}:train"))
-    assert (train.num_images, validation.data.num_images) == (2, 4)
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """A folder with the splits train (scenes 0, 1, 4, 5), val (2, 6) and test (3)."""
+    return fill(tmp_path_factory.mktemp("own") / "split", scenes=7, splits=["train", "train", "val", "test"])
+
+
+@pytest.mark.parametrize(
+    ("data", "validation", "learnt", "validated"),
+    [
+        ("FOLDER", "", "0 1 4 5", "2 6"),
+        ("FOLDER:train", "", "0 1 4 5", "2 6"),
+        ("FOLDER:test,FOLDER:train", "", "0 1 3 4 5", "2 6"),
+        ("FOLDER", "FOLDER:test", "0 1 4 5", "3"),
+        ("FOLDER:train", "FOLDER:test", "0 1 4 5", "3"),
+        ("FOLDER:val", "FOLDER:train", "2 6", "0 1 4 5"),
+        ("FOLDER:train,FOLDER:val", "FOLDER:test", "0 1 2 4 5 6", "3"),
+        ("FOLDER:train", "same", "0 1 4 5", "0 1 4 5"),
+        ("FOLDER", "same", "0 1 4 5", "0 1 4 5"),
+    ],
+)
+def test_validation_is_on_the_named_images_or_on_the_split_val(split, data, validation, learnt, validated):
+    train, chosen = opened(data.replace("FOLDER", str(split)), validation=validation.replace("FOLDER", str(split)))
+    assert [scenes(train), scenes(chosen)] == [learnt.split(), validated.split()]
+
+
+@pytest.mark.parametrize("data", ["FOLDER:all", "FOLDER:val", "FOLDER:train,FOLDER:val"])
+def test_images_that_are_validated_on_are_not_learnt_from(split, data):
+    notes = []
+    train, validation = opened(data.replace("FOLDER", str(split)), report=notes.append)
+    assert scenes(validation)
+    assert not set(scenes(train)) & set(scenes(validation))
+    assert all("held out" in note for note in notes)
+    assert len(notes) == data.count(":")
+
+
+def test_a_folder_whose_splits_are_not_named_train_has_to_be_named_with_one(tmp_path):
+    folder = fill(tmp_path / "odd", scenes=4, splits=["learn", "test"])
+    with pytest.raises(DataError, match="learn, test"):
+        opened(folder)
 
 
 def test_rows_that_cannot_be_used_are_skipped_with_a_note(tmp_path):
@@ -78,9 +128,9 @@ def test_rows_that_cannot_be_used_are_skipped_with_a_note(tmp_path):
         table.write("0.png,0-0.png, \n")  # an expression without words
     notes = []
     check_own_data(named(folder), None, notes.append)
-    train, validation = open_recipe(named(folder), report=notes.append)
-    assert (train.num_images, validation.data.num_images) == (5, 1)
-    assert len(notes) == 2
+    train, validation = opened(folder, report=notes.append)
+    assert (train.num_images, validation.num_images) == (5, 1)
+    assert len(notes) == 3  # the findings, the skipped row, the images held out
     (folder / "masks" / "1-0.png").unlink()
     with pytest.raises(DataError):
         check_own_data(named(folder), None, notes.append)
@@ -88,8 +138,8 @@ def test_rows_that_cannot_be_used_are_skipped_with_a_note(tmp_path):
 
 def test_sets_are_joined_with_commas(own, tmp_path):
     other = fill(tmp_path / "other", scenes=3)
-    train, validation = open_recipe(named(f"{own}:all,{other}:all", validation=f"{other}:all"))
-    assert (train.num_images, validation.data.num_images) == (15, 3)
+    train, validation = opened(f"{own}:all,{other}:all", validation=f"{other}:all")
+    assert (train.num_images, validation.num_images) == (15, 3)
     assert [train.samples_of(i)[0].source for i in (0, 11, 12, 14)] == [str(own)] * 2 + [str(other)] * 2
     with pytest.raises(IndexError):
         train.samples_of(15)
@@ -124,7 +174,8 @@ def test_one_command_fine_tunes(own, start, tmp_path, capsys):
     assert "try: refseg predict" in out
     assert "refseg: memory: a process needs about" in err
     tuned = load_model(tmp_path / "run" / "last")
-    assert tuned.spec == load_model(start).spec
+    assert tuned.spec == replace(load_model(start).spec, decision=Decision(threshold=0.4))
+    assert "refseg: learns from 11 images, validates on 1 image" in err.splitlines()
     settings = json.loads((tmp_path / "run" / "training.json").read_text())
     assert settings["steps_per_epoch"] == 5  # 11 images, two a step
     assert settings["data"] == str(own)
@@ -161,8 +212,7 @@ def test_an_image_that_breaks_during_the_run_is_named(own, start, tmp_path, caps
         assert main(words(folder, start, tmp_path / "run", f"workers={workers}")) == 2
         err = capsys.readouterr().err
         assert "Traceback" not in err
-        (line,) = [line for line in err.splitlines() if line.startswith("refseg: ") and "memory" not in line]
-        assert ".png" in line
+        assert sum(".png" in line for line in err.splitlines()) == 1
 
 
 def test_a_dry_run_prints_the_settings_and_writes_nothing(own, start, tmp_path, capsys):
@@ -202,7 +252,63 @@ def test_a_command_that_cannot_run_prints_one_line(own, start, tmp_path, capsys,
     assert main(chosen) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    lines = [line for line in err.splitlines() if not line.startswith("refseg: memory")]
+    told = ("refseg: memory", "refseg: note", "refseg: learns")
+    lines = [line for line in err.splitlines() if not line.startswith(told)]
     assert len(lines) == 1
     assert re.search(said.replace("?", r"\?"), lines[0]), lines[0]
     assert not (tmp_path / "runs").exists()
+
+
+# ── the same folder of a run again ──
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_other_data_and_another_start_have_other_digests(own, split, start, make_tiny, tmp_path):
+    def data(name, **changes):
+        return dict(open_recipe(named(name, **changes)).digests)
+
+    usual = data(f"{split}:train")
+    assert data(str(split)) == usual
+    other = data(f"{split}:train", validation=f"{split}:test")
+    assert [key for key in usual if usual[key] != other[key]] == ["validation"]
+    other = data(f"{split}:train", protocol="gres")
+    assert [key for key in usual if usual[key] != other[key]] == ["validation"]
+    other = data(f"{split}:test", validation=f"{split}:val")
+    assert [key for key in usual if usual[key] != other[key]] == ["training data"]
+    assert not set(data(own).values()) & set(usual.values())
+
+    def given(init):
+        return dict(start_of(named(own), "finetune", str(init)).digests)
+
+    another = save_model(make_tiny(seed=10, word_length=24), tmp_path / "another")
+    assert given(start) == given(shutil.copytree(start, tmp_path / "copy"))
+    assert given(start).keys() == given(another).keys() == {"start"}
+    assert given(start) != given(another)
+
+
+def test_a_run_is_not_resumed_after_a_photo_was_added(start, tmp_path, capsys):
+    folder, run = fill(tmp_path / "scenes", scenes=3), tmp_path / "run"
+    assert main(words(folder, start, run, "epochs=1", "stop_after=1", "batch_size=1")) == 0
+    before = contents(run)
+    with (folder / "data.csv").open("a") as table:
+        table.write("0.png,0-1.png,another one\n")
+    assert main(words(folder, start, run, "epochs=1", "batch_size=1")) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"refseg: {run}: holds a run with another training data, validation; ")
+    assert "--out" in last
+    assert contents(run) == before
+
+
+def test_a_finished_run_says_so_and_is_left_as_it_is(own, start, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(words(own, start, run, "epochs=1")) == 0
+    digests = json.loads((run / "training.json").read_text())["digests"]
+    assert digests.keys() == {"training data", "validation", "start"}
+    before = contents(run)
+    assert "is finished" not in capsys.readouterr().err
+    assert main(words(own, start, run, "epochs=1", "save_every=3")) == 0
+    assert "is finished" in capsys.readouterr().err
+    assert contents(run) == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from refseg.training.engine import Engine
 from refseg.training.loop import Validation, train
 from refseg.training.processes import Processes
 from refseg.training.recipes import RECIPES
+from refseg.values import Decision
 
 # The first losses of `tiny_run`, as this loop gave them when it was written (PyTorch 2.13, x86-64, one thread).
 RECORDED = [1.443322, 0.197994, 0.276704, 0.163648, 0.127334, 0.187023]
@@ -89,9 +91,10 @@ def settings(**changes):
 def run(make_tiny, scenes, validation):
     """Trains a tiny CRIS, whose dropout is on, in a folder."""
 
-    def go(folder, model_changes=None, **changes):
+    def go(folder, model_changes=None, digests=None, report=None, **changes):
         model = make_tiny(seed=1, **({"dropout": 0.1, "word_length": 12} | (model_changes or {})))
-        return train(model, settings(**changes), scenes, Validation(data=validation), folder, device="cpu", show=False)
+        how = {"device": "cpu", "show": False, "digests": digests or {}, "report": report}
+        return train(model, settings(**changes), scenes, Validation(data=validation), folder, **how)
 
     return go
 
@@ -405,7 +408,7 @@ def store_again(folder):
     model = load_model(folder / "last")
     optimizer = torch.optim.Adam(model.parameters())
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    state.store(folder, settings(), model, optimizer, scaler, state.Progress(), Processes(torch.device("cpu")))
+    state.store(folder, settings(), {}, model, optimizer, scaler, state.Progress(), Processes(torch.device("cpu")))
 
 
 # ── errors ──
@@ -418,10 +421,62 @@ def store_again(folder):
 def test_another_run_in_the_same_folder_is_an_error_and_changes_nothing(run, tmp_path, changes, named):
     run(tmp_path, epochs=1)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(TrainingError, match=f"another {named}; choose another folder") as caught:
+    with pytest.raises(TrainingError, match=f"another {named}; name another folder") as caught:
         run(tmp_path, **{"epochs": 1} | changes)
     assert len(str(caught.value).splitlines()) == 1
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("stop_after", [1, 0], ids=["half done", "finished"])
+@pytest.mark.parametrize(
+    ("digests", "named"),
+    [
+        ({"start": "a", "training data": "c"}, "training data"),
+        ({"start": "b", "training data": "b"}, "start"),
+        ({"start": "b", "training data": "c", "CLIP": "d"}, "CLIP, start, training data"),
+        ({"training data": "b"}, "start"),
+    ],
+)
+def test_a_run_made_of_something_else_is_an_error_and_changes_nothing(run, tmp_path, stop_after, digests, named):
+    made_of = {"start": "a", "training data": "b"}
+    run(tmp_path, epochs=1, stop_after=stop_after, digests=made_of)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(TrainingError, match=f"another {named}; name another folder with --out, or remove this one"):
+        run(tmp_path, epochs=1, digests=digests)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    run(tmp_path, epochs=1, digests=made_of)
+    assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 3
+
+
+def test_the_number_of_images_and_the_state_of_the_run_are_reported(run, tmp_path):
+    for stop_after, told in ((1, []), (2, ["resumes after step 1 of 2"]), (2, ["this run is finished (2 steps)"])):
+        lines = []
+        run(tmp_path, epochs=1, stop_after=stop_after, report=lines.append)
+        assert lines[0] == "learns from 6 images, validates on 1 image"
+        assert [part for line, part in zip(lines[1:], told, strict=True) if part in line] == told
+
+
+def test_the_weights_of_a_finished_run_are_written_again_if_they_were_removed(run, tmp_path):
+    last = run(tmp_path, epochs=1)
+    before = weights(last)
+    shutil.rmtree(last)
+    assert_same(weights(run(tmp_path, epochs=1)), before)
+
+
+def test_what_was_measured_of_the_start_is_dropped(run, tmp_path):
+    """Masks of a confidence that was low before the training would be rejected after it."""
+    measured = {"relative_threshold": 0.6, "calibration": {"knots": [[0.5, 0.5]], "reject_below": 0.99}}
+    lines = []
+    last = run(tmp_path / "run", model_changes=measured, report=lines.append, epochs=1)
+    assert (
+        read_folder(last).spec.decision
+        == read_folder(tmp_path / "run" / "best").spec.decision
+        == Decision(threshold=0.35)
+    )
+    assert sum("calibration" in line for line in lines) == 1
+    plain = run(tmp_path / "plain", epochs=1)
+    figures = [read_folder(one.parent / "best").about["validation"] for one in (last, plain)]
+    assert figures[0] == figures[1]  # so that the best weights are those by the masks before any rejection
 
 
 def test_another_model_in_the_same_folder_is_an_error(run, tmp_path):
@@ -441,7 +496,7 @@ def test_a_broken_state_is_an_error(run, tmp_path, content):
         torch.save({"other": 1}, tmp_path / "state.pt")
     else:
         (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(TrainingError, match="delete it to start anew") as caught:
+    with pytest.raises(TrainingError, match="to start anew") as caught:
         run(tmp_path)
     assert len(str(caught.value).splitlines()) == 1
 

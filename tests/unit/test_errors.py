@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from refseg import errors
-from refseg.errors import ConfigError, RefsegError, UnknownNameError, did_you_mean
+from refseg.errors import ConfigError, RefsegError, StoppedError, UnknownNameError, did_you_mean
 
 KINDS = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
 
@@ -51,5 +51,6 @@ def test_an_error_can_be_pickled():
     """A worker process hands its errors over so."""
     import pickle
 
-    for error in (ConfigError("wrong"), UnknownNameError("model", "shape", ["shapes"])):
-        assert str(pickle.loads(pickle.dumps(error))) == str(error)
+    for error in (ConfigError("wrong"), UnknownNameError("model", "shape", ["shapes"]), StoppedError(15, 7)):
+        again = pickle.loads(pickle.dumps(error))
+        assert (str(again), again.exit_code) == (str(error), error.exit_code)

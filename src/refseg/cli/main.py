@@ -45,7 +45,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line, `sys.argv` by default, and return the exit code: 0, or 2 with one line on stderr."""
+    """Run a command line, `sys.argv` by default, and return the exit code: 0, or another with one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(
         sys.stdout, io.TextIOWrapper
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except RefsegError as error:
         print(f"refseg: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return EXIT_CODE
+        return error.exit_code
     except KeyboardInterrupt:
         print("refseg: interrupted", file=sys.stderr)
         return INTERRUPTED

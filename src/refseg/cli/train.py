@@ -63,34 +63,36 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.training.data import check_own_data, open_recipe
     from refseg.training.loop import train
     from refseg.training.memory import estimate
-    from refseg.training.start import starting_model
+    from refseg.training.start import start_of
 
     rank, processes = rank_and_size()
 
     def report(text: str) -> None:
         if rank == 0:
-            print(text, file=sys.stderr)
+            print(f"refseg: {text}", file=sys.stderr)
 
     if not arguments.dry_run:
         check_own_data(chosen, arguments.images, report)
-        data, validation = open_recipe(chosen, arguments.data, arguments.images, report=report)
-    model = starting_model(chosen, arguments.recipe, arguments.init, arguments.clip)
+        data = open_recipe(chosen, arguments.data, arguments.images, report=report)
+    model, digests = start_of(chosen, arguments.recipe, arguments.init, arguments.clip)
     if rank == 0:
-        report(f"refseg: memory: {estimate(model, chosen.training, processes=processes, shard=arguments.shard)}")
+        report(f"memory: {estimate(model, chosen.training, processes=processes, shard=arguments.shard)}")
     if arguments.dry_run:
         print(json.dumps({"training": to_dict(chosen.training), "model": to_dict(model.spec)}, indent=2))
         return 0
     last = train(
         model,
         chosen.training,
-        data,
-        validation,
+        data.training,
+        data.validation,
         arguments.out or Path("runs") / arguments.recipe,
         device=arguments.device,
         shard=arguments.shard,
         wandb=arguments.wandb,
         show=True,
+        digests={**data.digests, **digests},
         about={"recipe": arguments.recipe, "data": chosen.data, "validation": chosen.validation},
+        report=report,
     )
     if rank == 0:
         print(f"the model folder is {last}; try: refseg predict IMAGE EXPRESSION --model {last}")

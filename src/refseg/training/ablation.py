@@ -22,7 +22,7 @@ from refseg.predictor import Predictor
 from refseg.training.data import open_recipe
 from refseg.training.loop import train
 from refseg.training.recipes import RECIPES, ROWS, Recipe, recipe
-from refseg.training.start import starting_model
+from refseg.training.start import Start, start_of
 from refseg.writers.table import Table, markdown
 
 __all__ = ["SYSTEMS", "Ablation", "Cell", "Stage", "ablate", "table"]
@@ -130,12 +130,12 @@ class Ablation:
             return [Stage(self._recipe, recipe(self._recipe, faithful=self.faithful, row=row, **changes))]
         return [Stage(name, recipe(name, faithful=self.faithful, **{**own, **changes})) for name, own in SYSTEMS[row]]
 
-    def start(self, stage: Stage, before: Path | None) -> Model:
+    def start(self, stage: Stage, before: Path | None) -> Start:
         """Return the model to train, from the model folder of the stage before, if there was one."""
         # All rows of the paper may start from a CLIP; of the systems, those whose recipe names one.
         needed = stage.recipe.clip is not None or not self.systems
         clip = self.clip if needed and before is None else None
-        return starting_model(stage.recipe, stage.name, None if before is None else str(before), clip)
+        return start_of(stage.recipe, stage.name, None if before is None else str(before), clip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,32 +196,49 @@ def ablate(
 
 def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | None, device: str, *, show: bool) -> Cell:
     stages = ablation.stages(row, seed)
-    settings = [
-        {
-            "training": to_dict(stage.recipe.training),
-            "model": to_dict(stage.recipe.model) if stage.recipe.model is not None else None,
-        }
-        for stage in stages
-    ]
+    datasets = [open_recipe(stage.recipe, ablation.root, ablation.image_folder) for stage in stages]
+    start = ablation.start(stages[0], None)
+    made_of = {
+        "stages": [
+            {
+                "training": to_dict(stage.recipe.training),
+                "model": to_dict(stage.recipe.model) if stage.recipe.model is not None else None,
+                "digests": dict(data.digests),
+            }
+            for stage, data in zip(stages, datasets, strict=True)
+        ],
+        "start": dict(start.digests),
+        "limit": limit,
+    }
     done = folder / "cell.json"
     if done.exists():
         kept = load_json(done)
-        if kept.get("stages") != settings:
-            raise TrainingError(f"{done}: is of a run with other settings; choose another folder")
+        if {key: kept.get(key) for key in made_of} != made_of:
+            raise TrainingError(
+                f"{done}: is of a run with other settings, data, CLIP or --limit; name another folder with --out, or "
+                "remove this one"
+            )
         return from_dict(Cell, kept["cell"], where=str(done))
     started, last, learnt = time.monotonic(), None, set[str]()
-    for number, stage in enumerate(stages, start=1):
-        model = ablation.start(stage, last)
-        data, validation = open_recipe(stage.recipe, ablation.root, ablation.image_folder)
-        place = folder if len(stages) == 1 else folder / str(number)
+    for number, (stage, data) in enumerate(zip(stages, datasets, strict=True), start=1):
+        model, digests = start if last is None else ablation.start(stage, last)
         last = train(
-            model, stage.recipe.training, data, validation, place, device=device, show=show, about={"row": row}
+            model,
+            stage.recipe.training,
+            data.training,
+            data.validation,
+            folder if len(stages) == 1 else folder / str(number),
+            device=device,
+            show=show,
+            digests={**data.digests, **digests},
+            about={"row": row},
         )
         learnt |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert last is not None
     seconds = time.monotonic() - started
     model = load_model(last)
     predictor = Predictor.from_model(model, device)
+    validation = datasets[-1].validation
     count = validation.data.num_images if limit is None else min(limit, validation.data.num_images)
     protocol = validation.protocol
     outcomes, again = evaluate_with_own(
@@ -245,7 +262,7 @@ def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | Non
         frames_per_second=_speed(model),
         seconds=round(seconds, 1),
     )
-    save_json({"stages": settings, "cell": asdict(cell)}, done)
+    save_json({**made_of, "cell": asdict(cell)}, done)
     return cell
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 from jaxtyping import Bool
 from numpy import ndarray
@@ -16,16 +17,38 @@ from refseg.data.check import SKIPPED, check, table
 from refseg.data.dataset import DataSet, ImageData
 from refseg.data.references import References
 from refseg.data.shapes import CloseUps, Shapes
+from refseg.data.shapes.dataset import SPLITS
 from refseg.errors import ConfigError, DataError
 from refseg.evaluation.protocols import protocol
 from refseg.training.loop import Validation
 from refseg.training.recipes import Recipe
 from refseg.values import Sample
 
-__all__ = ["Joined", "Subset", "check_own_data", "open_recipe"]
+__all__ = ["SAME", "Joined", "OpenedData", "Subset", "check_own_data", "open_recipe"]
+
+SAME = "same"
+"""As `validation` of a recipe: the training images themselves."""
 
 HELD_OUT = 10
 """One of so many images is held out, if the data has no split for validation."""
+
+
+class Digested(ImageData, Protocol):
+    """Images with a hash that identifies them."""
+
+    def digest(self) -> str:
+        """Return a hash: two sets of images are the same if it is equal."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenedData:
+    """The data of a recipe."""
+
+    training: ImageData
+    validation: Validation
+    digests: Mapping[str, str]
+    """Of both, by what they are (see `loop.train`)."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +71,19 @@ class Subset:
         """Return the masks of all objects in the chosen image `index`, or None."""
         return self.data.objects(self.chosen[index])
 
+    def digest(self) -> str:
+        """Return a hash of the data set and the choice."""
+        return _hash(self.data.digest(), *map(str, self.chosen))
+
+
+Part: TypeAlias = DataSet | Subset
+
 
 @dataclass(frozen=True)
 class Joined:
     """The images of several data sets, one set after the other; an image of two sets occurs twice."""
 
-    parts: tuple[DataSet, ...]
+    parts: tuple[Part, ...]
 
     @property
     def num_images(self) -> int:
@@ -70,7 +100,11 @@ class Joined:
         part, index = self._find(index)
         return part.objects(index)
 
-    def _find(self, index: int) -> tuple[DataSet, int]:
+    def digest(self) -> str:
+        """Return a hash of the parts."""
+        return _hash(*(part.digest() for part in self.parts))
+
+    def _find(self, index: int) -> tuple[Part, int]:
         for part in self.parts:
             if index < part.num_images:
                 return part, index
@@ -84,20 +118,21 @@ def open_recipe(
     images: Path | None = None,
     *,
     report: Callable[[str], None] | None = None,
-) -> tuple[ImageData, Validation]:
+) -> OpenedData:
     """Open the training and the validation images of a recipe.
 
     Several sets are joined with commas, as in `refcoco:train,refcocog-umd:train`; `val` of one set may share images
-    with `train` of another (`refseg data leak`).
+    with `train` of another (`refseg data leak`). A name without a split means its split `train`, or all its images if
+    it has no splits.
 
-    A folder without a split is divided: by its own splits `train` and `val` if it has them; otherwise every tenth of
-    its images is held out, chosen by the names of the images alone.
+    Where the recipe names no validation images, those of a set are its split `val`. If it has none, or `val` is learnt
+    from too, every tenth image is held out and not learnt from, chosen by the names of the images alone.
 
     Args:
         recipe: with `data` set.
         root: the folder that holds the public data sets.
         images: the folder of the images, if they are not with the data.
-        report: is called with a line for each set of which rows were skipped.
+        report: is called with a line for each set of which rows were skipped or images are held out.
 
     Raises:
         ConfigError: `data` is empty.
@@ -105,41 +140,85 @@ def open_recipe(
     """
     if not recipe.data:
         raise ConfigError("which data? name a folder of your own, such as data=my-folder, or a set: data=refcoco:train")
-    how = protocol(recipe.protocol)
+    how, say = protocol(recipe.protocol), report or (lambda _: None)
 
     def open_one(name: str) -> DataSet:
         data = open_data(name, root, text_field=how.text_field, overlap=how.overlap, images=images)
-        if report is not None and (note := data.skipped_note()):
-            report(f"refseg: note: {note}")
+        for note in data.notes():
+            say(f"note: {note}")
         return data
 
-    def join(names: str) -> DataSet | Joined:
-        parts = tuple(open_one(name.strip()) for name in names.split(","))
-        return parts[0] if len(parts) == 1 else Joined(parts)
+    def open_training(name: str) -> DataSet:
+        if name == "shapes:train":
+            return Shapes("train", drill=recipe.training.drill)
+        return open_one(name if ":" in name else f"{name}:{_training_split(name, root)}")
 
-    def validation(data: DataSet | Joined | Subset) -> Validation:
-        return Validation(data=data, objects=data.objects, protocol=how)
+    def with_validation(part: DataSet) -> tuple[Part, Part]:
+        learnt = {one.split for one in parts if one.name == part.name}
+        if not learnt & {"val", "all"} and "val" in _splits(part):
+            return part, open_one(f"{part.name}:val")
+        training, held_out = _divide(part)
+        say(
+            f"note: {part.name}:{part.split}: {held_out.num_images} of {part.num_images} images are held out for "
+            "validation; validation=NAME:SPLIT names others"
+        )
+        return training, held_out
+
+    def opened(training: Digested, validation: Part | Joined) -> OpenedData:
+        return OpenedData(
+            training=training,
+            validation=Validation(data=validation, objects=validation.objects, protocol=how),
+            digests={"training data": training.digest(), "validation": _hash(validation.digest(), how.name)},
+        )
 
     if recipe.data == "shapes-closeups:train":
-        return CloseUps("train"), validation(join(recipe.validation))
-    if recipe.data == "shapes:train":
-        return Shapes("train", drill=recipe.training.drill), validation(join(recipe.validation or "shapes:val"))
-    if ":" in recipe.data:
-        return join(recipe.data), validation(join(recipe.validation or recipe.data))
+        return opened(CloseUps("train"), _join(open_one(name) for name in _names(recipe.validation)))
+    parts = [open_training(name) for name in _names(recipe.data)]
+    if recipe.validation == SAME:
+        return opened(training := _join(parts), validation=training)
     if recipe.validation:
-        return open_one(f"{recipe.data}:all"), validation(join(recipe.validation))
-    whole = open_one(f"{recipe.data}:all")
-    splits = whole.splits if isinstance(whole, References) else ()
-    if {"train", "val"} <= set(splits):
-        return open_one(f"{recipe.data}:train"), validation(open_one(f"{recipe.data}:val"))
-    train, held_out = _divide(open_one(f"{recipe.data}:train") if "train" in splits else whole)
-    return train, validation(held_out)
+        return opened(_join(parts), _join(open_one(name) for name in _names(recipe.validation)))
+    pairs = [with_validation(part) for part in parts]
+    return opened(_join(training for training, _ in pairs), _join(validation for _, validation in pairs))
+
+
+def _names(joined: str) -> list[str]:
+    return [name.strip() for name in joined.split(",")]
+
+
+def _join(parts: Iterable[Part]) -> Part | Joined:
+    first, *others = parts
+    return Joined((first, *others)) if others else first
+
+
+def _splits(data: DataSet) -> tuple[str, ...]:
+    return data.splits if isinstance(data, References) else tuple(SPLITS)
+
+
+def _training_split(name: str, root: Path | None) -> str:
+    """Return the split that a name without one means: `train`, or `all` if the set has no splits.
+
+    Raises:
+        DataError: it has splits, and none is `train`.
+    """
+    splits = set(_splits(open_data(f"{name}:all", root))) - {"all"}
+    if splits and "train" not in splits:
+        known = ", ".join(sorted(splits))
+        raise DataError(f"{name}: has no split train, but {known}: name the one to learn from, as in data={name}:SPLIT")
+    return "train" if splits else "all"
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def _divide(data: DataSet) -> tuple[Subset, Subset]:
     """Hold out every tenth image in the order of the hashes of their ids, which does not depend on other images."""
     if data.num_images < 2:
-        raise DataError(f"{data.name}: has a single image; validation needs another")
+        raise DataError(
+            f"{data.name}: has a single image, and validation needs another: add one, or name others as "
+            "validation=NAME:SPLIT"
+        )
     ids = [data.samples_of(image)[0].image_id for image in range(data.num_images)]
     order = sorted(range(len(ids)), key=lambda image: hashlib.sha256(ids[image].encode()).digest())
     held_out = set(order[: max(1, len(order) // HELD_OUT)])
@@ -151,22 +230,27 @@ def _subset(data: DataSet, chosen: Iterable[int]) -> Subset:
 
 
 def check_own_data(recipe: Recipe, images: Path | None, report: Callable[[str], None]) -> None:
-    """Check the data of a recipe if it is a folder of the user's own, as `refseg data check` does.
+    """Check those data sets of a recipe that are folders of the user's own, as `refseg data check` does.
 
     Args:
-        recipe: with `data` set.
+        recipe: the recipe.
         images: the folder of the images, if they are not with the data.
-        report: is called with a table of the findings, if there are any.
+        report: is called with a table of the findings in each folder that has some.
 
     Raises:
         DataError: an image or a mask cannot be used.
     """
-    name = recipe.data if Path(recipe.data).is_dir() else recipe.data.rpartition(":")[0]
-    if not name or not Path(name).is_dir():
-        return
+    named = [*_names(recipe.data), *_names(recipe.validation)]
+    folders = [name if Path(name).is_dir() else name.rpartition(":")[0] for name in named if name]
+    for folder in dict.fromkeys(folders):
+        if folder and Path(folder).is_dir():
+            _check_folder(folder, images, report)
+
+
+def _check_folder(name: str, images: Path | None, report: Callable[[str], None]) -> None:
     findings = check(name, images=images, progress=sys.stderr.isatty())
     if findings:
-        report(table(findings, most=5, folder=Path(name)))
+        report(f"findings in {name}:\n{table(findings, most=5, folder=Path(name))}")
     # Rows that cannot be used are skipped; anything else would stop the run at its first use.
     errors = [finding for finding in findings if finding.severity == "error" and finding.kind not in SKIPPED]
     if errors:

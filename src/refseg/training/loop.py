@@ -6,20 +6,23 @@ import io
 import math
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from refseg.config import save_json, to_dict
 from refseg.data.batches import Batch, ByReference, Shard, TrainOrder, TrainTransform, batches
 from refseg.data.dataset import ImageData
-from refseg.errors import ConfigError, TrainingError
+from refseg.errors import ConfigError, StoppedError, TrainingError, counted
 from refseg.evaluation.evaluate import Objects, evaluate
 from refseg.evaluation.metrics import Outcome, summarise
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
@@ -68,7 +71,9 @@ def train(
     shard: bool = False,
     show: bool = True,
     wandb: str | None = None,
-    about: dict[str, Any] | None = None,
+    digests: Mapping[str, str] = MappingProxyType({}),
+    about: Mapping[str, Any] = MappingProxyType({}),
+    report: Callable[[str], None] | None = None,
 ) -> Path:
     """Train a model, or resume the run in `folder`, and return the model folder of the last weights.
 
@@ -76,7 +81,9 @@ def train(
     `training.json` and `validation.jpg`. The run may be killed at any moment: it is resumed from its last stored state,
     and goes on with the same images and expressions. On a CPU, with the same version of PyTorch and the same number of
     processes, the weights are bit for bit those of a run that was not killed. On SIGINT and SIGTERM the state is stored
-    first.
+    first. A finished run is left as it is.
+
+    The calibration and the relative threshold of the model are dropped, as they were measured with other weights.
 
     If torchrun started several processes, they share the work of each step.
 
@@ -90,37 +97,63 @@ def train(
         shard: whether each process holds a part of the weights, for a model that does not fit otherwise.
         show: whether to show a progress bar on stderr.
         wandb: the project of Weights & Biases that the run is sent to.
+        digests: of what the run is made of, by name, such as `training data` and `start`; they are stored, and a run is
+            only resumed with the same ones.
         about: more entries for `training.json`.
+        report: is called with lines about the run: what is dropped, how many images it has, where it resumes.
 
     Raises:
-        TrainingError: the folder holds another run or cannot be made, the loss is not finite, or a signal came.
+        TrainingError: the folder holds another run or cannot be made, or the loss is not finite.
+        StoppedError: a signal came.
         OutputError: a file cannot be written.
         ConfigError: the numbers do not fit the data, the model or the processes.
         DataError: a sample cannot be read.
     """
+    say = report or (lambda _: None)
+    _say_images(data, validation, config, say)
     if config.sample_by == "reference":
         if not isinstance(data, Sequence):
-            raise ConfigError("sample_by=reference needs data that is a sequence of samples")
+            raise ConfigError(
+                "sample_by=reference needs a single split, from which no images are held out: name it as "
+                "data=NAME:SPLIT, and the others as validation=NAME:SPLIT; or take sample_by=image"
+            )
         data = ByReference(data)
     config = in_full(config, data.num_images)
     _check_protocol(validation, config)
+    if model.decision != model.decision.unmeasured():
+        say(
+            "note: the calibration and the relative threshold of the start are dropped, which were measured with its "
+            "weights; `refseg calibrate --thresholds` measures those of the trained model"
+        )
+        model.decision = model.decision.unmeasured()
     with join_processes(device) as processes:
         engine = Engine(model, config, processes, shard=shard)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"{folder}: cannot be written: {error.strerror}") from None
-        progress = restore(folder, config, engine.model, engine.optimizer, engine.scaler) or Progress()
+        progress = restore(folder, config, digests, engine.model, engine.optimizer, engine.scaler) or Progress()
+        if progress.step >= config.last_step and (folder / "last").is_dir():
+            say(f"{folder}: this run is finished ({progress.step:,} steps); nothing is trained")
+            return folder / "last"
+        if progress.step:
+            say(f"{folder}: resumes after step {progress.step:,} of {config.last_step:,}")
         if processes.is_main:
-            save_json({**to_dict(config), **(about or {})}, folder / "training.json")
+            save_json({**to_dict(config), **about, "digests": dict(digests)}, folder / "training.json")
         tracker = None
         if processes.is_main:
             tracker = Tracker(
                 folder, config.last_step, progress.step, show=show, images_per_step=config.batch_size, wandb=wandb
             )
         with tracker or nullcontext(), _stop_signals() as signals, _lost_workers(config):
-            _Run(engine, config, processes, folder, progress, validation, tracker).go(data, signals)
+            _Run(engine, config, digests, processes, folder, progress, validation, tracker).go(data, signals)
     return folder / "last"
+
+
+def _say_images(data: ImageData, validation: Validation, config: TrainingConfig, say: Callable[[str], None]) -> None:
+    count = len(_validation_images(validation, config))
+    same = " of the same" if validation.data is data else ""
+    say(f"learns from {counted(data.num_images, 'image')}, validates on {counted(count, 'image')}{same}")
 
 
 def _check_protocol(validation: Validation, config: TrainingConfig) -> None:
@@ -146,6 +179,7 @@ class _Run:
 
     engine: Engine
     config: TrainingConfig
+    digests: Mapping[str, str]
     processes: Processes
     folder: Path
     progress: Progress
@@ -158,6 +192,8 @@ class _Run:
         config, progress = self.config, self.progress
         check_every = 1 if self.processes.device.type == "cpu" else LOG_EVERY
         losses: list[Tensor] = []
+        if progress.step >= config.last_step:  # only the weights of a finished run were removed
+            self._end_epoch()
         for pieces in self._steps(data):
             rate = set_learning_rates(self.engine.optimizer, config, progress.step)
             losses.append(self.engine.step(pieces, progress.step))
@@ -179,9 +215,7 @@ class _Run:
             elif saves or stops:
                 self._store()
             if stops and progress.step < config.last_step:
-                raise TrainingError(
-                    f"stopped by {signal.Signals(stops).name} after step {progress.step}; the same command resumes it"
-                )
+                raise StoppedError(stops, progress.step)
 
     def _steps(self, data: ImageData) -> Iterator[list[Batch]]:
         """Yield the batches of each remaining step, of this process: one for each piece."""
@@ -232,7 +266,16 @@ class _Run:
 
     def _store(self) -> None:
         engine = self.engine
-        store(self.folder, self.config, engine.model, engine.optimizer, engine.scaler, self.progress, self.processes)
+        store(
+            self.folder,
+            self.config,
+            self.digests,
+            engine.model,
+            engine.optimizer,
+            engine.scaler,
+            self.progress,
+            self.processes,
+        )
         self.processes.wait()
 
     def _whole_model(self) -> Model:
@@ -271,14 +314,22 @@ class _Run:
         if self.tracker is not None:
             self.tracker.log(progress.step, **figures)
             self.tracker.note(f"step {progress.step}: " + ", ".join(f"{key} {v:.4f}" for key, v in figures.items()))
-            image = panels(
-                [(overlay(sample.load_image(), prediction.mask), prediction.expression) for sample, prediction in shown]
-            )
+            image = panels([panel for pair in shown for panel in _target_and_prediction(*pair)], columns=4)
             encoded = io.BytesIO()
             image.save(encoded, "JPEG", quality=85)
             write_bytes(self.folder / "validation.jpg", encoded.getvalue())
             self.tracker.image(progress.step, image)
         return figures
+
+
+def _target_and_prediction(sample: Sample, prediction: Prediction) -> list[tuple[Image.Image, str]]:
+    """Return the panels of one expression: its target mask, and beside it the predicted one."""
+    image, predicted = sample.load_image(), prediction.mask
+    if sample.load_mask is None:
+        target, note = np.zeros_like(predicted), " (nothing fits)"
+    else:
+        target, note = sample.load_mask(), ""
+    return [(overlay(image, target), f"{prediction.expression}{note}"), (overlay(image, predicted), "predicted")]
 
 
 @dataclass(frozen=True)
@@ -314,7 +365,7 @@ def _lost_workers(config: TrainingConfig) -> Iterator[None]:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that the run ends after a whole step; a second signal ends it at once."""
+    """Collect SIGINT and SIGTERM, so that the run ends after a whole step; a second signal has its usual effect."""
     signals: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield signals
@@ -322,7 +373,8 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def receive(number: int, frame: object) -> None:
         if signals:
-            raise KeyboardInterrupt
+            signal.signal(number, usual[signal.Signals(number)])
+            signal.raise_signal(number)
         signals.append(number)
 
     usual = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,17 +16,25 @@ from refseg.errors import ConfigError
 from refseg.models.base import Model, ModelSpec
 from refseg.models.convert import adopt_clip
 from refseg.models.families import build
-from refseg.models.folder import load_model
+from refseg.models.folder import WEIGHTS, load_model
 from refseg.models.hub import resolve
 from refseg.training.recipes import Recipe
 
-__all__ = ["load_clip", "starting_model"]
+__all__ = ["Start", "load_clip", "start_of"]
 
 USAGE = frozenset({"dropout"})
 """Fields of a config on which no weight depends: a model may start from the weights of one with other values."""
 
 
-def starting_model(recipe: Recipe, name: str, init: str | None = None, clip: str | None = None) -> Model:
+class Start(NamedTuple):
+    """What a run starts from."""
+
+    model: Model
+    digests: Mapping[str, str]
+    """Of the weights and the CLIP that were given (see `loop.train`); random weights follow from the seed."""
+
+
+def start_of(recipe: Recipe, name: str, init: str | None = None, clip: str | None = None) -> Start:
     """Return the model of a recipe with the weights that it starts from; random ones are seeded by the recipe's seed.
 
     Args:
@@ -42,18 +52,24 @@ def starting_model(recipe: Recipe, name: str, init: str | None = None, clip: str
             f"{name}: starts from the model of {recipe.init}: give it with --init, such as --init "
             f"runs/{recipe.init}/last, or --init none to start from random weights"
         )
+    digests = {}
     if init is not None and init != "none":
-        return _from_model(recipe, name, init, clip)
-    if recipe.model is None:
+        folder = resolve(init)
+        model = _from_model(recipe, name, init, load_model(folder))
+        with (folder / WEIGHTS).open("rb") as file:
+            digests["start"] = hashlib.file_digest(file, "sha256").hexdigest()
+    elif recipe.model is None:
         raise ConfigError(f"{name}: which model to start from? give --init, such as --init shapes")
-    model = build(recipe.model)
-    if recipe.clip is not None or clip is not None:
+    else:
+        model = build(recipe.model)
+    if clip is not None or (recipe.clip is not None and "start" not in digests):
         load_clip(model, recipe.clip, clip, name)
-    return model
+    if model.clip is not None:
+        digests["CLIP"] = model.clip.sha256
+    return Start(model, digests)
 
 
-def _from_model(recipe: Recipe, name: str, init: str, clip: str | None) -> Model:
-    start = load_model(resolve(init))
+def _from_model(recipe: Recipe, name: str, init: str, start: Model) -> Model:
     if recipe.model is None:
         return start
     if not _may_start_from(recipe.model, start.spec):
@@ -62,8 +78,6 @@ def _from_model(recipe: Recipe, name: str, init: str, clip: str | None) -> Model
     model.clip = start.clip
     # The second stage adds a decoder to what the first one has trained.
     model.load_state_dict(model.state_dict() | start.state_dict())
-    if clip is not None:
-        load_clip(model, recipe.clip, clip, name)
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ def whole_weights(model: Model) -> dict[str, Any]:
 def store(
     folder: Path,
     config: TrainingConfig,
+    digests: Mapping[str, str],
     model: Model,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -62,6 +64,7 @@ def store(
     options = StateDictOptions(full_state_dict=True, cpu_offload=_is_sharded(model))
     state = {
         "training": to_dict(config),
+        "digests": dict(digests),
         "spec": to_dict(model.spec),
         "model": get_model_state_dict(model, options=options),
         "optimizer": get_optimizer_state_dict(model, optimizer, options=options),
@@ -86,6 +89,7 @@ def _write(state: dict[str, Any], path: Path) -> None:
 def restore(
     folder: Path,
     config: TrainingConfig,
+    digests: Mapping[str, str],
     model: Model,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
@@ -93,23 +97,28 @@ def restore(
     """Load `state.pt` into model, optimizer and scaler, and return the progress; None if there is no such file.
 
     Raises:
-        TrainingError: the file is unreadable or belongs to a run with other settings.
+        TrainingError: the file is unreadable, or belongs to a run of another model or with other digests or settings.
     """
     path = folder / FILE
     if not path.exists():
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        spec, training = state["spec"], dict(state["training"])
+        spec, training, made_of = state["spec"], dict(state["training"]), dict(state["digests"])
     except Exception as error:  # torch documents no type for a broken file
-        raise TrainingError(f"{path}: cannot be read ({type(error).__name__}); delete it to start anew") from None
-    if spec != to_dict(model.spec):
-        raise TrainingError(f"{path}: belongs to a run of another model; choose another folder or delete it")
+        raise TrainingError(
+            f"{path}: cannot be read ({type(error).__name__}); remove the folder {folder} to start anew"
+        ) from None
     wanted = to_dict(config)
-    different = sorted(key for key in wanted if wanted[key] != training.get(key) and key not in HOW)
+    different = [
+        *(["model"] if spec != to_dict(model.spec) else []),
+        *sorted(name for name in made_of.keys() | digests.keys() if made_of.get(name) != digests.get(name)),
+        *sorted(key for key in wanted if wanted[key] != training.get(key) and key not in HOW),
+    ]
     if different:
         raise TrainingError(
-            f"{path}: belongs to a run with another {', '.join(different)}; choose another folder or delete it"
+            f"{folder}: holds a run with another {', '.join(different)}; name another folder with --out, or remove "
+            "this one"
         )
     options = StateDictOptions(full_state_dict=True, cpu_offload=_is_sharded(model))
     set_model_state_dict(model, state["model"], options=options)

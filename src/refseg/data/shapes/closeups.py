@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
+from hashlib import sha256
 from typing import NamedTuple
 
 import numpy as np
@@ -57,6 +58,10 @@ class CloseUps:
     def num_images(self) -> int:
         """The number of images."""
         return COUNTS[self.split]
+
+    def digest(self) -> str:
+        """Return a hash of the generator's tag and the split, which determine all samples."""
+        return sha256(f"{self.name} {TAG} {self.split}".encode()).hexdigest()
 
     def thing(self, index: int) -> Thing:
         """Return the object that image `index` is a close-up of."""
