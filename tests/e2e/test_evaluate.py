@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from refseg.cli.main import main
 from refseg.data.shapes import Shapes
 from refseg.masks import encode_rle
 from refseg.models.folder import read_folder
+from refseg.models.hub import resolve
+from refseg.values import Decision
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +126,14 @@ def test_a_calibration_is_stored_with_the_model(model_folder, tmp_path, capsys, 
     assert again["calibration"] == said["calibration"]
 
 
+def test_a_calibration_can_be_forgotten(tmp_path, capsys):
+    assert main(["calibrate", "shapes", "--forget", "--out", str(tmp_path / "plain")]) == 0
+    before, after = read_folder(resolve("shapes")), read_folder(tmp_path / "plain")
+    assert before.spec.decision.calibration is not None
+    assert after.spec == replace(before.spec, decision=Decision(threshold=before.spec.decision.threshold))
+    assert after.about == {key: value for key, value in before.about.items() if key != "calibration"}
+
+
 @pytest.mark.slow
 def test_thresholds_are_chosen_and_stored_on_request(model_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path))
@@ -164,6 +175,8 @@ def test_thresholds_are_chosen_and_stored_on_request(model_folder, tmp_path, cap
         (["calibrate", "MODEL", "FOLDER:val", "--out", "MODEL/config.json"], "is a file"),
         (["calibrate", "MODEL", "FOLDER:val", "--out", "x", "--rejections", "2"], "rejections"),
         (["calibrate", "MODEL", "FOLDER:val", "--out", "x", "--limit", "1"], "100 expressions"),
+        (["calibrate", "MODEL", "FOLDER:val", "--out", "x", "--forget"], "--forget and no split"),
+        (["calibrate", "MODEL", "--out", "x"], "DATASET:SPLIT"),
     ],
 )
 def test_errors_are_one_line(folder, model_folder, capsys, words, says):

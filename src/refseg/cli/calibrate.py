@@ -2,7 +2,9 @@
 
 Afterwards its score is the IoU to expect, and masks of low confidence are rejected: the answer is then that nothing
 fits. The effect is measured on half of the images after fitting on the other half; the calibration is fitted on all
-images. With --thresholds, the thresholds are chosen on the same images first.
+images, 100 expressions or more; on fewer than twice as many the effect is not measured. With --thresholds, the
+thresholds are chosen on the same images first. With --forget nothing is measured, and the model is written without what
+an earlier call measured: its score is then its own confidence, and no mask is rejected.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import json
 import sys
 from pathlib import Path
 
-from refseg.errors import OutputError
+from refseg.errors import ConfigError, OutputError
 
 __all__ = ["add_arguments", "run"]
 
@@ -20,7 +22,12 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", help="a name from `refseg models`, a model folder, or a Hub name such as user/name")
-    parser.add_argument("dataset", metavar="DATASET:SPLIT", help="a validation split, not the one to be tested on")
+    parser.add_argument(
+        "dataset",
+        nargs="?",
+        metavar="DATASET:SPLIT",
+        help="a validation split, not the one to be tested on; not with --forget",
+    )
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the model folder to write")
     parser.add_argument(
@@ -35,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="first choose the thresholds of the mask by the mean IoU (takes twice as long)",
     )
+    parser.add_argument(
+        "--forget",
+        action="store_true",
+        help="write the model without its calibration and its relative threshold",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
 
@@ -43,6 +55,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
     if arguments.out.exists() and not arguments.out.is_dir():
         raise OutputError(f"{arguments.out}: is a file, and a model is a folder; name another")
+    if arguments.forget == (arguments.dataset is not None):
+        raise ConfigError("name a validation split DATASET:SPLIT to calibrate on, or --forget and no split")
+    if arguments.forget:
+        return _forget(arguments.model, arguments.out)
     from refseg.config import to_dict
     from refseg.data.catalogue import open_data
     from refseg.evaluation.calibrate import calibrate
@@ -63,6 +79,23 @@ def run(arguments: argparse.Namespace) -> int:
         progress=sys.stderr.isatty(),
     )
     write_decision(folder, arguments.out, calibrated.decision, {"calibration": calibrated.measured})
+    if calibrated.measured["on_the_other_half"] is None:
+        print(
+            "refseg: note: half of the images have too few expressions to fit on, so that the effect on the other half "
+            "is not measured",
+            file=sys.stderr,
+        )
     fitted = {**calibrated.measured, "calibration": to_dict(calibrated.decision)["calibration"]}
     print(json.dumps(fitted, indent=2, allow_nan=False))
+    return 0
+
+
+def _forget(model: str, out: Path) -> int:
+    from refseg.models.folder import read_folder, write_decision
+    from refseg.models.hub import resolve
+
+    folder = resolve(model)
+    decision = read_folder(folder).spec.decision.unmeasured()
+    write_decision(folder, out, decision, {"calibration": None})
+    print(f"{out} is the model without a calibration; its threshold is {decision.threshold:g}")
     return 0

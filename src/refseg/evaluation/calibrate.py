@@ -11,7 +11,7 @@ import numpy as np
 from refseg.config import to_dict
 from refseg.data.dataset import DataSet
 from refseg.errors import ConfigError
-from refseg.evaluation.calibration import fit
+from refseg.evaluation.calibration import check_enough, fit, is_enough
 from refseg.evaluation.evaluate import evaluate
 from refseg.evaluation.metrics import Outcome
 from refseg.evaluation.reliability import measure_reliability
@@ -30,7 +30,8 @@ class Calibrated:
 
     decision: Decision
     measured: dict[str, Any]
-    """JSON: the data, the thresholds if they were chosen, and the effect on images that were not fitted on."""
+    """JSON: the data, the thresholds if they were chosen, and the effect on images that were not fitted on, None if
+    half of the images are too few to fit on."""
 
 
 def calibrate(
@@ -44,8 +45,8 @@ def calibrate(
 ) -> Calibrated:
     """Return the decision of a model with a calibration that is measured on a data set.
 
-    The effect is measured on one half of the images after fitting on the other half; the result is fitted on all. The
-    segmenter is not changed, and a calibration that it has is not used.
+    The effect is measured on one half of the images after fitting on the other half, unless that half has too few
+    expressions; the result is fitted on all. The segmenter is not changed, and a calibration that it has is not used.
 
     Args:
         segmenter: the model.
@@ -65,6 +66,7 @@ def calibrate(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     images = range(min(limit or data.num_images, data.num_images))
+    check_enough(sum(len(sample.expressions) for image in images for sample in data.samples_of(image)))
     decision = replace(segmenter.decision, calibration=None)
     chosen: dict[str, Any] = {}
     if thresholds:
@@ -85,9 +87,21 @@ def calibrate(
         "expressions": len(outcomes),
         **chosen,
         "rejections": rejections,
-        "on_the_other_half": _effect(halves[1], fit(halves[0], rejections=rejections)),
+        "on_the_other_half": (
+            _effect(halves[1], fit(halves[0], rejections=rejections)) if _can_measure(*halves) else None
+        ),
     }
     return Calibrated(decision=replace(decision, calibration=fit(outcomes, rejections=rejections)), measured=measured)
+
+
+def _can_measure(fitted: Sequence[Outcome], other: Sequence[Outcome]) -> bool:
+    """Return whether a calibration can be fitted on one half of the outcomes, and the other half has any."""
+    return (
+        is_enough(len(fitted))
+        and any(one.present for one in fitted)
+        and any(one.score > 0 for one in fitted)
+        and len(other) > 0
+    )
 
 
 def _effect(outcomes: Sequence[Outcome], calibration: Calibration) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from refseg.errors import DataError
 from refseg.evaluation.metrics import Outcome
 from refseg.values import Calibration
 
-__all__ = ["fit", "rejection_threshold"]
+__all__ = ["check_enough", "fit", "is_enough", "rejection_threshold"]
 
 MIN_EXPRESSIONS = 100
 """A calibration of fewer expressions would be mostly noise."""
@@ -35,8 +35,7 @@ def fit(outcomes: Sequence[Outcome], *, rejections: float | None = None) -> Cali
     Raises:
         DataError: there are too few outcomes, or all masks are empty.
     """
-    if len(outcomes) < MIN_EXPRESSIONS:
-        raise DataError(f"a calibration needs {MIN_EXPRESSIONS} expressions or more, got {len(outcomes)}")
+    check_enough(len(outcomes))
     confidences = np.array([one.score for one in outcomes], dtype=float)
     ious = np.array([one.iou if one.present else 0.0 for one in outcomes], dtype=float)
     present = np.array([one.present for one in outcomes], dtype=bool)
@@ -46,6 +45,24 @@ def fit(outcomes: Sequence[Outcome], *, rejections: float | None = None) -> Cali
     knots = _rising(confidences[answered], ious[answered])
     below = 0.0 if rejections is None else rejection_threshold(confidences, present, rejections)
     return Calibration(knots=knots, reject_below=below)
+
+
+def is_enough(expressions: int) -> bool:
+    """Return whether so many expressions are enough to fit a calibration."""
+    return expressions >= MIN_EXPRESSIONS
+
+
+def check_enough(expressions: int) -> None:
+    """Check that there are enough expressions to fit a calibration.
+
+    Raises:
+        DataError: there are not.
+    """
+    if not is_enough(expressions):
+        raise DataError(
+            f"a calibration needs at least {MIN_EXPRESSIONS} expressions, and there are {expressions}: add more, or "
+            "leave the model without a calibration (`refseg calibrate MODEL --forget --out FOLDER`)"
+        )
 
 
 def rejection_threshold(confidences: Float[ndarray, "N"], present: Bool[ndarray, "N"], rejections: float) -> float:

@@ -111,7 +111,7 @@ def write_decision(source: str | Path, target: str | Path, decision: Decision, a
         source: The model folder.
         target: The folder to write; it may be the source.
         decision: Replaces the stored one.
-        about: JSON values, added to those of the source.
+        about: JSON values, added to those of the source; None removes one.
 
     Raises:
         WeightsError: The source is not a model folder.
@@ -127,7 +127,7 @@ def write_decision(source: str | Path, target: str | Path, decision: Decision, a
         spec=ModelSpec(config=stored.spec.config, inputs=stored.spec.inputs, decision=decision),
         refseg=stored.refseg,
         clip=stored.clip,
-        about=stored.about | about,
+        about={key: value for key, value in (stored.about | about).items() if value is not None},
     )
     same = target.resolve() == source.resolve()
     return _write(target, config, None if same else lambda path: shutil.copyfile(source / WEIGHTS, path))

@@ -73,9 +73,17 @@ def test_arguments_out_of_range_are_an_error(by_colour, squares, arguments):
         calibrate(by_colour(), squares(16), **arguments)
 
 
-def test_too_few_expressions_are_an_error(by_colour, squares):
-    with pytest.raises(DataError, match="20"):
+def test_too_few_expressions_are_an_error_before_the_model_answers_any(by_colour, squares, monkeypatch):
+    monkeypatch.setattr("refseg.evaluation.calibrate.evaluate", None)
+    with pytest.raises(DataError, match="at least 20 expressions, and there are 12"):
         calibrate(by_colour(), squares(3))
+
+
+def test_too_few_for_two_halves_are_enough_to_calibrate_on(by_colour, squares):
+    """Four expressions an image: 24 in all, 12 in each half."""
+    calibrated = calibrate(by_colour(), squares(6))
+    assert calibrated.decision.calibration is not None
+    assert (calibrated.measured["expressions"], calibrated.measured["on_the_other_half"]) == (24, None)
 
 
 def test_another_threshold_is_not_rejected_by_the_calibration(by_colour, squares):

@@ -164,6 +164,7 @@ def test_another_decision_keeps_the_weights(folder, tmp_path):
     assert stored.spec.decision == load_model(target).decision == decision
     assert (stored.spec.config, stored.spec.inputs) == (before.spec.config, before.spec.inputs)
     assert stored.about == before.about | {"calibration": {"data": "x"}}
+    assert read_folder(write_decision(target, target, decision, {"calibration": None})).about == before.about
     assert read_folder(folder) == before
 
 
