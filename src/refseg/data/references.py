@@ -124,8 +124,8 @@ class References(Sequence[Sample]):
             raise IndexError(f"image {index} of {self.num_images}")
         rows = self._index.ask(
             "SELECT reference.number, reference.id, image_id, image.file, height, width, split, expressions, "
-            "expression_ids, expression_attributes, parts, attributes FROM reference JOIN image ON image.number = reference.image "
-            "WHERE image = ? ORDER BY reference.number",
+            "expression_ids, expression_attributes, parts, attributes FROM reference "
+            "JOIN image ON image.number = reference.image WHERE image = ? ORDER BY reference.number",
             int(self._images[index]),
         )
         wanted = set(self._wanted)

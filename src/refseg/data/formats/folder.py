@@ -26,7 +26,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator
 from functools import partial
@@ -47,6 +46,7 @@ from refseg.data.formats.record import (
     texts,
 )
 from refseg.data.formats.regions import Part, check_part, polygons
+from refseg.data.formats.separated import SEPARATORS, separated
 from refseg.errors import DataError, counted
 
 __all__ = ["TABLES", "folder", "json_lines"]
@@ -56,9 +56,6 @@ NO_SPLIT = "all"
 FIELDS = ("image", "mask", "rle", "polygons", "text", "split", "id")
 SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 """Other names of splits, in lower case."""
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-SEPARATOR_LINE = re.compile(r"\s*\"?sep=([,;\t])\"?[ ,;]*\r?\n", re.IGNORECASE)
-"""A first line by which spreadsheets tell each other the separator."""
 LOSSY = (".jpg", ".jpeg", ".webp")
 """Endings of mask files whose compression may change black and white to grey."""
 
@@ -164,10 +161,8 @@ def _text_of(table: Path) -> str:
 
 
 def _csv(table: Path, report: Report) -> Iterator[_Row]:
-    text = _text_of(table)
-    named = SEPARATOR_LINE.match(text)
-    text, before = (text[named.end() :], 1) if named else (text, 0)
-    separator = named[1] if named else _separator(text)
+    text, found, before = separated(_text_of(table), {"image", "text"}.issubset)
+    separator = found or ","
     kind = f"a table of {SEPARATORS[separator]}"
     # People write a space after a comma, also before text in quotes, which would then not count as quotes.
     lines = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True, delimiter=separator)
@@ -198,16 +193,6 @@ def _csv(table: Path, report: Report) -> Iterator[_Row]:
             yield _Row(f"line {line}", {"id": line} | row, tuple(cells))
 
 
-def _separator(text: str) -> str:
-    """Return the separator by which the first line with content has the columns of a table; a comma if none has."""
-    first = next((line for line in text.splitlines() if line.strip(' ",;\t')), "")
-    for separator in SEPARATORS:
-        names = {name.strip(' "').lower() for name in first.split(separator)}
-        if {"image", "text"} <= names:
-            return separator
-    return ","
-
-
 def _without_blanks(cells: list[str], least: int) -> list[str]:
     """Return cells without blank ones at the end, which spreadsheets add; at least so many are kept."""
     while len(cells) > least and not cells[-1]:
@@ -233,7 +218,12 @@ def _problem(table: Path, place: str, message: str) -> Problem:
     return Problem(file=str(table), row=place, kind="row", message=message)
 
 
-def _json_lines(table: Path, report: Report) -> Iterator[_Row]:
+def json_lines(table: Path, report: Report) -> Iterator[_Row]:
+    """Yield the value of each line of a table with its place; a line without an `id` gets its number as one.
+
+    Raises:
+        DataError: the table cannot be read, or is not UTF-8.
+    """
     for number, line in enumerate(_text_of(table).split("\n"), 1):
         if not line.strip():
             continue

@@ -10,9 +10,9 @@ A line has
 
 - `image`: a file name relative to the folder; `width` and `height` in pixels;
 - `instances`: a list of objects, each with a `category` (a name such as `dog`), `rle` (COCO's run lengths at the size
-  of the photo) and a `kind` (optional): `instance` is one object; `component` a connected part of all objects of a name,
-  usually one of them; `merged` touching objects of a name; `region` a surface, a substance or clothing; `crowd` many
-  objects. Of the names that a photo shows, every object should be annotated;
+  of the photo) and a `kind` (optional): `instance` is one object; `component` a connected part of all objects of a
+  name, usually one of them; `merged` touching objects of a name; `region` a surface, a substance or clothing; `crowd`
+  many objects. Of the names that a photo shows, every object should be annotated;
 - `labelled` (optional): names that are annotated wherever they occur, as a list, or the name of a known list (`coco80`,
   `voc20`, ...). Only of these it is known that they are absent where no object has them;
 - `void` (optional): run lengths of pixels that are left out of training and of every count;
@@ -91,7 +91,7 @@ def photos(root: Path, *, seed: int = 0, components: str = "lone") -> Source:
 
 
 def _read(table: Path, seed: int, components: str, report: Report) -> Iterator[Record]:
-    rows = list(json_lines(table, report))
+    rows = [(row.place, row.values) for row in json_lines(table, report)]
     splits = _splits(row for _, row in rows)
     for place, row in rows:
         split = ""

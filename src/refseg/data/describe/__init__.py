@@ -1,0 +1,1 @@
+"""Referring expressions for annotated photos, generated from the masks and names of their objects."""
