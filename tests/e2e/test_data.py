@@ -244,6 +244,16 @@ def test_statistics_are_a_table_and_a_plot(command, own):
 # ── leak ──
 
 
+def test_images_of_a_folder_and_of_a_spreadsheet_are_counted(command, sets):
+    Path("list.csv").write_text("Image;n\nCOCO_train2014_000000000003.jpg;1\n")
+    Path("photos").mkdir()
+    Path("photos/000000000002.png").touch()
+    code, out, err = command("leak", "refcoco:val", "--data", sets, "--against", "list.csv", "photos", "--json")
+    assert (code, err) == (0, "")
+    leaks = [(one["against"], one["listed"], one["ids"]) for one in json.loads(out)["leaks"]]
+    assert leaks[:2] == [("list.csv", 1, ["3"]), ("photos", 1, ["2"])]
+
+
 def test_shared_images_are_counted(command, sets):
     Path("ids.txt").write_text("3\n")
     code, out, err = command(

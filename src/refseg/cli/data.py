@@ -35,7 +35,7 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
     }
 )
 WORD_LENGTH = 17
-LISTS = (".txt", ".json", ".jsonl")
+LISTS = (".txt", ".json", ".jsonl", ".csv", ".tsv")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -287,8 +287,9 @@ def _add_leak(parser: argparse.ArgumentParser) -> None:
         action="extend",
         required=True,
         metavar="WHAT",
-        help="images that a model was trained on: a file of ids or names of images (.txt, .json, .jsonl), another "
-        "DATASET:SPLIT, or coco-train2014, coco-val2014, coco-train2017",
+        help="images that a model was trained on: a file of ids or names (text, a table with a column `image` "
+        "or `image_id`, .json, .jsonl), a folder of images, another DATASET:SPLIT, or coco-train2014, coco-val2014, "
+        "coco-train2017; images are compared by name",
     )
     parser.add_argument(
         "--result", type=Path, metavar="FILE", help="a result of `refseg evaluate`: score its clean part by itself"
@@ -323,13 +324,16 @@ def _leak(arguments: argparse.Namespace) -> int:
 
 
 def _listed(what: str, data: DataSet, arguments: argparse.Namespace) -> Images:
-    from refseg.data.leak import COCO_PARTS, coco_part, images_of, read_list
+    from refseg.data.catalogue import is_data_set
+    from refseg.data.leak import COCO_PARTS, coco_part, images_in, images_of, read_list
 
     path = Path(what)
     if what in COCO_PARTS:
         return coco_part(what, data)
     if path.is_file():
         return read_list(path)
+    if path.is_dir() and not is_data_set(path):
+        return images_in(path)
     if path.suffix.lower() in LISTS and ":" not in what:
         raise DataError(f"{path}: no such file")
     return images_of(_open(arguments, what))

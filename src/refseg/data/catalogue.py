@@ -23,7 +23,7 @@ from refseg.data.references import References
 from refseg.data.shapes import Shapes
 from refseg.errors import DataError, UnknownNameError
 
-__all__ = ["DATA_SETS", "Known", "find", "image_files", "open_data", "split_name"]
+__all__ = ["DATA_SETS", "Known", "find", "image_files", "is_data_set", "open_data", "split_name"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +223,11 @@ def find(name: str, root: str | os.PathLike[str] | None = None, *, text_field: s
     if os.sep in name or name.startswith("."):
         raise DataError(f"{name}: no such folder")
     raise UnknownNameError("data set", name, ("shapes", *DATA_SETS))
+
+
+def is_data_set(path: Path) -> bool:
+    """Return whether a folder is a data set by itself (see `find`)."""
+    return any((path / name).is_file() for name in (*TABLES, ANNOTATIONS)) or holds_tables(path)
 
 
 def image_files(name: str, root: str | os.PathLike[str], splits: Sequence[str] = ()) -> list[str]:

@@ -7,7 +7,9 @@ the file's ending: `a.jpg`, `images/a.png` and `a` are equal, `x/a.jpg` and `y/a
 
 from __future__ import annotations
 
+import csv
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +17,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from refseg.data.dataset import DataSet
-from refseg.data.formats.record import read_json
+from refseg.data.formats.record import read_json, shown
+from refseg.data.formats.separated import SEPARATORS, separated
 from refseg.errors import DataError
 
-__all__ = ["COCO_PARTS", "Images", "Leak", "coco_part", "find_leaks", "images_of", "read_list"]
+__all__ = ["COCO_PARTS", "Images", "Leak", "coco_part", "find_leaks", "images_in", "images_of", "read_list"]
 
 COCO_NAME = re.compile(r"(?:COCO_(?P<part>train2014|val2014|test2014|test2015)_)?(?P<number>\d{12})(?:_\d+)?(?:\.\w+)?")
 """The name of an image of COCO. REFER's files of references add the number of the annotation."""
@@ -26,6 +29,9 @@ COCO_PARTS = ("coco-train2014", "coco-val2014", "coco-train2017")
 """Parts of COCO for which an image's name tells whether it belongs to them."""
 FILE_FIELDS = ("file_name", "file", "image", "img_name", "image_path", "filename")
 ID_FIELDS = ("coco_id", "image_id", "id")
+IMAGE_ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+)
 
 
 class Images:
@@ -84,26 +90,29 @@ def _tail(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
 def read_list(path: Path) -> Images:
     """Read a list of images.
 
-    It is a text file with an id or a name per line; or JSON: a list of ids, names or objects, an object with such a
-    list under `images` (as in COCO's annotations), or an object per line. An object is read by the name of its file,
-    else by its `coco_id` (as in Visual Genome's `image_data.json`; where it is null, the image is not COCO's),
-    `image_id` or `id`.
+    It is a text file with an id or a name per line, where lines that begin with `#` are comments; a table with commas,
+    semicolons or tabs between columns, whose first line names them; or JSON: a list of ids, names or objects, an object
+    with such a list under `images` (as in COCO's annotations), or an object per line. A row or an object is read by the
+    name of its file, else by its `coco_id` (as in Visual Genome's `image_data.json`; where it is null, the image is not
+    COCO's), `image_id` or `id`.
 
     Raises:
-        DataError: the file is missing, broken, or names no images.
+        DataError: the file is missing, broken, names no images, or has a line that is neither an id nor a name.
     """
     if path.suffix.lower() == ".json":
         values = read_json(path)
     else:
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError:
             raise DataError(f"{path}: is not UTF-8 text; list one id or file name per line") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-        values = [line.strip() for line in lines if line.strip()]
         if path.suffix.lower() == ".jsonl":
-            values = [_object(path, number, line) for number, line in enumerate(values, 1)]
+            lines = [line for line in text.splitlines() if line.strip()]
+            values = [_object(path, number, line) for number, line in enumerate(lines, 1)]
+        else:
+            values = _lines(path, text)
     if isinstance(values, dict):
         values = values.get("images")
     if not isinstance(values, list):
@@ -120,6 +129,51 @@ def read_list(path: Path) -> Images:
     if not len(images):
         raise DataError(f"{path}: names no images")
     return images
+
+
+def _lines(path: Path, text: str) -> list[Any]:
+    """Return the ids and names of a text file, or the rows of a table."""
+    text = "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
+    table = separated(text, lambda names: bool(names & {*FILE_FIELDS, *ID_FIELDS}))
+    if table.separator is not None:
+        rows = csv.DictReader(table.text.splitlines(), delimiter=table.separator, skipinitialspace=True)
+        rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+        stripped = (
+            {name: cell.strip() for name, cell in row.items() if name and isinstance(cell, str)} for row in rows
+        )
+        return [row for row in stripped if any(row.values())]
+    for number, line in enumerate(text.splitlines(), 1):
+        if not _is_name(line.strip()):
+            raise DataError(
+                f"{path}: {shown(line)}, line {number} without comments, is neither an id nor a file name; list one of "
+                "them per line, or name the columns of a table in its first line, one of them image or image_id"
+            )
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _is_name(line: str) -> bool:
+    """Return whether a line of a list can be nothing but an id or the name of a file, or is blank."""
+    spaced = any(character.isspace() for character in line)
+    return not any(separator in line for separator in SEPARATORS) and (
+        not spaced or PurePosixPath(line).suffix.lower() in IMAGE_ENDINGS
+    )
+
+
+def images_in(folder: Path) -> Images:
+    """Return the images in a folder and the folders below it, by the endings of their names.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = [
+        Path(place, name).relative_to(folder).as_posix()
+        for place, _, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in IMAGE_ENDINGS
+    ]
+    if not found:
+        raise DataError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_ENDINGS))})")
+    return Images(str(folder), found)
 
 
 def _object(path: Path, number: int, line: str) -> Any:

@@ -8,7 +8,7 @@ import pickle
 import pytest
 
 from refseg.data.catalogue import open_data
-from refseg.data.leak import Images, coco_part, find_leaks, images_of, read_list
+from refseg.data.leak import Images, coco_part, find_leaks, images_in, images_of, read_list
 from refseg.errors import DataError
 
 COCO = "COCO_train2014_000000000123.jpg"
@@ -52,6 +52,11 @@ def test_images_are_compared_by_name(listed, id, file, same):
         ("ids.json", '["12", "000000000034"]'),
         ("coco.json", '{"images": [{"id": 12, "file_name": "000000000012.jpg"}, {"id": 34}], "annotations": []}'),
         ("image_data.json", '[{"image_id": 9, "coco_id": 12}, {"image_id": 5, "coco_id": null}, {"coco_id": 34}]'),
+        ("ids.txt", "# trained on\n12\n  # and\n34\n"),
+        ("list.csv", "image_id,split\n12,train\n34,val\n"),
+        ("list.csv", 'sep=;\nText;Image\n"a; b";000000000012.jpg\nb;x/000000000034.jpg\n;\n'),
+        ("list.tsv", "file_name\tn\n000000000012.jpg\t3\n000000000034.jpg\t4\n"),
+        ("list.txt", "image\n000000000012.jpg\n000000000034.jpg\n"),
         ("lines.jsonl", '{"image": "000000000012.jpg", "text": "x"}\n"34"\n'),
     ],
 )
@@ -76,6 +81,11 @@ def test_lists_are_read_in_the_forms_that_people_have(tmp_path, name, content):
         ("a.json", b"[true]", "entry 1 is neither"),
         ("a.json", b'[{"url": "x"}]', "entry 1: has neither a file name nor an id"),
         ("a.jsonl", b'"x"\n{', "entry 2: not valid JSON"),
+        ("a.csv", b"12,train\n34,val\n", "'12,train', line 1 without comments, is neither an id nor a file name"),
+        ("a.txt", b"a.jpg\nb.jpg\tval\n", "line 2 without comments"),
+        ("a.txt", b"a.jpg # the first\n", "neither an id nor a file name"),
+        ("a.txt", b"image 12\n", "neither an id nor a file name"),
+        ("a.csv", b"image,split\n,train\n", "entry 1: has neither"),
     ],
 )
 def test_lists_that_are_none_are_errors_in_one_line(tmp_path, name, content, says):
@@ -86,6 +96,19 @@ def test_lists_that_are_none_are_errors_in_one_line(tmp_path, name, content, say
     assert name in str(caught.value)
     with pytest.raises(DataError, match=r"read|no such file"):
         read_list(tmp_path / f"missing{(tmp_path / name).suffix}")
+
+
+def test_a_folder_of_images_is_a_list(tmp_path):
+    for name in ("b/my photo.JPG", "c.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    images = images_in(tmp_path)
+    assert len(images) == 2
+    assert images.has("?", "b/my photo.jpg")
+    assert images.has("?", "images/c.jpg")
+    assert not images.has("?", "x/my photo.jpg")
+    with pytest.raises(DataError, match="holds no images"):
+        images_in(tmp_path / "nothing")
 
 
 @pytest.fixture

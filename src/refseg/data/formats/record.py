@@ -172,6 +172,9 @@ def _without_blanks(record: Record, report: Report) -> Iterator[Record]:
             record,
             expressions=tuple(record.expressions[number] for number in kept),
             expression_ids=tuple(record.expression_ids[number] for number in kept),
+            expression_attributes=tuple(record.expression_attributes[number] for number in kept)
+            if record.expression_attributes
+            else (),
         )
 
 

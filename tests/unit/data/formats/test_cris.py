@@ -39,6 +39,7 @@ def test_a_record_has_the_values_of_the_files(made, write, tmp_path):
         "expression_ids": ("70", "71"),
         "parts": ({"file": "7.png"},),
         "attributes": {"targets": 1},
+        "expression_attributes": (),
         "warnings": (),
         "row": "reference 1",
         "table": str(tmp_path / "anns" / "refcoco" / "val.json"),

@@ -47,6 +47,7 @@ def test_a_record_has_the_values_of_the_row(made, csv, tmp_path):
         "expression_ids": ("cup-1/0",),
         "parts": ({"file": "a-cup.png"},),
         "attributes": {"light": "dim"},
+        "expression_attributes": (),
         "warnings": (),
         "row": "line 2",
         "table": str(tmp_path / "data.csv"),

@@ -53,6 +53,7 @@ def test_a_record_has_the_values_of_the_file(made, write, tmp_path):
         "expression_ids": ("val/3",),
         "parts": ({"polygons": [made.square(2, 2, 9)]},),
         "attributes": {"targets": 1},
+        "expression_attributes": (),
         "warnings": (),
         "row": "image 1",
         "table": str(tmp_path / "finetune_refcoco_val.json"),

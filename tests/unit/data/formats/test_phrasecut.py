@@ -55,6 +55,7 @@ def test_a_record_has_the_values_of_the_files(made, write, tmp_path):
         "expression_ids": ("2417997__1",),
         "parts": ({"polygons": [made.square(2, 2, 10)]},),
         "attributes": {"targets": 1},
+        "expression_attributes": (),
         "warnings": (),
         "row": "phrase 1",
         "table": str(tmp_path / "refer_val.json"),

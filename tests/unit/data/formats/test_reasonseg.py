@@ -46,6 +46,7 @@ def test_a_record_has_the_values_of_the_file(made, write, tmp_path):
         "expression_ids": ("val/1_a/0", "val/1_a/1"),
         "parts": ({"polygons": [made.square(2, 2, 10)]},),
         "attributes": {"sentence": True},
+        "expression_attributes": (),
         "warnings": (),
         "row": "",
         "table": str(tmp_path / "val" / "1_a.json"),
