@@ -7,9 +7,11 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from refseg.cli.options import add_device
 from refseg.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from refseg.evaluation.protocols import Protocol
 
 __all__ = [
+    "EXAMPLE",
     "add_arguments",
     "add_data_arguments",
     "check_output",
@@ -28,6 +31,8 @@ __all__ = [
     "run",
 ]
 
+EXAMPLE = "refseg evaluate shapes shapes:val --limit 20 --save masks.jsonl --out result.json"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -37,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save", type=Path, metavar="FILE", help="write every mask there, as `refseg score` reads them"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    add_device(parser)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     lines: list[str] = []
     timing = Timing()
     images = min(arguments.limit or data.num_images, data.num_images)
+    save = partial(line_of, model=arguments.model, fingerprint=segmenter.fingerprint)
     outcomes = gather(
         evaluate(
             segmenter,
@@ -91,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             data.objects,
             protocol=protocol,
             progress=sys.stderr.isatty() and rank == 0,
-            each=None if arguments.save is None else lambda *prediction: lines.append(line_of(*prediction)),
+            each=None if arguments.save is None else lambda *prediction: lines.append(save(*prediction)),
             timing=timing,
         )
     )

@@ -26,6 +26,10 @@ class About:
 
     made_by: str
     """The model, or the file of predictions."""
+    fingerprint: str | None
+    """Of the model, if the result is of one."""
+    predictions: str | None
+    """The SHA-256 of the file of predictions, if the result is of one."""
     refseg: str
     """The version."""
     data: str
@@ -66,6 +70,8 @@ def about(result: Result) -> About:
         data, made_by = take(figures, "data", dict), take(figures, "made_by", dict)
         found = About(
             made_by=str(made_by.get("model") or made_by.get("predictions") or "unknown"),
+            fingerprint=take(made_by, "fingerprint", (str, type(None)), None),
+            predictions=take(made_by, "sha256", (str, type(None)), None),
             refseg=take(figures, "refseg", str),
             data=take(data, "name", str),
             split=take(data, "split", str),

@@ -5,10 +5,12 @@ A file of predictions has one JSON object a line:
 - `sent_id`, the id of the expression in the data set; or `image` and `text`. The image is its path within the data set
   (its id); its file name, or that without the ending, will do if no other image of the data set has it;
 - `rle`, the mask as COCO's run lengths, of the image's own size; or `mask`, the name of an image file, relative to the
-  file of predictions, whose nonzero pixels are the mask; neither, or null, means that nothing fits;
-- `score`, 0..1, and `empty`, if the model gives them.
+  file of predictions, whose pixels that are not black are the mask (see `read_mask`); neither, or null, means that
+  nothing fits. A mask may also be of the size at which the protocol compares masks, if it has one;
+- `score`, 0..1, and `empty`, if the model gives them;
+- `model` and `fingerprint`, the name and the weights of the model, which `refseg evaluate --save` writes.
 
-A folder of PNGs named `<sent_id>.png` works too.
+A row may be repeated, but not contradicted. A folder of PNGs named `<sent_id>.png` works too.
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ from tqdm import tqdm
 
 from refseg.data.dataset import DataSet
 from refseg.data.formats.record import safe_name, take
-from refseg.errors import DataError, ImageError
+from refseg.errors import DataError, ImageError, counted
 from refseg.evaluation import strict_json
 from refseg.evaluation.evaluate import Objects, Target, make_outcome, target_of
 from refseg.evaluation.metrics import Outcome
 from refseg.evaluation.protocols import Protocol
 from refseg.inputs.read import read_mask
-from refseg.masks import check_rle, decode_rle
+from refseg.masks import check_mask_size, check_rle, decode_rle
 from refseg.values import Expression, Prediction, Sample
 
 __all__ = ["Matched", "Predictions", "Row", "line_of", "score"]
@@ -44,8 +46,8 @@ COCO_NAME = re.compile(r"(?:COCO_(?:train|val|test)2014_)?(\d{12})")
 """The file names of COCO's images, without their ending; data sets on COCO call the images by the number alone."""
 
 
-def line_of(sample: Sample, expression: Expression, prediction: Prediction) -> str:
-    """Return the line of a file of predictions that stores a prediction."""
+def line_of(sample: Sample, expression: Expression, prediction: Prediction, *, model: str, fingerprint: str) -> str:
+    """Return the line of a file of predictions that stores a prediction of a model."""
     return json.dumps(
         {
             "sent_id": expression.id,
@@ -54,6 +56,8 @@ def line_of(sample: Sample, expression: Expression, prediction: Prediction) -> s
             "rle": prediction.rle,
             "score": round(prediction.score, 6),
             "empty": prediction.empty,
+            "model": model,
+            "fingerprint": fingerprint,
         },
         ensure_ascii=False,
         allow_nan=False,
@@ -72,6 +76,10 @@ class Row:
     score: float | None = None
     empty: bool = False
 
+    def repeats(self, other: Row) -> bool:
+        """Return whether another row stores the same prediction."""
+        return vars(self) | {"place": ""} == vars(other) | {"place": ""}
+
 
 class Predictions:
     """Stored masks; `match` finds the one of each expression."""
@@ -80,9 +88,11 @@ class Predictions:
         """Read a file of predictions, or a folder of masks.
 
         Raises:
-            DataError: it is missing, a line is wrong, or two lines are of the same expression.
+            DataError: it is missing, a line is wrong, or two lines contradict each other.
         """
         self.path = path
+        self._models: set[str | None] = set()
+        self._fingerprints: set[str | None] = set()
         self.by_id: dict[str, Row] = {}
         """By the id of the expression."""
         self.by_text: dict[tuple[str, str], Row] = {}
@@ -98,6 +108,16 @@ class Predictions:
             self._read(digest.update)
         self.sha256 = digest.hexdigest()
         self._folder = path if path.is_dir() else path.parent
+
+    @property
+    def model(self) -> str:
+        """The name of the model that all rows name; otherwise that of the file."""
+        return _only(self._models) or self.path.name
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the model of all rows; None if they are of several or do not say it."""
+        return _only(self._fingerprints)
 
     def _read(self, update: Callable[[bytes], None]) -> None:
         try:
@@ -129,41 +149,52 @@ class Predictions:
             score=None if score is None else float(score),
             empty=bool(take(values, "empty", (bool, type(None)), None)),
         )
+        self._models.add(take(values, "model", (str, type(None)), None))
+        self._fingerprints.add(take(values, "fingerprint", (str, type(None)), None))
         id = take(values, "sent_id", (str, int), None)
         if id is not None:
             other = self.by_id.setdefault(str(id), row)
         else:
             key = str(take(values, "image", (str, int))), take(values, "text", str).strip()
             other = self.by_text.setdefault(key, row)
-        if other is not row:
-            raise DataError(f"is of the same expression as {other.place}")
+        if not row.repeats(other):
+            raise DataError(f"contradicts {other.place}, which is of the same expression; remove one of them")
 
     def match(self, data: DataSet) -> Matched:
         """Return the rows by the expressions of a data set.
 
         Raises:
-            DataError: the name of an image could be that of several images, or two rows are of the same expression.
+            DataError: the name of an image could be that of several images, or two rows contradict each other.
         """
         return Matched(self, data)
 
-    def mask(self, row: Row, size: tuple[int, int]) -> Bool[ndarray, "H W"]:
+    def mask(self, row: Row, size: tuple[int, int], side: int | None = None) -> Bool[ndarray, "H W"]:
         """Return the mask of a row.
 
+        Args:
+            row: one of these.
+            size: of the image, (height, width).
+            side: of the square at which the protocol compares masks; a mask of that size is returned as it is.
+
         Raises:
-            DataError: it is broken, or not of that size, (height, width).
+            DataError: it is broken, or of another size.
         """
+        square = None if side is None else (side, side)
         try:
             if row.rle is not None:
-                return decode_rle(row.rle, size=size)
+                return decode_rle(row.rle, size=square if tuple(row.rle["size"]) == square else size)
             if row.mask is None:
                 return np.zeros(size, dtype=bool)
             mask = read_mask(self._folder / row.mask)
+            if mask.shape != square:
+                check_mask_size(mask.shape, size)
         except (DataError, ImageError) as error:
             raise DataError(f"{self.path}: {row.place}: {error}") from None
-        if mask.shape != size:
-            sizes = f"{row.mask} is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}"
-            raise DataError(f"{self.path}: {row.place}: {sizes}")
         return mask
+
+
+def _only(values: set[str | None]) -> str | None:
+    return next(iter(values)) if len(values) == 1 else None
 
 
 class Matched:
@@ -183,9 +214,13 @@ class Matched:
                 raise DataError(
                     f"{self.path}: {row.place}: image {name[:60]!r} could be {' or '.join(found[:2])}; write its path"
                 )
-            if found and self._by_text.setdefault((found[0], text), row) is not row:
-                other = self._by_text[found[0], text]
-                raise DataError(f"{self.path}: {row.place}: is of the same expression as {other.place}")
+            if not found:
+                continue
+            other = self._by_text.setdefault((found[0], text), row)
+            if not row.repeats(other):
+                raise DataError(f"{self.path}: {row.place}: contradicts {other.place}, which is of the same expression")
+            if other is not row:
+                self._unused.discard(row)
 
     def row(self, sample: Sample, expression: Expression) -> Row:
         """Return the row of an expression.
@@ -208,7 +243,8 @@ class Matched:
         if self._unused:
             places = [row.place for row in self._unused]
             first = min(places, key=lambda place: (len(place), place))
-            raise DataError(f"{self.path}: {len(places)} predictions belong to no expression of the data, as {first}")
+            belong = counted(len(places), "prediction belongs", "predictions belong")
+            raise DataError(f"{self.path}: {belong} to no expression of the data, as {first}")
 
 
 class _ImageNames:
@@ -263,8 +299,8 @@ def score(
         progress: whether to show a progress bar.
 
     Raises:
-        DataError: an expression has no prediction, a prediction belongs to no expression, or a mask is broken or not
-            of the size of its image.
+        DataError: an expression has no prediction, a prediction belongs to no expression, or a mask is broken or of
+            another size than its image and than those that the protocol compares.
     """
     matched = predictions.match(data)
     outcomes = []
@@ -273,7 +309,7 @@ def score(
         for sample, target, size in _with_targets(data.samples_of(image), protocol):
             for expression in sample.expressions:
                 row = matched.row(sample, expression)
-                mask = predictions.mask(row, size)
+                mask = predictions.mask(row, size, protocol.side)
                 empty = row.empty or not mask.any()
                 outcomes.append(
                     make_outcome(
@@ -282,13 +318,18 @@ def score(
                         mask,
                         protocol.resize_mask(mask),
                         target,
-                        masks,
+                        masks if mask.shape == size else _resized(masks, protocol),
                         score=float(not empty) if row.score is None else row.score,
                         empty=empty,
                     )
                 )
     matched.check_all_used()
     return outcomes
+
+
+def _resized(objects: Bool[ndarray, "N H W"] | None, protocol: Protocol) -> Bool[ndarray, "N h w"] | None:
+    """Return the masks of objects at the size at which a protocol compares masks."""
+    return None if objects is None else np.stack([protocol.resize_mask(one) for one in objects])
 
 
 def _with_targets(samples: tuple[Sample, ...], protocol: Protocol) -> Iterator[tuple[Sample, Target, tuple[int, int]]]:

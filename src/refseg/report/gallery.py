@@ -12,16 +12,16 @@ from numpy import ndarray
 from PIL import Image
 
 from refseg.data.dataset import DataSet
-from refseg.errors import DataError
+from refseg.errors import DataError, counted
 from refseg.evaluation.evaluate import target_of
 from refseg.evaluation.metrics import Outcome
 from refseg.evaluation.predictions import Matched, Predictions
 from refseg.evaluation.protocols import Protocol
-from refseg.masks import iou
+from refseg.masks import check_mask_size, iou
 from refseg.report.failures import KINDS, Kind, Masks
 from refseg.values import Expression, Sample
-from refseg.writers.overlay import overlay
-from refseg.writers.table import percent
+from refseg.writers.overlay import overlay, shrunk
+from refseg.writers.table import percent, shortened
 
 __all__ = ["Gallery", "Group", "Panel", "Shown", "groups"]
 
@@ -72,6 +72,8 @@ class Gallery:
 
     data: DataSet
     protocol: Protocol
+    model: str
+    """The name of the model whose masks are the predictions."""
     predictions: Predictions | None = None
     other: Predictions | None = None
     _places: dict[str, tuple[Sample, Expression]] = field(default_factory=dict)
@@ -118,7 +120,7 @@ class Gallery:
         if predictions not in self._matched:
             self._matched[predictions] = predictions.match(self.data)
         row = self._matched[predictions].row(*self._places[one.id])
-        return predictions.mask(row, (size[0], size[1]))
+        return predictions.mask(row, (size[0], size[1]), self.protocol.side)
 
     def panel(self, one: Outcome) -> Panel:
         """Return an expression with its image, the target mask and the predicted masks.
@@ -131,19 +133,20 @@ class Gallery:
         size = (image.height, image.width)
         layers: list[tuple[str, str, Bool[ndarray, "H W"] | None]] = [("image", "The image alone", None)]
         if sample.load_mask is not None:
-            layers.append(("target", "The target mask", sample.load_mask()))
+            target = sample.load_mask()
+            check_mask_size(target.shape, size)
+            layers.append(("target", "The target mask", target))
         if self.predictions is not None:
-            layers.append(("prediction", "The predicted mask", self._stored(self.predictions, one, size)))
+            label = "prediction" if self.other is None else f"first model: {shortened(self.model)}"
+            layers.append((label, "The predicted mask", self._stored(self.predictions, one, size)))
         if self.other is not None:
-            layers.append(("second model", "The mask of the second model", self._stored(self.other, one, size)))
-        shown = []
-        for label, alt, mask in layers:
-            if mask is not None and mask.shape != size:
-                raise DataError(
-                    f"{one.id}: a mask is {mask.shape[1]} x {mask.shape[0]}, its image {size[1]} x {size[0]}"
-                )
-            shown.append(_draw(image, mask, label, f"{alt}, tinted pink" if mask is not None and mask.any() else alt))
-        return Panel(outcome=one, images=tuple(shown), remarks=tuple(self._remarks(one)))
+            label = f"second model: {shortened(self.other.model)}"
+            layers.append((label, "The mask of the second model", self._stored(self.other, one, size)))
+        shown = tuple(
+            _draw(image, mask, label, f"{alt}, tinted pink" if mask is not None and mask.any() else alt)
+            for label, alt, mask in layers
+        )
+        return Panel(outcome=one, images=shown, remarks=tuple(self._remarks(one)))
 
     def _remarks(self, one: Outcome) -> Iterator[str]:
         if not one.present:
@@ -231,7 +234,7 @@ def _group(kind: Kind, suspects: Sequence[Outcome], examined: Sequence[Outcome] 
 
 
 def _many(count: int, of: str = "") -> str:
-    return f"{count:,} {'expression' if count == 1 else 'expressions'}{of}."
+    return f"{counted(count, 'expression')}{of}."
 
 
 def _worst_first(one: Outcome) -> tuple[float, float, str]:
@@ -243,14 +246,7 @@ def _draw(image: Image.Image, mask: Bool[ndarray, "H W"] | None, label: str, alt
     small = image.copy()
     small.thumbnail((MAX_WIDTH, MAX_HEIGHT), Image.Resampling.LANCZOS)
     if mask is not None:
-        small = overlay(small, _shrunk(mask, small.size))
+        small = overlay(small, shrunk(mask, small.size))
     written = BytesIO()
     small.save(written, "JPEG", quality=QUALITY, optimize=True)
     return Shown(label=label, alt=alt, width=small.width, height=small.height, jpeg=written.getvalue())
-
-
-def _shrunk(mask: Bool[ndarray, "H W"], size: tuple[int, int]) -> Bool[ndarray, "h w"]:
-    """Return a mask at another size, (width, height): pixels covered by half or more, or by any share if none is."""
-    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX))
-    half = share >= 0.5
-    return half if half.any() else share > 0  # masks thinner than a pixel must be visible too

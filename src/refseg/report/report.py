@@ -69,8 +69,8 @@ def html(
         limit: bytes of the whole file; images beyond it are left out.
 
     Raises:
-        DataError: the result is broken, it is not of the data, or an expression is missing from the data or from the
-            predictions.
+        DataError: the result is broken, it is not of the data, the predictions are of another model or file than the
+            result, or an expression is missing from the data or from the predictions.
     """
     of = about(result)
     if data is not None and data.digest() != of.digest:
@@ -81,11 +81,31 @@ def html(
         body.append("<h2>Images</h2>")
         body.append(paragraph("Left out: images need the data and the stored predictions."))
     else:
-        gallery = Gallery(data=data, protocol=of.protocol, predictions=predictions, other=other)
+        if predictions is not None:
+            _check_scored(of, predictions)
+        gallery = Gallery(data=data, protocol=of.protocol, model=of.made_by, predictions=predictions, other=other)
         chosen = groups(result.outcomes, gallery)
         room = limit - len(page(_title(of), [*body, *_arrange(chosen, {})]).encode())
         body += _arrange(chosen, _draw(chosen, gallery, room))
     return page(_title(of), body)
+
+
+def _check_scored(of: About, predictions: Predictions) -> None:
+    """Check that predictions are of the model, or in the file, that was scored.
+
+    Raises:
+        DataError: they are not.
+    """
+    remedy = "those of a second model are --other-predictions"
+    if of.predictions not in (None, predictions.sha256):
+        raise DataError(f"{predictions.path}: is not the file that was scored, or has changed since; {remedy}")
+    if of.fingerprint is None or of.fingerprint == predictions.fingerprint:
+        return
+    if predictions.fingerprint is None:
+        problem = "does not say of each mask that the model of the result made it"
+    else:
+        problem = f"its masks are of another model ({predictions.model}) than the result ({of.made_by})"
+    raise DataError(f"{predictions.path}: {problem}; give the file that --save wrote; {remedy}")
 
 
 def _section(section: Section) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -161,10 +162,34 @@ def test_dots_are_part_of_a_name(tmp_path):
     assert [one.iou for one in score(predictions, Scenes(), REFSEG)] == [1.0, 1.0]
 
 
-def test_two_names_of_one_image_are_an_error(tmp_path):
-    extra = named_rows("s/001.png", "t/001.png", "s/001")
-    with pytest.raises(DataError, match="line 3: is of the same expression as line 1"):
-        score(Predictions(write(tmp_path / "p.jsonl", *extra)), TwoFolders(), REFSEG)
+def test_rows_may_repeat_each_other_but_not_contradict(tmp_path):
+    first, second, third = named_rows("s/001.png", "t/001.png", "s/001")
+    other_name = {**first, "image": third["image"]}
+    repeated = Predictions(write(tmp_path / "p.jsonl", first, second, first, other_name))
+    assert [one.iou for one in score(repeated, TwoFolders(), REFSEG)] == [1.0, 1.0]
+    with pytest.raises(DataError, match="line 3: contradicts line 1"):
+        score(Predictions(write(tmp_path / "p.jsonl", first, second, third)), TwoFolders(), REFSEG)
+    with pytest.raises(DataError, match="line 2: contradicts line 1"):
+        Predictions(write(tmp_path / "p.jsonl", first, {**first, "score": 0.3}))
+
+
+@pytest.mark.parametrize("kind", ["rle", "mask"])
+def test_masks_may_be_of_the_size_at_which_a_protocol_compares(tmp_path, kind):
+    lavt = PROTOCOLS["lavt"]
+    data = TwoFolders()
+    stored = []
+    for image in range(2):
+        mask = lavt.resize_mask(np.roll(MASK, 3 * image, axis=1))
+        Image.fromarray(mask).save(tmp_path / f"{image}.png")
+        stored.append(
+            {"sent_id": image, "rle": encode_rle(mask)} if kind == "rle" else {"sent_id": image, "mask": f"{image}.png"}
+        )
+    predictions = Predictions(write(tmp_path / "p.jsonl", *stored))
+    data.objects = lambda index: np.stack([~np.roll(MASK, 3 * index, axis=1), np.roll(MASK, 3 * index, axis=1)])
+    outcomes = score(predictions, data, lavt, objects=data.objects)
+    assert [(one.iou, one.image_pixels) for one in outcomes] == [(1.0, 480 * 480)] * 2
+    with pytest.raises(DataError, match="480 x 480, its image 8 x 6"):
+        score(predictions, data, REFSEG)
 
 
 def test_a_row_that_answers_nothing_is_an_error_even_if_another_answers_twice(tmp_path):
@@ -174,7 +199,7 @@ def test_a_row_that_answers_nothing_is_an_error_even_if_another_answers_twice(tm
     answer, unused = named_rows("s/001.png", "s/002.png")
     outcomes = score(Predictions(write(tmp_path / "p.jsonl", answer)), Twice(), REFSEG)
     assert len(outcomes) == 2
-    with pytest.raises(DataError, match="1 predictions belong to no expression of the data, as line 2"):
+    with pytest.raises(DataError, match="1 prediction belongs to no expression of the data, as line 2"):
         score(Predictions(write(tmp_path / "p.jsonl", answer, unused)), Twice(), REFSEG)
 
 
@@ -207,11 +232,14 @@ def test_stored_masks_score_as_they_were_measured(by_colour, squares, tmp_path, 
     if name == "cris":  # it has no rule for expressions that fit nothing
         samples_of = data.samples_of
         data.samples_of = lambda index: samples_of(index)[:2]
+    save = partial(line_of, model="by colour", fingerprint="f")
     measured = evaluate(
-        by_colour(), data, protocol=PROTOCOLS[name], each=lambda *prediction: lines.append(line_of(*prediction))
+        by_colour(), data, protocol=PROTOCOLS[name], each=lambda *prediction: lines.append(save(*prediction))
     )
     (tmp_path / "p.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    scored = score(Predictions(tmp_path / "p.jsonl"), data, PROTOCOLS[name])
+    predictions = Predictions(tmp_path / "p.jsonl")
+    assert (predictions.model, predictions.fingerprint) == ("by colour", "f")
+    scored = score(predictions, data, PROTOCOLS[name])
     assert [(one.id, one.intersection, one.union, one.empty) for one in scored] == [
         (one.id, one.intersection, one.union, one.empty) for one in measured
     ]
@@ -223,8 +251,9 @@ def test_the_line_of_a_prediction(predictor):
     sample = data.samples_of(0)[0]
     (encoding,) = predictor.encode([sample.load_image()])
     (prediction,) = predictor.segment(encoding, [sample.expressions[0].text])
-    line = json.loads(line_of(sample, sample.expressions[0], prediction))
-    assert list(line) == ["sent_id", "image", "text", "rle", "score", "empty"]
+    line = json.loads(line_of(sample, sample.expressions[0], prediction, model="m", fingerprint="f"))
+    assert list(line) == ["sent_id", "image", "text", "rle", "score", "empty", "model", "fingerprint"]
+    assert (line["model"], line["fingerprint"]) == ("m", "f")
     assert (line["sent_id"], line["image"]) == (sample.expressions[0].id, sample.image_id)
     assert np.array_equal(decode_rle(line["rle"]), prediction.mask)
 

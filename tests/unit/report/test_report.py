@@ -273,6 +273,30 @@ def test_panels_show_image_target_and_predictions(scenes, answer, stored):
     assert re.search(r"predicted mask is not empty\. The highest score first\. 2 expressions", page.words)
 
 
+def test_both_models_are_named(scenes, answer, stored):
+    result, lines = answer(scenes(), shifted, made_by="mine")
+    others = lines.replace('"score": 0.75', '"score": 0.75, "model": "theirs"')
+    page = Page(html(result, data=scenes(), predictions=stored(lines), other=stored(others, "other.jsonl")))
+    assert page.words.count("first model: mine") == page.words.count("second model: theirs") == 8
+    page = Page(html(result, data=scenes(), predictions=stored(lines), other=stored(lines, "other.jsonl")))
+    assert "second model: other.jsonl" in page.words
+
+
+def test_masks_of_another_model_or_file_than_the_results_are_an_error(scenes, answer, stored):
+    result, lines = answer(scenes(), shifted)
+    signed = {name: stored(lines.replace("}\n", f', "fingerprint": "{name}"}}\n'), f"{name}.jsonl") for name in "ab"}
+    unsigned = stored(lines)
+    result.figures["made_by"] = {"model": "a model", "fingerprint": "a"}
+    assert html(result, data=scenes(), predictions=signed["a"], other=signed["b"])
+    for wrong in (signed["b"], unsigned):
+        with pytest.raises(DataError, match="--save"):
+            html(result, data=scenes(), predictions=wrong)
+    result.figures["made_by"] = {"predictions": "masks.jsonl", "sha256": unsigned.sha256}
+    assert html(result, data=scenes(), predictions=unsigned)
+    with pytest.raises(DataError, match="not the file that was scored"):
+        html(result, data=scenes(), predictions=signed["a"])
+
+
 def test_masks_that_were_not_scored_are_noted(scenes, answer, stored):
     result, _ = answer(scenes(), shifted)
     _, others = answer(scenes(), target)
