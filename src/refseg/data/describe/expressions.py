@@ -6,7 +6,7 @@ The styles are those of generated scenes (`shapes.expressions`): `location`, `ap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -34,26 +34,14 @@ SMALLEST = (0.004, 0.03)
 """Fraction of the photo's pixels, and of its sides: what is smaller is not referred to."""
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 ORDINALS = {2: "second", 3: "third", 4: "fourth"}
+WEIGHTS = {"ordinal": 4.0, "middle": 0.4, "colour": 1.5, "on": 3.0, "with": 3.0, "next": 2.0, "behind": 3.0}
+"""How much rather than others a form is chosen, if it fits."""
 ALIKE = 6.0
 """Objects are counted in a row only if none has more than this many times the area of another."""
 IN_A_ROW = 0.3
 """Fractions of the photo's side by which objects in a row are spread out at least along it, and at most across it."""
-UNSEEN = 0.02
-"""Up to this fraction of an object's pixels a colour is certainly not that of the object."""
-SIMILAR = {
-    "black": ("gray", "brown"),
-    "gray": ("black", "white"),
-    "white": ("gray",),
-    "brown": ("orange", "red", "black"),
-    "orange": ("brown", "red", "yellow"),
-    "red": ("orange", "brown", "pink", "purple"),
-    "yellow": ("orange", "brown", "green"),
-    "pink": ("red", "purple"),
-    "purple": ("pink", "blue", "red"),
-    "blue": ("purple", "black"),
-    "green": ("yellow",),
-}
-"""Colour words that people might exchange."""
+UNSEEN = 0.06
+"""Up to this fraction of pixels that might have a colour, it is certainly not that of the object."""
 SYNONYM, KIND = 0.4, 0.15
 """How often another word, and a word for more than the name, are said, compared with the usual word."""
 THE = 0.25
@@ -81,13 +69,20 @@ class Described:
 
 def describe(photo: Photo, rng: np.random.Generator) -> list[tuple[Described, ...]]:
     """Return expressions for a photo: of each target together, then those that fit nothing, one by one."""
-    visible = [index for index, thing in enumerate(photo.things) if thing.single and _visible(thing)]
+    visible = [
+        index for index, thing in enumerate(photo.things) if thing.single and _visible(thing) and nouns(thing.name)
+    ]
     chosen = sorted(rng.permutation(visible)[:MOST_TARGETS].tolist())
     found = [_about(photo, rng, index) for index in chosen]
     found += _together(photo, rng)
     found = [group for group in found if group]
     wanted = max(1, round(sum(map(len, found)) / (2 * PER_TARGET))) if photo.things else 1
     return [*found, *((one,) for one in _nothing(photo, rng, wanted))]
+
+
+def _spoken(photo: Photo) -> list[str]:
+    """Return the names of a photo's things for which there is a word, in alphabetical order."""
+    return sorted(name for name in photo.names if nouns(name))
 
 
 def _visible(thing: Thing) -> bool:
@@ -135,7 +130,9 @@ def _about(photo: Photo, rng: np.random.Generator, index: int) -> tuple[Describe
     found: dict[str, Described] = {}
     name = photo.things[index].name
     candidates = list(_candidates(photo, rng, index))
-    for place in rng.permutation(len(candidates)).tolist():
+    # In random order, those of a higher weight rather earlier.
+    order = np.argsort([-(rng.random() ** (1 / WEIGHTS.get(form, 1.0))) for _, _, form, _ in candidates]).tolist()
+    for place in order:
         query, style, form, templates = candidates[place]
         if len(found) == PER_TARGET:
             break
@@ -177,11 +174,7 @@ def _places(photo: Photo, query: Query, index: int) -> Iterator[tuple[Place, str
     thing, count = photo.things[index], len(things)
     for side, preposition in (("left", "on"), ("right", "on"), ("top", "at"), ("bottom", "at")):
         if side in ("left", "right") or count > 1:
-            yield (
-                Side(side=side),
-                "side",
-                (f"{{n}} {preposition} the {side}", f"{{n}} to the {side}")[: 1 + (preposition == "on")],
-            )
+            yield Side(side=side), "side", (f"{{n}} {preposition} the {side}",)
     for vertical in ("top", "bottom"):
         for horizontal in ("left", "right"):
             words = (f"{vertical} {horizontal} {{n}}", f"{{n}} in the {vertical} {horizontal}")
@@ -223,7 +216,7 @@ def _ranks(things: Sequence[Thing], thing: Thing) -> Iterator[tuple[Place, str, 
 def _relations(photo: Photo, rng: np.random.Generator, index: int) -> Iterator[tuple[Related, tuple[str, ...]]]:
     """Yield relations to objects of other names."""
     name = photo.things[index].name
-    for other in sorted(photo.names - {name}):
+    for other in [one for one in _spoken(photo) if one != name]:
         anchor = nouns(other)[0] if rng.random() < 0.7 else _pick(rng, nouns(other))
         yield from _related_to(anchor, other, name)
 
@@ -247,7 +240,7 @@ def _related_to(anchor: Noun, name: str, of: str) -> Iterator[tuple[Related, tup
 def _together(photo: Photo, rng: np.random.Generator) -> list[tuple[Described, ...]]:
     """Return expressions for all that a word may mean, and for all objects of a name on a side."""
     found: list[tuple[Described, ...]] = []
-    for name in rng.permutation(sorted(photo.names)).tolist():
+    for name in rng.permutation(_spoken(photo)).tolist():
         if len(found) >= MOST_WHOLES:
             break
         found += [group for group in (_all(photo, rng, name), _all_at_side(photo, rng, name)) if group]
@@ -259,7 +252,7 @@ def _all(photo: Photo, rng: np.random.Generator, name: str) -> tuple[Described, 
     bare = Query(noun=_pick(rng, nouns(name)), whole=True)
     members = denote(bare, photo)
     things = [photo.things[index] for index in members.certain]
-    if not members.clear or sum(thing.area for thing in things) < SMALLEST[0]:
+    if not members.clear or not things or sum(thing.area for thing in things) < SMALLEST[0]:
         return ()
     number = lookup(name).number
     if number == "count" and all(thing.single for thing in things):
@@ -269,11 +262,11 @@ def _all(photo: Photo, rng: np.random.Generator, name: str) -> tuple[Described, 
         if len(things) in NUMBERS and len(things) > 2:
             templates.append(f"the {NUMBERS[len(things)]} {{n}}")
         return _worded_each(rng, bare, "several", "all", name, members.certain, templates[:], plural=True, most=2)
-    several = _objects(things) > 1
-    plural = number == "pair" or (number == "count" and several)
-    if (number == "count" and not _nameable(things, several)) or (plural and bare.noun.plural is None):
+    several = _several(things) if number in ("count", "many") else number == "pair"
+    if several is None or (several and bare.noun.plural is None):
         return ()
-    style = "several" if plural and number == "count" else "name"
+    plural = several
+    style = "several" if plural and number != "pair" else "name"
     group = list(_worded_each(rng, bare, style, "name", name, members.certain, ["{n}"], plural=plural, most=1))
     for colour in PALETTES.get(lookup(name).colours, ()):
         query = replace(bare, colour=colour)
@@ -284,27 +277,18 @@ def _all(photo: Photo, rng: np.random.Generator, name: str) -> tuple[Described, 
     return tuple(group)
 
 
-def _objects(things: Iterable[Thing]) -> int:
-    """Return how many objects the masks show at least: parts that are not small."""
-    count = 0
-    for thing in things:
-        sizes = parts(thing.crop)
-        count += max(2 if thing.kind == "merged" else 1, sum(size >= 0.2 * sizes[0] for size in sizes))
-    return count
-
-
-def _nameable(things: Sequence[Thing], several: bool) -> bool:
-    """Return whether it is known if a word for what one can count must be singular or plural."""
+def _several(things: Sequence[Thing]) -> bool | None:
+    """Return whether masks show several objects of what one can count; None where it is not known."""
     kinds = {thing.kind for thing in things}
     if kinds <= {"merged", "instance"}:
-        return several
-    # A connected region of cars may be one car or many; two components may be parts of one person.
-    return kinds == {"region"} and (several or not {"vehicle", "animal"} & _kinds(things)) and len(things) == 1
-
-
-def _kinds(things: Iterable[Thing]) -> set[str]:
-    words = {singular for thing in things for singular, _ in lookup(thing.name).kinds}
-    return words | {"animal" for thing in things if "person" in lookup(thing.name).confused}
+        return True
+    if kinds != {"region"}:  # two components may be parts of one object
+        return None
+    sizes = [size for thing in things for size in parts(thing.crop)]
+    if lookup(things[0].name).number == "many":
+        # A connected region of trees may be one tree or many.
+        return True if sum(size >= 0.2 * max(sizes) for size in sizes) > 1 else None
+    return False if max(sizes) >= 0.95 * sum(sizes) else None
 
 
 def _all_at_side(photo: Photo, rng: np.random.Generator, name: str) -> tuple[Described, ...]:
@@ -356,7 +340,6 @@ def _nothing(photo: Photo, rng: np.random.Generator, count: int) -> list[Describ
         writers += [lambda: _absent_anchor(photo, rng, _pick(rng, single), absent)]
     if single:
         writers += [
-            lambda: _wrong_colour(photo, rng, _pick(rng, single)),
             lambda: _wrong_colour(photo, rng, _pick(rng, single)),
             lambda: _wrong_place(photo, rng, _pick(rng, single)),
             lambda: _wrong_relation(photo, rng, _pick(rng, single)),
@@ -419,14 +402,7 @@ def _wrong_colour(photo: Photo, rng: np.random.Generator, name: str) -> Describe
     palette = PALETTES.get(lookup(name).colours, ())
     shares = [photo.shares(index) for index, thing in enumerate(photo.things) if thing.name == name]
     unseen = [
-        colour
-        for colour in palette
-        if all(
-            share is not None
-            and share[colour] <= UNSEEN
-            and all(share[other] <= 5 * UNSEEN for other in SIMILAR[colour])
-            for share in shares
-        )
+        colour for colour in palette if all(share is not None and share.possible[colour] <= UNSEEN for share in shares)
     ]
     if not unseen or not all(_visible(thing) for thing in photo.things if thing.name == name):
         return None
@@ -456,7 +432,7 @@ def _wrong_place(photo: Photo, rng: np.random.Generator, name: str) -> Described
 
 def _wrong_relation(photo: Photo, rng: np.random.Generator, name: str) -> Described | None:
     """Return an expression with a relation that no object of the name has to another object of the photo."""
-    anchors = sorted(photo.names - {name})
+    anchors = [one for one in _spoken(photo) if one != name]
     if not anchors:
         return None
     anchor = _pick(rng, anchors)

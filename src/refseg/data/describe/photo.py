@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
-from refseg.data.describe.colours import colour_shares, has_colours
+from refseg.data.describe.colours import Shares, colour_shares, has_colours
 from refseg.masks import bounding_box, decode_rle, dilate
 
 __all__ = ["COMPONENTS", "KINDS", "Photo", "Thing", "things_of"]
@@ -123,7 +123,7 @@ class Photo:
     """Whether something is there that has no name: then no absence is known."""
     read: Callable[[], UInt8[ndarray, "H W 3"]]
     """Returns the pixels. Called at most once, and only if a colour is asked for."""
-    _shares: dict[int, dict[str, float]] = field(default_factory=dict)
+    _shares: dict[int, Shares] = field(default_factory=dict)
 
     @cached_property
     def pixels(self) -> UInt8[ndarray, "H W 3"] | None:
@@ -136,7 +136,7 @@ class Photo:
         """The names of all its things."""
         return frozenset(thing.name for thing in self.things)
 
-    def shares(self, index: int) -> dict[str, float] | None:
+    def shares(self, index: int) -> Shares | None:
         """Return the colours of a thing (see `colours.colour_shares`); None where the photo is black and white."""
         if self.pixels is None:
             return None

@@ -28,7 +28,9 @@ MIDDLE = (0.09, 0.22)
 """As `SIDE`, for the distance of the centre from the middle of the photo's width."""
 MIDDLE_DOWN = 0.28
 """What is certainly in the middle is not farther than this from the middle of the photo's height."""
-LARGER = (1.7, 1.2)
+WIDEST = 0.8
+"""What is wider than this fraction of the photo is not said to be in its middle."""
+LARGER = (2.0, 1.3)
 """Ratios of areas and of longer sides: below either neither is clearly the larger."""
 FRONT = (0.06, 2.2)
 """Difference of the lower edges, and ratio of areas: below either neither is clearly the nearer to the camera."""
@@ -113,10 +115,9 @@ def _coloured(among: Denotation, colour: str, photo: Photo) -> Denotation:
         shares = photo.shares(index)
         palette = lookup(photo.things[index].name).colours
         limit = palette if palette in CERTAIN else ""
-        share = None if shares is None else shares.get(colour, 0.0)
+        share = None if shares is None else shares.certain[colour]
         if share is None or share >= POSSIBLE[limit]:
             possible.add(index)
-            # The largest of its colours, by far.
             if share is not None and share >= CERTAIN[limit] and index in among.certain:
                 certain.add(index)
     return Denotation(certain=frozenset(certain), possible=frozenset(possible))
@@ -204,7 +205,7 @@ def _in_corner(sides: tuple[str, str], thing: Thing) -> bool | None:
 
 def _in_middle(thing: Thing) -> bool | None:
     off = abs(thing.x - 0.5)
-    if off <= MIDDLE[0] and abs(thing.y - 0.5) <= MIDDLE_DOWN:
+    if off <= MIDDLE[0] and abs(thing.y - 0.5) <= MIDDLE_DOWN and thing.width <= WIDEST:
         return True
     return None if off < MIDDLE[1] else False
 
