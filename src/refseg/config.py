@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import inspect
 import json
+import textwrap
 import types
 import typing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from refseg.errors import ConfigError, did_you_mean
 from refseg.files import write_text
 
-__all__ = ["from_dict", "load_json", "replace", "save_json", "to_dict"]
+__all__ = ["field_docs", "from_dict", "load_json", "replace", "save_json", "to_dict"]
 
 T = TypeVar("T")
 
@@ -47,6 +51,22 @@ def from_dict(kind: type[T], values: Any, *, where: str = "config") -> T:
             raise ConfigError(f"{where}: field {name!r} is missing")
     hints = typing.get_type_hints(kind)
     return kind(**{key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def field_docs(kind: type[Any]) -> dict[str, str]:
+    """Return the docstrings below the fields of a dataclass, each as one line; fields of its bases are left out.
+
+    Python does not keep them, so that they are read from the source.
+    """
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        node.target.id: " ".join(text.split())
+        for node, below in pairwise(definition.body)
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+        if isinstance(text := below.value.value, str)
+    }
 
 
 def replace(config: T, **changes: Any) -> T:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from refseg.models.cris.model import cris
 from refseg.models.families import build
 from refseg.training.config import TrainingConfig
 from refseg.training.optim import build_optimizer, freeze, learning_rate_factor, set_learning_rates
-from refseg.training.recipes import RECIPES, describe, recipe
+from refseg.training.recipes import MEASURED, OWN, RECIPES, describe, recipe, settings
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -50,6 +53,26 @@ def test_unknown_names_are_errors_with_a_suggestion():
     with pytest.raises(UnknownNameError) as caught:
         recipe("shape")
     assert "shapes" in caught.value.known
+
+
+def test_every_setting_of_a_recipe_is_explained():
+    for name, found in RECIPES.items():
+        parts = [("", found.training)]
+        if found.model is not None:
+            parts += [("model.", part) for part in (found.model.config, found.model.inputs, found.model.decision)]
+        keys = [*OWN, *(prefix + field.name for prefix, part in parts for field in dataclasses.fields(part))]
+        lines = settings(name).splitlines()
+        explained = [re.match(r"  (\S+?)=", line)[1] for line in lines if re.match(r"  \S", line)]
+        assert sorted(explained) == sorted({*keys} - {f"model.{key}" for key in MEASURED})
+        assert all(below.startswith("      ") for line, below in pairwise(lines) if re.match(r"  \S", line))
+    assert "  epochs=10\n      The number of epochs" in settings("finetune")
+    assert "\n  model.threshold=0.35\n      A pixel belongs to the mask where" in settings("cris-r50-refcoco")
+
+
+@pytest.mark.parametrize("key", sorted(MEASURED))
+def test_what_is_measured_with_trained_weights_is_no_setting(key):
+    with pytest.raises(ConfigError, match="refseg calibrate"):
+        recipe("shapes", **{f"model.{key}": 0.5})
 
 
 def test_the_faithful_run_differs_where_the_published_code_does():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from refseg.training.loop import Validation, train
 from refseg.training.processes import Processes
 from refseg.training.recipes import RECIPES
 from refseg.values import Decision
+from refseg.writers.overlay import overlay
 
 # The first losses of `tiny_run`, as this loop gave them when it was written (PyTorch 2.13, x86-64, one thread).
 RECORDED = [1.443322, 0.197994, 0.276704, 0.163648, 0.127334, 0.187023]
@@ -182,6 +184,21 @@ def test_the_files_of_a_run(run, tmp_path):
     assert json.loads((tmp_path / "training.json").read_text())["epochs"] == 2
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "mean_iou" in line] == [3, 6]
+
+
+def test_the_target_is_shown_beside_the_prediction(run, validation, tmp_path, monkeypatch):
+    shown = []
+    real = loop.panels
+    monkeypatch.setattr(loop, "panels", lambda images, **how: shown.extend(images) or real(images, **how))
+    run(tmp_path, epochs=1)
+    samples = validation.samples_of(0)
+    pairs = [(sample, expression.text) for sample in samples for expression in sample.expressions][: loop.SHOWN]
+    assert len(shown) == 2 * len(pairs)
+    for (sample, text), (target, caption), (_, beside) in zip(pairs, shown[::2], shown[1::2], strict=True):
+        assert caption.startswith(text)
+        assert beside == "predicted"
+        mask = np.zeros((240, 320), bool) if sample.load_mask is None else sample.load_mask()
+        assert target == overlay(sample.load_image(), mask)
 
 
 def test_the_log_has_the_mean_loss(run, tmp_path, losses, monkeypatch):
@@ -594,6 +611,38 @@ def test_a_command_that_cannot_run_prints_one_line(capsys, tmp_path, monkeypatch
     assert said in err
     assert len(err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_exits_with_the_code_of_its_signal(tmp_path, capsys, monkeypatch, number, code):
+    real = Engine.step
+
+    def step(*arguments):
+        signal.raise_signal(number)
+        return real(*arguments)
+
+    monkeypatch.setattr(Engine, "step", step)
+    words = ["train", "shapes-smoke", *TINY, "steps_per_epoch=3", "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main(words) == code
+    assert f"stopped by {number.name} after step 1" in capsys.readouterr().err.splitlines()[-1]
+    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 1
+
+
+def test_a_second_signal_has_its_usual_effect():
+    with loop._stop_signals() as signals:
+        signal.raise_signal(signal.SIGINT)
+        assert signals == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_the_help_of_a_recipe_explains_its_settings(capsys):
+    for words in (["shapes", "--help"], ["-h", "shapes", "--out", "x"]):
+        assert main(["train", *words]) == 0
+        assert "  epochs=75\n      The number of epochs" in capsys.readouterr().out
+    assert main(["train", "--help"]) == 0
+    assert "epochs=75" not in capsys.readouterr().out
+    assert main(["train", "shape", "--help"]) == 2
 
 
 def test_the_recipes_are_listed(capsys):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refseg.config import from_dict, load_json, replace, save_json, to_dict
+from refseg.config import field_docs, from_dict, load_json, replace, save_json, to_dict
 from refseg.errors import ConfigError, RefsegError
 
 
@@ -19,7 +19,10 @@ class Inner:
 @dataclass(frozen=True, kw_only=True)
 class Outer:
     width: int
+    """The width
+    in pixels."""
     rate: float = 0.5
+    """The rate."""
     kind: Literal["small", "large"] = "small"
     name: str | None = None
     deep: bool = False
@@ -110,3 +113,8 @@ def test_missing_files(tmp_path):
 def test_what_is_not_a_number_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="JSON compliant"):
         save_json({"a": float("nan")}, tmp_path / "a.json")
+
+
+def test_the_docstrings_of_fields_are_read_each_as_one_line():
+    assert field_docs(Outer) == {"width": "The width in pixels.", "rate": "The rate."}
+    assert field_docs(Inner) == {}

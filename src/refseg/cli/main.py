@@ -32,8 +32,8 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
         "data": "fetch, check, describe and show data sets",
     }
 )
-NESTED = frozenset({"data"})
-"""Commands that have commands of their own."""
+OWN_PARSE = frozenset({"data", "train"})
+"""Commands that parse their arguments themselves: with commands of their own, or with help for a name."""
 INTERRUPTED = 130
 
 
@@ -82,8 +82,7 @@ def _run(words: list[str]) -> int:
         module = importlib.import_module(f"refseg.cli.{verb}")
         parser = _Parser(prog=f"refseg {verb}", description=module.__doc__, formatter_class=_formatter())
         module.add_arguments(parser)
-        # argparse does not intermix options with the arguments of nested commands.
-        arguments = module.parse(parser, rest) if verb in NESTED else parser.parse_intermixed_args(rest)
+        arguments = module.parse(parser, rest) if verb in OWN_PARSE else parser.parse_intermixed_args(rest)
         code: int = module.run(arguments)
         return code
     parser = _Parser(

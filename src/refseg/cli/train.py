@@ -10,13 +10,20 @@ from typing import Any
 
 from refseg.errors import ConfigError
 
-__all__ = ["add_arguments", "add_run_arguments", "change", "run"]
+__all__ = ["add_arguments", "add_run_arguments", "change", "parse", "run"]
+
+HELP = ("-h", "--help")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("recipe", nargs="?", help="the name of a recipe; --list shows them")
-    parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of the recipe to change")
+    parser.add_argument(
+        "changes",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings of the recipe to change; `refseg train RECIPE --help` explains all of them",
+    )
     parser.add_argument("--list", action="store_true", help="list the recipes with their commands, costs and scores")
     parser.add_argument("--faithful", action="store_true", help="the published run, with the bugs of its code")
     parser.add_argument("--row", metavar="NAME", help="a row of the ablation, such as baseline or both-3")
@@ -40,6 +47,16 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
     parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of the images, if not with the data")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+
+
+def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Parse the command's arguments; the help of a named recipe explains its settings."""
+    others = [word for word in words if word not in HELP]
+    if len(others) < len(words) and (name := parser.parse_intermixed_args(others).recipe) is not None:
+        from refseg.training.recipes import settings
+
+        parser.epilog = "\n\n".join(filter(None, (parser.epilog, settings(name))))
+    return parser.parse_intermixed_args(words)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -172,7 +172,9 @@ def read_folder(folder: str | Path) -> ModelFolder:
         raise not_a_folder(folder)
     path = folder / CONFIG
     if not path.is_file():
-        raise WeightsError(f"{folder}: not a model folder: it has no {CONFIG}")
+        inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))[:3]
+        hint = f", but there are model folders in it: {', '.join(map(str, inside))}" if inside else ""
+        raise WeightsError(f"{folder}: not a model folder: it has no {CONFIG}{hint}")
     values = load_json(path)
     for key in values:
         if key not in FIELDS:

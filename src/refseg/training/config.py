@@ -22,13 +22,15 @@ class TrainingConfig:
 
     # ── data ──
     epochs: int = 50
+    """The number of epochs, each of which ends with a validation."""
     steps_per_epoch: int = 0
     """Steps between two validations. 0: the number of whole batches in one pass over the data. An epoch need not be a
     pass: the order of the images continues across epochs."""
     batch_size: int = 64
     """Images in a step, over all processes; references if `sample_by` is `reference`."""
     sample_by: Literal["image", "reference"] = "image"
-    """What a pass goes through. The published runs draw each reference once, whose image may come repeatedly."""
+    """What a pass goes through: `image` or `reference`. The published runs draw each reference once, whose image may
+    come repeatedly."""
     expressions_per_image: int = 1
     """The greatest number of expressions chosen for an image, which is encoded once for them."""
     sizes: tuple[tuple[float, int], ...] = ()
@@ -60,6 +62,7 @@ class TrainingConfig:
     freeze_norm: bool = False
     """Whether batch normalisation keeps its running statistics, as batches of a few images need."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    """Adam, or Adam with decoupled weight decay (`adamw`)."""
     learning_rate: float = 1e-4
     """Of the new layers."""
     backbone_factor: float = 0.1
@@ -70,10 +73,14 @@ class TrainingConfig:
     """Whether the encoders train at the full rate in the first epoch, as they do in the published runs: a bug of the
     reference's code."""
     weight_decay: float = 0.0
+    """Of the optimizer; 0: none."""
     schedule: Literal["milestones", "cosine", "polynomial"] = "milestones"
+    """How the learning rate falls: in steps (`milestones`), or to 0 at the end of the run, as half a cosine (`cosine`)
+    or as a power of the remaining fraction (`polynomial`)."""
     milestones: tuple[int, ...] = (35,)
     """Epochs after which the learning rate is multiplied by `decay`, for the schedule of that name."""
     decay: float = 0.1
+    """Factor of the learning rate at each of the `milestones`."""
     power: float = 0.9
     """Exponent of the remaining fraction of the run, for the schedule `polynomial`."""
     warmup_steps: int = 0
@@ -81,10 +88,11 @@ class TrainingConfig:
     max_norm: float = 0.0
     """The norm that the gradients of a whole step are clipped to; 0 does not clip."""
     seed: int = 0
+    """Of all random numbers: the initial weights, the order of the images, the expressions, crops and dropout."""
 
     # ── computation ──
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the arithmetic (autocast); weights stay float32. float16 scales the loss."""
+    """Of the arithmetic (autocast): `float32`, `bfloat16` or `float16`, which scales the loss. Weights stay float32."""
     accumulate: int = 1
     """Pieces that a process computes its part of a step in, one after the other, to save memory."""
     checkpointing: bool = False
@@ -96,9 +104,9 @@ class TrainingConfig:
 
     # ── validation and storage ──
     validation_images: int | None = 100
-    """The number of images that are validated on, the first ones; None: all."""
+    """The number of images that are validated on, the first ones; None (in JSON `null`): all."""
     validation_expressions: Literal["all", "first"] = "all"
-    """Expressions of each reference; the published runs choose the best weights by the first ones."""
+    """Expressions of each reference, `all` or only the `first`, by which the published runs choose the best weights."""
     save_every: int = 0
     """Steps between two writes of the run's state within an epoch; 0: only at the end of each epoch."""
     stop_after: int = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from refseg.config import replace
+from refseg.config import field_docs, replace
 from refseg.encoders.clip_download import archive_name
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.base import ModelSpec
@@ -18,7 +20,7 @@ from refseg.models.risclip.model import risclip, risclip_compact
 from refseg.published import METRIC_NAMES, Metric, all_published
 from refseg.training.config import TrainingConfig
 
-__all__ = ["RECIPES", "ROWS", "Recipe", "describe", "recipe"]
+__all__ = ["MEASURED", "OWN", "RECIPES", "ROWS", "Recipe", "describe", "recipe", "settings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,10 @@ class Recipe:
         of_model = {key.removeprefix("model."): changes[key] for key in changes if key.startswith("model.")}
         own = {key: changes[key] for key in changes if key in OWN}
         rest = {key: changes[key] for key in changes if key not in OWN and not key.startswith("model.")}
+        if measured := sorted(MEASURED & of_model.keys()):
+            raise ConfigError(
+                f"model.{measured[0]} is measured with the trained weights: `refseg calibrate --thresholds` does so"
+            )
         if of_model and self.model is None:
             raise ConfigError("the recipe trains the model that it starts from, which model.KEY=VALUE cannot change")
         values: dict[str, Any] = {key: value if value is None else str(value) for key, value in own.items()}
@@ -71,8 +77,14 @@ class Recipe:
         return dataclasses.replace(self, **values)
 
 
+WIDTH = 100
+"""Of the meaning of a setting, characters."""
+
 OWN = frozenset({"data", "validation", "protocol", "clip", "init"})
 """The fields of a recipe that a change may name without a prefix, beside those of its training."""
+
+MEASURED = frozenset({"relative_threshold", "calibration"})
+"""The fields of a model that no training can set (see `Decision.unmeasured`)."""
 
 ROWS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -123,6 +135,26 @@ def describe(name: str) -> str:
         f"{name}\n  {found.summary}\n  command:  refseg train {' '.join([name, *found.options.split()])}{faithful}\n"
         f"  hardware: {found.hardware}\n  expected: {found.expected}"
     )
+
+
+def settings(name: str) -> str:
+    """Return the settings of a recipe: each key that a change may name, with its value and its meaning.
+
+    Raises:
+        UnknownNameError: there is no such recipe.
+    """
+    found = recipe(name)
+    parts: list[tuple[str, Any]] = [("", found), ("", found.training)]
+    if found.model is not None:
+        parts += [("model.", part) for part in (found.model.config, found.model.inputs, found.model.decision)]
+    lines = [f"settings of {name}, KEY=VALUE:"]
+    for prefix, part in parts:
+        for key, meaning in field_docs(type(part)).items():
+            if (part is not found or key in OWN) and key not in MEASURED:
+                value = getattr(part, key)
+                shown = value if isinstance(value, str) else json.dumps(value, default=dataclasses.asdict)
+                lines += [f"  {prefix}{key}={shown}", textwrap.indent(textwrap.fill(meaning, WIDTH), "      ")]
+    return "\n".join(lines)
 
 
 # ── CRIS as published ────────────────────────────────────────────────────────────────────────────────────────────────

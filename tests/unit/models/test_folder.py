@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,16 @@ def test_folders_that_cannot_be_written(model, tmp_path):
 def test_an_unknown_device_is_an_error(folder):
     with pytest.raises(ConfigError, match="nonsense"):
         load_model(folder, device="nonsense")
+
+
+def test_the_folder_of_a_run_is_no_model_folder_but_has_some(folder, tmp_path):
+    run = tmp_path / "run"
+    for name in ("best", "last"):
+        shutil.copytree(folder, run / name)
+    for refused in (read_folder, load_model):
+        with pytest.raises(WeightsError) as caught:
+            refused(run)
+        assert str(caught.value).endswith(f"{run / 'best'}, {run / 'last'}")
 
 
 # ── another decision ──

@@ -37,7 +37,9 @@ class CLIPMapConfig:
     """Sizes of a CLIP."""
 
     vision: ResNetConfig | ViTConfig
+    """CLIP's image encoder."""
     text: TextConfig
+    """CLIP's text encoder."""
 
     def __post_init__(self) -> None:
         check_clip_sizes(self.vision.output_dim, self.text.output_dim)

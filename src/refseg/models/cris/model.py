@@ -32,15 +32,19 @@ class CRISConfig:
     """CLIP's ResNet, as published, or an EfficientNet, whose weights come from ImageNet: then the text encoder has no
     pretrained weights."""
     text: TextConfig
+    """The text encoder, as wide as the middle one of `neck_channels`."""
     neck_channels: tuple[int, int, int] = (256, 512, 1024)
     """Channels of the neck at strides 8, 16 and 32; the second is also the width of the decoder and of the words."""
     decoder_layers: int = 3
-    """0: there is no decoder, as in the baseline of the ablation."""
+    """Layers of the decoder; 0: there is none, as in the baseline of the ablation."""
     decoder_heads: int = 8
+    """Attention heads of a layer of the decoder."""
     decoder_hidden: int = 2048
+    """Hidden channels of the feed-forward part of a layer of the decoder."""
     dropout: float = 0.1
+    """Probability that an activation of the decoder is set to 0 in training."""
     contrastive: bool = True
-    """False: a mask head that does not depend on the sentence replaces text-to-pixel contrastive learning."""
+    """Whether text-to-pixel contrastive learning is used, or a mask head that does not depend on the sentence."""
 
     def __post_init__(self) -> None:
         width = self.neck_channels[1]

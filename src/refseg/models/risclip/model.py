@@ -37,7 +37,9 @@ class RISCLIPConfig:
     """Sizes of a RISCLIP. Blocks are counted from 1."""
 
     vision: ViTConfig
+    """CLIP's image encoder."""
     text: TextConfig
+    """CLIP's text encoder."""
     frozen: bool = True
     """Whether the weights of CLIP are not trained."""
     adapter_reduction: int = 2
@@ -45,11 +47,15 @@ class RISCLIPConfig:
     fusions: tuple[tuple[int, int], ...] = ((7, 7), (8, 8), (9, 9), (10, 10), (11, 11), (12, 12))
     """Pairs (image block, text block) before which the tokens of both encoders are fused (CFE); may be empty."""
     cfe_width: int = 512
+    """Channels in which CFE fuses the tokens."""
     cfe_heads: int = 8
+    """Attention heads of CFE."""
     ske_layers: int = 6
-    """0: there is no SKE."""
+    """Layers of SKE; 0: there is none."""
     ske_heads: int = 8
+    """Attention heads of a layer of SKE."""
     ske_hidden: int = 256
+    """Hidden channels of the feed-forward part of a layer of SKE."""
     map_scale: float = 10.0
     """Initial factor of the cosines, which is learned. CLIP's own, 100, would saturate the map."""
     map_bias: float = -2.0
@@ -58,6 +64,7 @@ class RISCLIPConfig:
     """Image blocks with the input features of the decoder, the last one first. Empty: there is no decoder, as in the
     first stage of training, and the logits are those of the map, resized."""
     decoder_channels: tuple[int, int, int] = (256, 128, 64)
+    """Output channels of the stages of the decoder, the first one first."""
 
     def __post_init__(self) -> None:
         vision, text = self.vision, self.text
