@@ -6,7 +6,9 @@ import argparse
 
 from refseg.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "refseg convert my-model checkpoint.pth"
 
 SETTINGS = ("image_size", "word_length", "threshold", "decoder_heads")
 
@@ -16,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", help="a checkpoint (.pth) of DerrickWang005/CRIS.pytorch, a file of CLIP's weights, or a model folder"
     )
-    parser.add_argument("target", help="the model folder, or the checkpoint, to write")
+    parser.add_argument("target", help="the model folder, or the checkpoint (.pth), to write; nothing is replaced")
     parser.add_argument(
         "--to", choices=("refseg", "reference"), help="what to write (default: a folder of a file, a file of a folder)"
     )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from refseg.errors import WeightsError
 
-__all__ = ["check_finite", "prefix_hint", "read_file", "read_weights", "rename"]
+__all__ = ["check_finite", "prefix_hint", "read_file", "read_weights", "rename", "save_checkpoint"]
 
 WRAPPERS = re.compile(r"(?:(?:module|_orig_mod|model|net)\.)*")
 """Prefixes of names that data-parallel training, `torch.compile` and modules around the model add."""
@@ -92,6 +92,21 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     state = _unwrap(content, path)
     check_finite(state, path)
     return state, others
+
+
+def save_checkpoint(content: Any, path: Path) -> None:
+    """Write a file of `torch.save`.
+
+    Raises:
+        OSError: It cannot be written, with the operating system's reason, which PyTorch's own error lacks.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def check_finite(state: Mapping[str, Tensor], where: str | Path) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from refseg.encoders.clip_files import clip_weights, is_clip
 from refseg.encoders.efficientnet import EfficientNet
 from refseg.encoders.pretrained import Encoders, adopt_encoders, in_a_model, load_encoders
-from refseg.encoders.weights_file import read_file
+from refseg.encoders.weights_file import read_file, save_checkpoint
 from refseg.errors import ConfigError, OutputError, WeightsError, one_line
 from refseg.files import replacing
 from refseg.models.base import Model
@@ -23,6 +22,11 @@ from refseg.models.families import family
 from refseg.models.folder import load_model, read_encoders, read_folder, save_model
 
 __all__ = ["adopt_clip", "convert", "merge"]
+
+CHECKPOINTS = (".pth", ".pt")
+"""Endings of files of `torch.save`."""
+ENDINGS = (*CHECKPOINTS, ".safetensors", ".bin", ".ckpt", ".onnx", ".zip")
+"""Endings of files of weights; nobody gives them to a folder."""
 
 
 def adopt_clip(model: Model, path: str | Path, *, name: str | None = None) -> None:
@@ -53,9 +57,11 @@ def merge(source: str | Path, target: str | Path, *, clip: str | Path | None = N
     Raises:
         WeightsError: The source or the CLIP is missing or broken, or it is another CLIP.
         ConfigError: The config of the source is broken.
-        OutputError: The target cannot be written.
+        OutputError: The target exists, or cannot be written.
     """
-    return save_model(load_model(source, clip=clip), target, extra=read_folder(source).about, merged=True)
+    _check_folder(Path(target))
+    stored = read_folder(source)
+    return save_model(load_model(source, clip=clip), target, domain=stored.domain, extra=stored.about, merged=True)
 
 
 def convert(
@@ -81,7 +87,7 @@ def convert(
     Raises:
         WeightsError: The source is missing, broken, unsafe, not finite, or of another architecture.
         ConfigError: A change is unknown or does not fit.
-        OutputError: The target cannot be written.
+        OutputError: The target exists, its name does not fit what is written, or it cannot be written.
     """
     source, target = Path(source), Path(target)
     if to is None:
@@ -89,7 +95,9 @@ def convert(
     if to == "reference":
         if changes:
             raise ConfigError(f"{', '.join(changes)}: a checkpoint of the reference has no settings to change")
+        _check_file(target)
         return _to_reference(source, target)
+    _check_folder(target)
     if source.is_dir():
         raise WeightsError(f"{source} is a folder; a checkpoint of the reference is a file")
     stored, others = read_file(source)
@@ -102,6 +110,23 @@ def convert(
     return save_model(model, target, name=target.name, extra={"source": source.name, **scores})
 
 
+def _check_folder(target: Path) -> None:
+    if target.suffix.lower() in ENDINGS:
+        raise OutputError(
+            f"{target}: a model folder is written, and {target.suffix} is the ending of a file; name a folder"
+        )
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise OutputError(f"{target}: exists already and is not replaced; name another folder, or remove it")
+
+
+def _check_file(target: Path) -> None:
+    if target.suffix.lower() not in CHECKPOINTS:
+        endings = " or ".join(CHECKPOINTS)
+        raise OutputError(f"{target}: a checkpoint of the reference is written; let its name end with {endings}")
+    if target.exists():
+        raise OutputError(f"{target}: exists already and is not replaced; name another file, or remove it")
+
+
 def _to_reference(source: Path, target: Path) -> Path:
     described, model = read_folder(source), load_model(source)
     if described.family != "cris":
@@ -109,7 +134,7 @@ def _to_reference(source: Path, target: Path) -> Path:
     content = as_checkpoint(model.state_dict(), model.spec, described.about)
     try:
         with replacing(target) as path:
-            torch.save(content, path)
+            save_checkpoint(content, path)
     except (OSError, RuntimeError) as error:
         raise OutputError(f"{target}: cannot be written: {one_line(error)}") from None
     return target

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-FIELDS = ("refseg", "family", "config", "inputs", "decision", "clip", "about")
+FIELDS = ("refseg", "family", "domain", "config", "inputs", "decision", "clip", "about")
 DTYPES = ("F16", "BF16", "F32", "F64", "I64")
 
 
@@ -52,6 +53,11 @@ class ModelFolder:
     spec: ModelSpec
     refseg: str
     """The version of refseg that wrote it."""
+    domain: str | None = None
+    """The kind of images that it was trained on, such as `photos`; None: not declared.
+
+    `refseg predict` says of a model of any other domain that it does not know photos.
+    """
     clip: ClipSource | None = None
     """The CLIP whose frozen encoders are not in the weights; it is needed to load the model."""
     about: dict[str, Any] = field(default_factory=dict)
@@ -67,6 +73,7 @@ def save_model(
     *,
     dtype: torch.dtype | None = None,
     name: str | None = None,
+    domain: str | None = None,
     extra: dict[str, Any] | None = None,
     merged: bool = False,
 ) -> Path:
@@ -78,6 +85,7 @@ def save_model(
         dtype: Stores matrices and convolution kernels in this type, such as `torch.float16`. Vectors (norms, biases,
             statistics) are stored in float32, and loading always returns float32.
         name: The name of the model.
+        domain: The kind of images that it was trained on, such as `photos`; None: not known.
         extra: JSON values to store as `about`.
         merged: Whether frozen encoders of a known CLIP are stored too. Otherwise the folder contains the trained
             weights and the name and fingerprint of that CLIP, which is needed to load it.
@@ -100,7 +108,9 @@ def save_model(
         if not key.startswith(left_out)
     }
     check_finite(state, folder)
-    config = ModelFolder(family=model.family, spec=model.spec, refseg=__version__, clip=clip, about=about)
+    config = ModelFolder(
+        family=model.family, spec=model.spec, refseg=__version__, domain=domain, clip=clip, about=about
+    )
     return _write(folder, config, lambda path: save_file(state, path, metadata={"format": "pt"}))
 
 
@@ -122,20 +132,19 @@ def write_decision(source: str | Path, target: str | Path, decision: Decision, a
     stored = read_folder(source)
     if not (source / WEIGHTS).is_file():
         raise WeightsError(f"{source}: {WEIGHTS} is missing")
-    config = ModelFolder(
-        family=stored.family,
-        spec=ModelSpec(config=stored.spec.config, inputs=stored.spec.inputs, decision=decision),
-        refseg=stored.refseg,
-        clip=stored.clip,
-        about={key: value for key, value in (stored.about | about).items() if value is not None},
-    )
+    spec = ModelSpec(config=stored.spec.config, inputs=stored.spec.inputs, decision=decision)
+    kept = {key: value for key, value in (stored.about | about).items() if value is not None}
+    config = replace(stored, spec=spec, about=kept)
     same = target.resolve() == source.resolve()
     return _write(target, config, None if same else lambda path: shutil.copyfile(source / WEIGHTS, path))
 
 
 def _write(folder: Path, config: ModelFolder, write_weights: Callable[[Path], object] | None) -> Path:
     """Write a config, and weights if there is a function that writes them to a path, and return the folder."""
-    values: dict[str, Any] = {"refseg": config.refseg, "family": config.family, **config.spec.to_dict()}
+    values: dict[str, Any] = {"refseg": config.refseg, "family": config.family}
+    if config.domain is not None:
+        values["domain"] = config.domain
+    values |= config.spec.to_dict()
     if config.clip is not None:
         values["clip"] = config.clip._asdict()
     if config.about:
@@ -144,6 +153,9 @@ def _write(folder: Path, config: ModelFolder, write_weights: Callable[[Path], ob
         text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{folder}: the values to store with the model are not JSON: {one_line(error)}") from None
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder}: is a file, and a model is a folder; name another")
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / CONFIG) as path:
@@ -153,6 +165,9 @@ def _write(folder: Path, config: ModelFolder, write_weights: Callable[[Path], ob
                 with replacing(folder / WEIGHTS) as weights:
                     write_weights(weights)
     except (OSError, SafetensorError) as error:
+        if is_new:
+            with suppress(OSError):  # it may not exist
+                folder.rmdir()
         raise OutputError(f"{folder}: the model cannot be written: {one_line(error)}") from None
     return folder
 
@@ -181,7 +196,7 @@ def read_folder(folder: str | Path) -> ModelFolder:
             raise ConfigError(
                 f"{path}: unknown field {key!r}{did_you_mean(key, FIELDS)}; known are: {', '.join(FIELDS)}"
             )
-    for key, kind in (("refseg", str), ("family", str), ("about", dict)):
+    for key, kind in (("refseg", str), ("family", str), ("domain", str), ("about", dict)):
         if key in values and not isinstance(values[key], kind):
             raise ConfigError(f"{path}: {key} must be {'an object' if kind is dict else 'a text'}")
     if "family" not in values:
@@ -194,6 +209,7 @@ def read_folder(folder: str | Path) -> ModelFolder:
         family=kind_of_model.name,
         spec=ModelSpec.from_dict(kind_of_model.config, values, where=str(path)),
         refseg=values.get("refseg", "unknown"),
+        domain=values.get("domain"),
         clip=_clip_source(values["clip"], path) if "clip" in values else None,
         about=values.get("about", {}),
     )
@@ -227,6 +243,7 @@ def load_model(folder: str | Path, *, device: str | torch.device = "cpu", clip: 
     if not path.is_file():
         raise WeightsError(f"{folder}: {WEIGHTS} is missing")
     try:
+        path.open("rb").close()  # safetensors says of every file that cannot be opened that it does not exist
         with safe_open(path, framework="pt") as file:
             shapes = {}
             for key in file.keys():  # noqa: SIM118

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from refseg.errors import ConfigError, OutputError, RefsegError, WeightsError
 from refseg.inputs.preprocessing import Inputs
 from refseg.models.base import ModelSpec
 from refseg.models.clip_map.model import CLIPMap, default_spec
-from refseg.models.convert import convert
+from refseg.models.convert import convert, merge
 from refseg.models.cris.convert import as_checkpoint, from_reference, infer_config, to_reference
 from refseg.models.cris.model import CRISConfig, cris
 from refseg.models.families import MODELS, build, family
@@ -135,9 +137,9 @@ def test_changes(model, tmp_path):
     changes = {"word_length": 22, "image_size": 480, "threshold": 0.5}
     assert load_model(convert(source, tmp_path / "b", **changes)).spec == small(**changes)
     with pytest.raises(ConfigError, match="word_length"):
-        convert(source, tmp_path / "b", word_lenght=22)
+        convert(source, tmp_path / "d", word_lenght=22)
     with pytest.raises(ConfigError, match="multiple of 32"):
-        convert(source, tmp_path / "b", image_size=100)
+        convert(source, tmp_path / "d", image_size=100)
     with pytest.raises(ConfigError, match="image_size"):
         convert(tmp_path / "b", tmp_path / "c.pth", image_size=100)
 
@@ -209,8 +211,8 @@ def test_other_files_are_errors(model, tmp_path):
     assert "backbone.visual." in check_an_error(path, target)
     (tmp_path / "folder").mkdir()
     check_an_error(tmp_path / "folder", target, to="refseg")
-    check_an_error(tmp_path / "folder", target)
-    assert "refseg convert" in check_an_error(path, target, to="reference")
+    check_an_error(tmp_path / "folder", tmp_path / "out.pth")
+    assert "refseg convert" in check_an_error(path, tmp_path / "out.pth", to="reference")
 
 
 class Code:
@@ -257,6 +259,52 @@ def test_a_target_that_cannot_be_written(model, tmp_path):
     with pytest.raises(OutputError):
         convert(official(model, tmp_path / "a.pth"), tmp_path / "a.pth")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_nothing_is_replaced_and_the_name_fits_what_is_written(model, tmp_path):
+    folder, source = save_model(model, tmp_path / "folder"), official(model, tmp_path / "a.pth")
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    wrong = [(source, "folder"), (source, "file"), (source, "b.pth"), (source, "b.safetensors")]
+    wrong += [(folder, "a.pth"), (folder, "c"), (folder, "c.safetensors")]
+    for given, target in wrong:
+        with pytest.raises(OutputError, match=target):
+            convert(given, tmp_path / target)
+    with pytest.raises(OutputError, match="exists already"):
+        merge(folder, tmp_path / "folder")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert load_model(convert(source, tmp_path / "empty")).spec == small()
+    assert convert(source, tmp_path / "v1.2").is_dir()
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(model, tmp_path):
+    """A limit on the size of files takes the place of the disk."""
+    resource = pytest.importorskip("resource")
+    folder, source = save_model(model, tmp_path / "folder"), official(model, tmp_path / "a.pth")
+    limit, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for given, target in ((folder, tmp_path / "b.pth"), (source, tmp_path / "new")):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, most))
+        try:
+            with pytest.raises(OutputError, match=f"{target.name}: .*File too large"):
+                convert(given, target)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, most))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pth", "folder"]
+
+
+def test_weights_that_may_not_be_read_are_called_so(model, tmp_path, monkeypatch):
+    folder = save_model(model, tmp_path / "folder")
+    opened = Path.open
+
+    def refuse(path, *mode, **options):
+        if path.name == "model.safetensors":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *mode, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(WeightsError, match="Permission denied"):
+        load_model(folder)
 
 
 # ── commands ──
