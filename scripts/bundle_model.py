@@ -50,7 +50,7 @@ def _once(make: Callable[[Path, Path], float], source: Path, target: Path) -> Pa
 def bundle(run: Path) -> None:
     """Write the model folder and the record."""
     model, about = load_model(run / "last"), read_folder(run / "last").about
-    save_model(model, WEIGHTS / "shapes", dtype=torch.float16, name="shapes", extra=about)
+    save_model(model, WEIGHTS / "shapes", dtype=torch.float16, name="shapes", domain="generated scenes", extra=about)
     record = Path("docs/results/shapes")
     record.mkdir(parents=True, exist_ok=True)
     for name in ("log.jsonl", "training.json"):

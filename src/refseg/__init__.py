@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from refseg.models.families import create_model
     from refseg.models.folder import load_model, save_model
     from refseg.models.hub import push_to_hub
-    from refseg.predictor import Predictor, load
+    from refseg.predictor import Predictor, load, predict
     from refseg.values import Calibration, Decision, Encoding, Expression, PatchMap, Prediction, Sample, Segmenter
 
 __version__ = "0.1.0"
@@ -34,6 +34,7 @@ __all__ = [
     "create_model",
     "load",
     "load_model",
+    "predict",
     "push_to_hub",
     "save_model",
 ]
@@ -55,6 +56,7 @@ _HOMES = {
     "create_model": "refseg.models.families",
     "load": "refseg.predictor",
     "load_model": "refseg.models.folder",
+    "predict": "refseg.predictor",
     "push_to_hub": "refseg.models.hub",
     "save_model": "refseg.models.folder",
 }

@@ -5,27 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import numpy as np
 
 from refseg.config import to_dict
 from refseg.errors import InputError
+from refseg.inputs.clip_bpe import expression_list
 from refseg.inputs.preprocessing import Inputs
-from refseg.inputs.read import ImageSource
+from refseg.inputs.read import BinaryFile, ImageSource
+from refseg.masks import MAX_PIXELS
 from refseg.runtimes.base import Runtime
 from refseg.values import Decision, Encoding, PatchMap, Prediction
 
 if TYPE_CHECKING:
+    import torch
+
     from refseg.models.base import Model
 
-__all__ = ["BUNDLED", "Predictor", "load"]
+__all__ = ["BUNDLED", "Predictor", "load", "predict"]
 
 BUNDLED = "shapes"
 """The model that comes with the package."""
+Images: TypeAlias = list[ImageSource] | tuple[ImageSource, ...] | Iterator[ImageSource]
+"""The types that are accepted as several images."""
 CHUNK = 16
 """Expressions computed together, which bounds the memory however many are asked."""
 
@@ -37,21 +43,27 @@ class Predictor:
         runtime: computes the model.
         inputs: the model's preprocessing.
         decision: how its scores become masks.
+        domain: the kind of images that it was trained on, such as `photos`; None: not known.
     """
 
-    def __init__(self, runtime: Runtime, inputs: Inputs, decision: Decision) -> None:
-        self.runtime, self.inputs, self.decision = runtime, inputs, decision
+    def __init__(self, runtime: Runtime, inputs: Inputs, decision: Decision, domain: str | None = None) -> None:
+        self.runtime, self.inputs, self.decision, self.domain = runtime, inputs, decision, domain
 
     @classmethod
-    def from_model(cls, model: Model, device: str = "auto") -> Predictor:
+    def from_model(cls, model: Model, device: str | torch.device = "auto", *, domain: str | None = None) -> Predictor:
         """Return a predictor of a PyTorch model, which is moved to the device and put into evaluation mode.
+
+        Args:
+            model: the model.
+            device: `auto`, `cpu`, `cuda`, `cuda:1`, `mps`, or a `torch.device`.
+            domain: the kind of images that it was trained on, such as `photos`; None: not known.
 
         Raises:
             ConfigError: the device is unknown, or the machine has none.
         """
         from refseg.runtimes.torch import TorchRuntime
 
-        return cls(TorchRuntime(model, device), model.inputs, model.decision)
+        return cls(TorchRuntime(model, device), model.inputs, model.decision, domain)
 
     @property
     def device(self) -> str:
@@ -65,26 +77,32 @@ class Predictor:
         return hashlib.sha256(f"{self.runtime.fingerprint} {inputs}".encode()).hexdigest()
 
     @overload
-    def encode(self, images: list[ImageSource] | tuple[ImageSource, ...], /) -> list[Encoding]: ...
+    def encode(self, images: Images, /, *, max_pixels: int = MAX_PIXELS) -> list[Encoding]: ...
     @overload
-    def encode(self, images: ImageSource, /) -> Encoding: ...
-    def encode(self, images: ImageSource | list[ImageSource] | tuple[ImageSource, ...], /) -> Encoding | list[Encoding]:
-        """Encode an image, or several at once: paths, PIL images, RGB uint8 arrays (H, W, 3), or open files.
+    def encode(self, images: ImageSource, /, *, max_pixels: int = MAX_PIXELS) -> Encoding: ...
+    def encode(self, images: ImageSource | Images, /, *, max_pixels: int = MAX_PIXELS) -> Encoding | list[Encoding]:
+        """Encode an image, or several at once.
+
+        Args:
+            images: a path, an open file, its bytes, a PIL image or an array (see `inputs.read.read_image`); or a list,
+                a tuple or a generator of them.
+            max_pixels: the largest width times height that is accepted, against files that fill the memory.
 
         Returns:
-            One encoding for an image; a list of them, in the same order, for a list or a tuple of images.
+            One encoding for one image; a list of them, in the same order, for several.
 
         Raises:
-            ImageError: an image is missing, broken or too large.
+            ImageError: an image is missing, broken or too large, or is none.
         """
-        if not isinstance(images, list | tuple):
-            return self._encode([images])[0]
-        return self._encode(images)
+        if isinstance(images, list | tuple) or (isinstance(images, Iterator) and not isinstance(images, BinaryFile)):
+            return self._encode(list(images), max_pixels)
+        return self._encode([images], max_pixels)[0]
 
-    def _encode(self, images: Sequence[ImageSource]) -> list[Encoding]:
+    def _encode(self, images: Sequence[ImageSource], max_pixels: int) -> list[Encoding]:
         encodings = []
         for start in range(0, len(images), CHUNK):
-            pixels, frames = zip(*(self.inputs.pixels(image) for image in images[start : start + CHUNK]), strict=True)
+            part = [self.inputs.pixels(image, max_pixels=max_pixels) for image in images[start : start + CHUNK]]
+            pixels, frames = zip(*part, strict=True)
             arrays = self.runtime.encode(np.stack(pixels))
             encodings += [
                 Encoding(self.fingerprint, frame, {name: array[i : i + 1] for name, array in arrays.items()})
@@ -93,13 +111,13 @@ class Predictor:
         return encodings
 
     def segment(
-        self, image: Encoding, expressions: Sequence[str], /, *, threshold: float | None = None
+        self, image: Encoding, expressions: Iterable[str], /, *, threshold: float | None = None
     ) -> list[Prediction]:
         """Segment the image region that each expression refers to.
 
         Args:
             image: from `encode`, of this predictor or of one with the same fingerprint.
-            expressions: one text for each target, at any number.
+            expressions: a list of texts, one for each target, at any number; a generator is fine too.
             threshold: the probability above which a pixel is in the mask, between 0 and 1. It replaces the model's own
                 decision, with its calibration, which was measured with other thresholds. By default the model's own.
 
@@ -107,21 +125,22 @@ class Predictor:
             The predictions, in the order of the expressions.
 
         Raises:
-            ExpressionError: an expression is blank or not text.
-            InputError: the encoding is of another model.
+            ExpressionError: an expression is blank or not text, or one text was given instead of a list.
+            InputError: the image is not encoded, or by another model.
             ConfigError: the threshold is out of range.
             WeightsError: the model computes probabilities that are not finite.
         """
         self._check(image)
         decision = self.decision if threshold is None else Decision(threshold=threshold)
-        words = self.inputs.tokens(expressions)
+        texts = expression_list(expressions)
+        words = self.inputs.tokens(texts)
         predictions: list[Prediction] = []
-        for start in range(0, len(expressions), CHUNK):
+        for start in range(0, len(texts), CHUNK):
             part = slice(start, start + CHUNK)
             scores = self.runtime.decode(image.arrays, words.tokens[part], words.padding[part])
             predictions += [
                 Prediction(expression, row, image.frame, decision, truncated)
-                for expression, row, truncated in zip(expressions[part], scores, words.truncated[part], strict=True)
+                for expression, row, truncated in zip(texts[part], scores, words.truncated[part], strict=True)
             ]
         return predictions
 
@@ -130,7 +149,7 @@ class Predictor:
 
         Raises:
             ExpressionError: the expression is blank or not text.
-            InputError: the encoding is of another model.
+            InputError: the image is not encoded, or by another model.
             ConfigError: the model has no such map.
         """
         self._check(image)
@@ -139,12 +158,24 @@ class Predictor:
         return PatchMap(expression, cosines[0], np.clip(image.frame.restore(scores[0]), 0, 1))
 
     def _check(self, image: Encoding) -> None:
+        if not isinstance(image, Encoding):
+            raise InputError(
+                f"an image is segmented once it is encoded: give encode(image), not {type(image).__name__}"
+            )
         if image.fingerprint != self.fingerprint:
             raise InputError("this image was encoded by another model; encode it with the one that segments it")
 
 
-def load(model: str | os.PathLike[str] = BUNDLED, device: str = "auto") -> Predictor:
+def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "auto") -> Predictor:
     """Load a model: the bundled one, or one by its name in `refseg models`, its folder, or its Hub name `user/name`.
+
+    A process that has loaded a model must not be forked afterwards: PyTorch's threads do not exist in the child, which
+    may wait for them forever. Start other processes with the method `spawn`, or load the model in each of them.
+
+    Args:
+        model: the name or the path.
+        device: `auto` (a CUDA GPU, else Apple's, else the processor), `cpu`, `cuda`, `cuda:1`, `mps`, or a
+            `torch.device`.
 
     Raises:
         UnknownNameError: there is no such model.
@@ -152,7 +183,37 @@ def load(model: str | os.PathLike[str] = BUNDLED, device: str = "auto") -> Predi
         ConfigError: its config is broken, or the device is unknown or missing.
         DownloadError: it cannot be fetched.
     """
-    from refseg.models.folder import load_model
+    from refseg.models.folder import load_model, read_folder
     from refseg.models.hub import resolve
 
-    return Predictor.from_model(load_model(resolve(model if isinstance(model, str) else Path(model))), device)
+    folder = resolve(model if isinstance(model, str) else Path(model))
+    return Predictor.from_model(load_model(folder), device, domain=read_folder(folder).domain)
+
+
+def predict(
+    image: ImageSource,
+    expressions: Iterable[str],
+    /,
+    *,
+    model: str | os.PathLike[str] = BUNDLED,
+    device: str | torch.device = "auto",
+    threshold: float | None = None,
+) -> list[Prediction]:
+    """Segment the regions of one image that expressions refer to, in one call.
+
+    It loads the model each time: for several images, `load` it once.
+
+    Args:
+        image: see `Predictor.encode`.
+        expressions: see `Predictor.segment`.
+        model: see `load`.
+        device: see `load`.
+        threshold: see `Predictor.segment`.
+
+    Raises:
+        RefsegError: as these three.
+    """
+    texts = expression_list(expressions)
+    predictor = load(model, device)
+    (encoding,) = predictor.encode([image])
+    return predictor.segment(encoding, texts, threshold=threshold)

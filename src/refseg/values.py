@@ -17,9 +17,11 @@ that does this (in PyTorch, in another runtime, of another project) is a `Segmen
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -30,10 +32,14 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
-from refseg.errors import ConfigError, InputError, OutputError, WeightsError, one_line
+from refseg.errors import ConfigError, ImageError, InputError, OutputError, WeightsError, one_line
 from refseg.files import replacing
 from refseg.inputs.frame import Frame
-from refseg.masks import bounding_box, decode_rle, encode_rle
+from refseg.inputs.read import ImageSource, read_image
+from refseg.masks import MAX_PIXELS, bounding_box, decode_rle, encode_rle
+from refseg.writers.html import escaped
+from refseg.writers.overlay import fitted, mask_image, overlay
+from refseg.writers.result import write_mask
 
 __all__ = [
     "Calibration",
@@ -228,6 +234,10 @@ KEPT_PIXELS = 2**22
 """Pixels of the largest image whose probabilities are kept from one pass to the next."""
 
 
+NOTEBOOK_SIDE = 480
+"""The longer side of a mask in a notebook, pixels at most."""
+
+
 class _Measured(NamedTuple):
     """What is computed from the full-size probabilities, which are not kept."""
 
@@ -353,6 +363,52 @@ class Prediction:
             return 0.0
         calibration = self.decision.calibration
         return self.confidence if calibration is None else calibration.score(self.confidence)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the prediction as JSON values: expression, score, box, and the mask as COCO's run lengths."""
+        return {
+            "expression": self.expression,
+            "score": round(self.score, 6),
+            "empty": self.empty,
+            "box": None if self.box is None else list(self.box),
+            "segmentation": self.rle,
+            "threshold": self.threshold,
+            "truncated": self.truncated,
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the mask as a PNG of 0 and 255, at the image's own size; a file of this name is replaced.
+
+        Raises:
+            OutputError: it cannot be written, or the name does not end with `.png`.
+        """
+        write_mask(Path(path), self.mask)
+
+    def overlay(self, image: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        """Return the image with the mask tinted and outlined, and the rest dimmed.
+
+        Args:
+            image: the one that was segmented, which a prediction does not keep.
+            max_pixels: the largest width times height that is accepted.
+
+        Raises:
+            ImageError: the image is missing, broken or too large, or of another size than the mask.
+        """
+        pixels = read_image(image, max_pixels=max_pixels)
+        if pixels.size != (self.frame.width, self.frame.height):
+            raise ImageError(
+                f"the image is {pixels.width}x{pixels.height}, that of the prediction {self.frame.width}x"
+                f"{self.frame.height}; give the image that was segmented"
+            )
+        return overlay(pixels, self.mask)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the expression, the verdict and the mask."""
+        verdict = "nothing fits" if self.empty else f"score {self.score:.2f}, box {self.box}"
+        file = BytesIO()
+        fitted(mask_image(self.mask), NOTEBOOK_SIDE).save(file, "PNG")
+        source = f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+        return f'<p>{escaped(self.expression)}: {verdict}</p><img alt="the mask" src="{source}">'
 
 
 @dataclass(frozen=True, eq=False)

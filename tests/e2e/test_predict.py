@@ -22,6 +22,7 @@ from pycocotools import mask as coco
 
 from refseg.cli import predict as verb
 from refseg.cli.main import VERBS, main
+from refseg.predictor import Predictor
 
 CUP = "the cup on the left"
 
@@ -65,12 +66,18 @@ def files_in(folder):
     return sorted(path.name for path in folder.rglob("*")) if folder.exists() else []
 
 
+def results(folder="predictions"):
+    return [json.loads(line) for line in Path(folder, "results.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
 def result(name, folder="predictions"):
-    return json.loads(Path(folder, f"{name}.json").read_text(encoding="utf-8"))
+    """The line of an image and the number of an expression, such as `photo__000`."""
+    (found,) = (one for one in results(folder) if one["mask"].startswith(f"{name}-"))
+    return found
 
 
 def mask(name, folder="predictions"):
-    with Image.open(Path(folder, f"{name}.png")) as image:
+    with Image.open(Path(folder, result(name, folder)["mask"])) as image:
         assert image.mode == "L"
         return np.asarray(image)
 
@@ -78,13 +85,13 @@ def mask(name, folder="predictions"):
 # ── what is written ──
 
 
-def test_three_files_for_each_expression(command, photo):
-    code, out, err = command(photo, CUP, "the second ring")
+def test_names_tell_the_image_and_the_words(command, photo):
+    code, out, err = command(photo, CUP, "The 2nd ring, of/3!")
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 2
-    assert files_in(Path("predictions")) == sorted(
-        f"photo__{number}{ending}" for number in ("000", "001") for ending in (".png", "_overlay.png", ".json")
-    )
+    names = ("photo__000-the-cup-on-the-left", "photo__001-The-2nd-ring-of-3")
+    files = [f"{name}{ending}" for name in names for ending in (".png", "_overlay.jpg")]
+    assert files_in(Path("predictions")) == sorted([*files, "results.jsonl"])
 
 
 def test_the_mask_is_black_and_white_at_the_photos_size(command, photo):
@@ -92,8 +99,22 @@ def test_the_mask_is_black_and_white_at_the_photos_size(command, photo):
     masks = [mask(f"photo__{number:03d}") for number in range(3)]
     assert {one.shape for one in masks} == {(64, 96)}
     assert set(np.unique(masks)) == {0, 255}
-    with Image.open("predictions/photo__000_overlay.png") as overlay:
+    with Image.open(Path("predictions", result("photo__000")["overlay"])) as overlay:
         assert (overlay.mode, overlay.size) == ("RGB", (96, 64))
+
+
+def test_overlays_can_be_left_out(command, photo):
+    assert command(photo, CUP, "--no-overlay")[0] == 0
+    assert files_in(Path("predictions")) == ["photo__000-the-cup-on-the-left.png", "results.jsonl"]
+    assert result("photo__000")["overlay"] is None
+
+
+def test_the_overlay_of_a_large_image_is_scaled_to_be_looked_at(command):
+    Image.new("RGB", (3200, 40), "red").save("wide.png")
+    command("wide.png", CUP)
+    with Image.open(Path("predictions", result("wide__000")["overlay"])) as overlay:
+        assert overlay.size == (1600, 20)
+    assert mask("wide__000").shape == (40, 3200)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools, as it decodes
@@ -111,7 +132,8 @@ def test_the_json_says_what_the_mask_shows(command, photo, model_folder):
     assert 0 < said["score"] < 1
     assert (said["empty"], said["truncated"], said["threshold"]) == (False, False, 0.35)
     assert (said["image"], said["model"]) == (str(photo), str(model_folder))
-    assert (said["mask"], said["overlay"]) == ("photo__000.png", "photo__000_overlay.png")
+    name = "photo__000-the-second-ring"
+    assert (said["mask"], said["overlay"]) == (f"{name}.png", f"{name}_overlay.jpg")
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -127,19 +149,39 @@ def test_where_nothing_fits_the_mask_is_black_and_there_is_no_box(command, photo
 
 @pytest.mark.parametrize(
     "expression",
-    ["  the   cup ", "🟥 the 👍🏽 one", "左边的杯子", "l'été\tdernier", '"quoted" \\ & <b>', "\udcff half"],
+    ["  the   cup ", "🟥 the 👍🏽 one", "🟥", "左边的杯子", "l'été\tdernier", '"quoted" \\ & <b>', "../../up"],
 )
 def test_expressions_are_kept_verbatim(command, photo, expression):
     code, out, _ = command(photo, expression, "--json")
     assert code == 0
     assert result("photo__000")["expression"] == expression
-    assert json.loads(out)[0]["expression"] == expression
+    assert json.loads(out)["expression"] == expression
 
 
-def test_json_prints_what_the_files_say(command, photo):
+def test_json_prints_the_lines_of_the_file(command, photo):
     code, out, err = command(photo, CUP, "blue square", "--json")
     assert (code, err) == (0, "")
-    assert json.loads(out) == [result("photo__000"), result("photo__001")]
+    assert [json.loads(line) for line in out.splitlines()] == results()
+    assert len(results()) == 2
+
+
+def test_results_are_written_as_they_come(command, photo, monkeypatch):
+    seen = []
+    real = Predictor.encode
+    monkeypatch.setattr(
+        Predictor, "encode", lambda *words, **names: seen.append(files_in(Path("predictions"))) or real(*words, **names)
+    )
+    shutil.copy(photo, "other.png")
+    command(photo, "other.png", CUP, "--no-overlay")
+    assert seen == [[], ["photo__000-the-cup-on-the-left.png", "results.jsonl"]]
+
+
+def test_each_image_is_decoded_once(command, photo, monkeypatch):
+    opened = []
+    real = Image.open
+    monkeypatch.setattr(Image, "open", lambda *words, **names: opened.append(words) or real(*words, **names))
+    command(photo, CUP, "blue square")
+    assert len(opened) == 1
 
 
 def test_a_photo_is_turned_as_its_camera_noted(command, photo_pixels, tmp_path):
@@ -159,12 +201,12 @@ def test_several_images_and_the_same_name_in_two_folders(command, photo_pixels):
     Image.fromarray(photo_pixels[:32]).save("y.png")
     code, out, _ = command("a/x.png", "b/x.png", "y.png", "blue square", "--json")
     assert code == 0
-    assert [(one["image"], one["mask"]) for one in json.loads(out)] == [
-        ("a/x.png", "x__000.png"),
-        ("b/x.png", "x-2__000.png"),
-        ("y.png", "y__000.png"),
+    assert [(one["image"], one["mask"]) for one in map(json.loads, out.splitlines())] == [
+        ("a/x.png", "x__000-blue-square.png"),
+        ("b/x.png", "x-2__000-blue-square.png"),
+        ("y.png", "y__000-blue-square.png"),
     ]
-    assert len(files_in(Path("predictions"))) == 9
+    assert len(files_in(Path("predictions"))) == 7
     assert (mask("x__000") != mask("x-2__000")).any()
     assert mask("y__000").shape == (32, 96)
 
@@ -189,9 +231,9 @@ def test_the_same_command_gives_the_same_bytes(command, photo):
 def test_a_threshold_moves_the_border(command, photo):
     areas = []
     for threshold in ("0.2", "0.35", "0.5"):
-        command(photo, "blue square", "--threshold", threshold)
-        areas.append(np.count_nonzero(mask("photo__000")))
-        assert result("photo__000")["threshold"] == float(threshold)
+        command(photo, "blue square", "--threshold", threshold, "--out", threshold)
+        areas.append(np.count_nonzero(mask("photo__000", threshold)))
+        assert result("photo__000", threshold)["threshold"] == float(threshold)
     assert areas[0] > areas[1] > areas[2]
 
 
@@ -202,6 +244,17 @@ def test_the_bundled_model_is_the_default(tmp_path, photo, monkeypatch, model_fo
     assert main(["predict", str(photo), CUP]) == 0
     assert asked == ["shapes"]
     assert len(files_in(Path("predictions"))) == 3
+
+
+def test_a_model_that_does_not_know_photos_says_so_once(command, photo, model_folder, tmp_path):
+    for domain, said in (("generated scenes", 1), ("photos", 0)):
+        folder = Path(shutil.copytree(model_folder, tmp_path / domain))
+        values = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**values, "domain": domain}))
+        code, _, err = command(photo, photo, CUP, model=folder)
+        assert code == 0
+        assert len(err.splitlines()) == said
+        assert domain in err or not said
 
 
 # ── where expressions and images come from ──
@@ -224,6 +277,31 @@ def test_an_image_from_stdin(command, photo, stdin):
     stdin(photo.read_bytes())
     assert command("-", photo, CUP)[0] == 0
     assert (mask("stdin__000") == mask("photo__000")).all()
+
+
+def test_a_folder_of_images(command, photo):
+    Path("photos/below").mkdir(parents=True)
+    for name in ("b.png", "a.PNG", ".hidden.png", "below/c.png", "notes.txt"):
+        shutil.copy(photo, f"photos/{name}")
+    Path("more").mkdir()
+    shutil.copy(photo, "more/d.png")
+    assert command("photos", "more/", "photos")[0] == 0
+    assert [(Path(one["image"]).name, one["expression"]) for one in results()] == [
+        ("a.PNG", "photos"),
+        ("b.png", "photos"),
+        ("d.png", "photos"),
+    ]
+
+
+def test_a_folder_without_images(error_of):
+    Path("photos").mkdir()
+    assert "without images" in error_of("photos", CUP)
+
+
+def test_an_image_whose_name_begins_with_a_dash(command, photo):
+    shutil.copy(photo, "-x.png")
+    assert command("--json", "--", "-x.png", "-1 cup")[0] == 0
+    assert (results()[0]["image"], results()[0]["expression"]) == ("-x.png", "-1 cup")
 
 
 def test_an_image_from_a_pipe_among_others(command, photo, tmp_path):
@@ -324,23 +402,47 @@ def test_a_name_too_long_for_a_file(error_of):
     error_of("n" * 5000 + ".jpg", CUP)
 
 
-def test_a_name_too_long_for_the_files_to_write(error_of, photo):
-    shutil.copy(photo, "n" * 250)
-    assert "cannot be written" in error_of("n" * 250, CUP)
+def test_a_long_name_and_long_words_are_cut_in_the_names_of_files(command, photo):
+    for name in ("n" * 250, "左" * 80):
+        shutil.copy(photo, name)
+        assert command(name, "杯" * 300)[0] == 0
+    assert result("n" * 100 + "__000")["image"] == "n" * 250
 
 
-def test_a_broken_image_among_good_ones_stops_before_the_first(error_of, photo):
+def test_a_broken_image_does_not_stop_the_others(command, photo):
     Path("broken.jpg").write_bytes(b"")
-    error_of(photo, "broken.jpg", CUP)
-    error_of(photo, "missing.jpg", CUP)
+    code, out, err = command("broken.jpg", photo, "missing.jpg", photo, CUP)
+    assert code == 2
+    assert len(out.splitlines()) == len(results()) == 2
+    first, second = err.splitlines()
+    assert "broken.jpg" in first
+    assert "missing.jpg" in second
+
+
+def test_an_image_above_the_limit(error_of, command, photo):
+    assert "the limit is 6,143" in error_of(photo, CUP, "--max-pixels", 6143)
+    assert "--max-pixels" in error_of(photo, CUP, "--max-pixels", 0)
+    assert command(photo, CUP, "--max-pixels", 6144)[0] == 0
 
 
 # ── errors: words and numbers ──
 
 
-@pytest.mark.parametrize("expression", ["", " ", "\t\n \u3000"])
+@pytest.mark.parametrize("expression", [" ", "\t\n \u3000"])
 def test_a_blank_expression(error_of, photo, expression):
     assert "blank" in error_of(photo, expression)
+
+
+@pytest.mark.parametrize(
+    "words", [("", CUP), ("{photo}", ""), ("{photo}", CUP, "--out", ""), ("{photo}", CUP, "--expressions=")]
+)
+def test_an_empty_argument(error_of, photo, words):
+    assert "empty" in error_of(*(word.format(photo=photo) for word in words))
+
+
+@pytest.mark.parametrize("words", [("\udcff.png", CUP), ("{photo}", "\udcff"), ("{photo}", CUP, "--out", "\udcff")])
+def test_bytes_that_are_not_utf_8(error_of, photo, words):
+    assert "not UTF-8" in error_of(*(word.format(photo=photo) for word in words))
 
 
 def test_no_expression(error_of, photo):
@@ -445,37 +547,32 @@ def test_an_output_below_a_file(error_of, photo):
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc")
 def test_an_output_where_no_file_can_be(error_of, photo):
     assert "cannot be written" in error_of(photo, CUP, "--out", "/proc/refseg")
-    assert "cannot be written" in error_of(photo, CUP, "--out", "/proc")
+    assert "has files already" in error_of(photo, CUP, "--out", "/proc")
 
 
-@pytest.mark.parametrize("fails_at", ["photo__000.png", "photo__000_overlay.png", "photo__000.json"])
+@pytest.mark.parametrize("fails_at", ["cup.png", "cup_overlay.jpg"])
 def test_a_full_disk_leaves_no_part_of_a_result(error_of, photo, monkeypatch, fails_at):
-    def full(self):
-        raise OSError(28, "No space left on device")
-
-    real_save, real_write = Image.Image.save, Path.write_bytes
+    real_save = Image.Image.save
 
     def save(self, path, *args, **kwargs):
         real_save(self, path, *args, **kwargs)
-        if Path(path).name == fails_at:
-            full(self)
-
-    def write_bytes(self, data):
-        real_write(self, data[:10])
-        full(self)
+        if Path(path).name.endswith(fails_at):
+            raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", save)
-    if fails_at.endswith(".json"):
-        monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    assert "No space left on device" in error_of(photo, CUP)
+    assert "No space left on device" in error_of(photo, "cup")
 
 
-def test_older_results_are_replaced(command, photo):
-    command(photo, CUP, "--threshold", "0.2")
-    before = files_in(Path("predictions"))
-    command(photo, CUP, "--threshold", "0.9999")
-    assert files_in(Path("predictions")) == before
-    assert not mask("photo__000").any()
+def test_a_run_never_mixes_with_another(command, photo):
+    for _ in range(3):
+        assert command(photo, CUP)[0] == 0
+    assert files_in(Path("predictions")) == files_in(Path("predictions-2")) == files_in(Path("predictions-3"))
+    Path("mine").mkdir()
+    assert command(photo, CUP, "--out", "mine")[0] == 0
+    before = {name: Path("mine", name).read_bytes() for name in files_in(Path("mine"))}
+    code, out, err = command(photo, "blue square", "--out", "mine")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert {name: Path("mine", name).read_bytes() for name in files_in(Path("mine"))} == before
 
 
 # ── the command line itself ──
@@ -530,7 +627,7 @@ def python(*words, **options):
 def test_as_a_process(photo, model_folder, tmp_path):
     done = python("-m", "refseg", "predict", photo, "左边 🟥", "--model", model_folder, "--json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, b"")
-    assert json.loads(done.stdout)[0]["expression"] == "左边 🟥"
+    assert json.loads(done.stdout)["expression"] == "左边 🟥"
     assert len(files_in(tmp_path / "predictions")) == 3
 
 
@@ -539,7 +636,7 @@ def test_as_a_process_with_an_ascii_terminal(photo, model_folder, tmp_path):
     words = ("-m", "refseg", "predict", photo, "été 🟥", "--model", model_folder, "--json")
     done = python(*words, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)[0]["expression"] == "été 🟥"
+    assert json.loads(done.stdout)["expression"] == "été 🟥"
 
 
 def test_as_a_process_that_refuses(tmp_path):

@@ -190,10 +190,51 @@ def test_weights_that_overflow_are_errors(make_tiny, photo):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("words", ["the cup", ["fine", ""], ["fine", None], [3], [" \n"]])
+@pytest.mark.parametrize("words", ["ring", {"the cup"}, None, ["fine", ""], ["fine", None], [3], [" \n"]])
 def test_anything_but_a_list_of_expressions_is_an_error(predictor, photo, words):
     with pytest.raises(ExpressionError):
         predictor.segment(predictor.encode(photo), words)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("image", ["photo.png", None, 3, []])
+def test_an_image_that_is_not_encoded_is_an_error(predictor, image):
+    for use in (lambda: predictor.segment(image, ["the cup"]), lambda: predictor.ground(image, "the cup")):
+        with pytest.raises(InputError, match=type(image).__name__):
+            use()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("images", [None, 3, {"photo.png"}, "", [None], [["photo.png"]], np.zeros((2, 4, 4, 3))])
+def test_what_is_no_image_is_an_error(predictor, images):
+    with pytest.raises(ImageError):
+        predictor.encode(images)
+
+
+def test_generators_of_images_and_of_expressions(predictor, photo):
+    first, second = predictor.encode(path for path in (photo, str(photo)))
+    assert np.array_equal(first.arrays["p3"], second.arrays["p3"])
+    found = predictor.segment(first, (words for words in WORDS))
+    assert [one.expression for one in found] == WORDS
+
+
+def test_the_limit_on_pixels_can_be_set(predictor, photo):
+    with pytest.raises(ImageError, match="raise max_pixels"):
+        predictor.encode(photo, max_pixels=64 * 96 - 1)
+    assert predictor.encode(photo, max_pixels=64 * 96).frame.width == 96
+
+
+def test_one_call(predictor, photo, model_folder):
+    found = refseg.predict(photo, WORDS, model=model_folder, device="cpu", threshold=0.3)
+    expected = predictor.segment(predictor.encode(photo), WORDS, threshold=0.3)
+    assert [one.to_dict() for one in found] == [one.to_dict() for one in expected]
+    with pytest.raises(ExpressionError):
+        refseg.predict(photo, "the cup", model="no model is loaded before the expressions are checked")
+
+
+def test_the_domain_comes_from_the_model_folder(model_folder):
+    assert load("shapes", "cpu").domain == "generated scenes"
+    assert load(model_folder, "cpu").domain is None
 
 
 def test_a_missing_image_is_an_error(predictor, tmp_path):
@@ -233,11 +274,17 @@ class _Path(os.PathLike):
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type in ("cpu", "cuda", "mps")
-    with pytest.raises(ConfigError, match="unknown device 'gpu'; known are: auto, cpu, cuda, mps"):
-        pick_device("gpu")
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="no cuda device"):
-            pick_device("cuda")
+    assert pick_device(torch.device("cpu")) == torch.device("cpu")
+    for unknown in ("gpu", "", "cuda:x", torch.device("meta")):
+        with pytest.raises(ConfigError, match=r"unknown device .*; known are: auto, cpu, cuda, cuda:1"):
+            pick_device(unknown)
+    for missing in ("cpu:1", torch.device("cuda", torch.cuda.device_count())):
+        with pytest.raises(ConfigError, match=f"no {missing} device"):
+            pick_device(missing)
+
+
+def test_a_device_of_pytorch(model_folder):
+    assert load(model_folder, torch.device("cpu")).device == "cpu"
 
 
 def test_the_public_face(model_folder, photo):

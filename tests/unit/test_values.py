@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import pickle
+import re
 import tracemalloc
+from base64 import b64decode
+from io import BytesIO
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from refseg.errors import ConfigError, InputError, OutputError, WeightsError
+from refseg.errors import ConfigError, ImageError, InputError, OutputError, WeightsError
 from refseg.inputs.frame import Frame
-from refseg.masks import decode_rle
-from refseg.values import Calibration, Decision, Encoding, Prediction
+from refseg.masks import decode_rle, encode_rle
+from refseg.values import NOTEBOOK_SIDE, Calibration, Decision, Encoding, Prediction
 
 KNOTS = ((0.0, 0.0), (1.0, 1.0))
 
@@ -194,6 +199,53 @@ def test_expression_and_truncation_are_kept():
     assert predict([[1.0]]).expression == "the cup"
     assert predict([[1.0]]).truncated is False
     assert predict([[1.0]], truncated=True).truncated is True
+
+
+# ── what is done with a prediction ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_prediction_as_json():
+    said = predict([[0.75, 1.0], [0.25, 0.5]], truncated=True).to_dict()
+    assert json.loads(json.dumps(said)) == said
+    assert said == {
+        "expression": "the cup",
+        "score": round(1.75 / 2.75, 6),
+        "empty": False,
+        "box": [0, 0, 2, 1],
+        "segmentation": encode_rle(np.array([[True, True], [False, False]])),
+        "threshold": 0.5,
+        "truncated": True,
+    }
+    assert predict([[0.1]]).to_dict()["box"] is None
+
+
+def test_the_mask_is_saved_as_png(tmp_path):
+    prediction = predict([[0.75, 1.0], [0.25, 0.5]])
+    prediction.save(str(tmp_path / "cup.png"))
+    with Image.open(tmp_path / "cup.png") as image:
+        assert np.array_equal(np.asarray(image), prediction.mask * 255)
+    with pytest.raises(OutputError):
+        prediction.save(tmp_path / "cup.jpg")
+
+
+def test_the_overlay_needs_the_image_of_the_prediction():
+    prediction = predict(np.eye(8))
+    image = np.full((8, 8, 3), 200, np.uint8)
+    shown = prediction.overlay(image)
+    assert shown.size == (8, 8)
+    assert (np.asarray(shown) != image).any()
+    with pytest.raises(ImageError, match="8x8"):
+        prediction.overlay(image[:7])
+
+
+def test_a_notebook_shows_words_verdict_and_mask():
+    fits = dataclasses.replace(predict(np.eye(1000)), expression="<b>&")
+    shown = fits._repr_html_()
+    assert "&lt;b&gt;&amp;" in shown
+    assert f"{fits.score:.2f}" in shown
+    with Image.open(BytesIO(b64decode(re.search(r"base64,([^\"]+)", shown)[1]))) as image:
+        assert max(image.size) == NOTEBOOK_SIDE
+    assert "nothing fits" in predict([[0.1]])._repr_html_()
 
 
 # ── encodings ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,9 @@ from refseg.cli.evaluate import check_output
 from refseg.cli.train import add_run_arguments, change
 from refseg.errors import ConfigError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "refseg ablate shapes epochs=1 steps_per_epoch=2 --rows baseline --seeds 1 --limit 2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

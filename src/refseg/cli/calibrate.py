@@ -14,9 +14,12 @@ import json
 import sys
 from pathlib import Path
 
+from refseg.cli.options import add_device
 from refseg.errors import ConfigError, OutputError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "refseg calibrate shapes shapes:val --limit 40 --out calibrated"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the model without its calibration and its relative threshold",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 from refseg.cli.evaluate import check_output, files_of
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "refseg compare result.json scored.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

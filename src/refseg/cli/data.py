@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from refseg.data.leak import Images, Leak
     from refseg.evaluation.result import Result
 
-__all__ = ["add_arguments", "parse", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "parse", "run"]
 
 VERBS: MappingProxyType[str, str] = MappingProxyType(
     {
@@ -34,6 +34,16 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
         "show": "draw some samples: images, masks and expressions",
     }
 )
+EXAMPLES: MappingProxyType[str, str] = MappingProxyType(
+    {
+        "prepare": "refseg data prepare refcoco --data datasets --split testA",
+        "check": "refseg data check my-data",
+        "stats": "refseg data stats my-data --plot sizes.svg",
+        "leak": "refseg data leak my-data:all --against trained.txt",
+        "show": "refseg data show my-data --n 8 --out samples.png",
+    }
+)
+EXAMPLE = EXAMPLES["show"]
 WORD_LENGTH = 17
 LISTS = (".txt", ".json", ".jsonl", ".csv", ".tsv")
 
@@ -44,7 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     added = {}
     for verb, help in VERBS.items():
         description = f"{help[0].upper()}{help[1:]}."
-        added[verb] = verbs.add_parser(verb, help=help, description=description, formatter_class=parser.formatter_class)
+        added[verb] = verbs.add_parser(
+            verb,
+            help=help,
+            description=description,
+            epilog=f"example:\n  {EXAMPLES[verb]}",
+            formatter_class=parser.formatter_class,
+        )
     _add_prepare(added["prepare"])
     _add_check(added["check"])
     _add_stats(added["stats"])
@@ -206,7 +222,8 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="do not decode images, and paint no masks")
     parser.add_argument("--rows", type=int, default=20, metavar="N", help="lines of each kind (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
-    parser.epilog = "The exit code is 1 where there are errors, 0 where there are none, 2 where nothing can be read."
+    exit_code = "The exit code is 1 where there are errors, 0 where there are none, 2 where nothing can be read."
+    parser.epilog = f"{exit_code}\n\n{parser.epilog}"
 
 
 def _check(arguments: argparse.Namespace) -> int:

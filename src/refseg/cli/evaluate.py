@@ -31,7 +31,7 @@ __all__ = [
     "run",
 ]
 
-EXAMPLE = "refseg evaluate shapes shapes:val --limit 20 --save masks.jsonl --out result.json"
+EXAMPLE = "refseg evaluate shapes my-data:all --save masks.jsonl --out result.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,8 +9,9 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from refseg import __version__
 from refseg.errors import EXIT_CODE, RefsegError, UnknownNameError
@@ -34,19 +35,52 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
 )
 OWN_PARSE = frozenset({"data", "train"})
 """Commands that parse their arguments themselves: with commands of their own, or with help for a name."""
+EXAMPLE = "refseg predict --help"
 INTERRUPTED = 130
 
 
+VERBATIM = "\0"
+"""Stands before each argument after `--`, so that argparse does not take it for an option: no argument can hold it."""
+
+
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Says what is wrong in one line, and accepts no argument that is empty or not UTF-8."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register("type", None, _text)
+        self.register("type", Path, lambda word: Path(_text(word)))
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_CODE, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+        line = " ".join(message.replace(VERBATIM, "").split())
+        self.exit(EXIT_CODE, f"{self.prog}: {line} (see {self.prog} --help)\n")
+
+
+def _text(word: str) -> str:
+    word = word.removeprefix(VERBATIM)
+    if not word:
+        raise argparse.ArgumentTypeError("is empty; give a value, or leave it out")
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(f"{word!a} has bytes that are not UTF-8") from None
+    return word
+
+
+def _marked(words: list[str]) -> list[str]:
+    """Return the arguments without the first `--`, with a mark on each of those after it.
+
+    argparse itself understands `--` only after the first positional argument, if options and others are mixed.
+    """
+    if "--" not in words:
+        return words
+    end = words.index("--")
+    return [*words[:end], *(f"{VERBATIM}{word}" for word in words[end + 1 :])]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line, `sys.argv` by default, and return the exit code: 0, or another with one line on stderr."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = _marked(list(sys.argv[1:] if arguments is None else arguments))
     if isinstance(
         sys.stdout, io.TextIOWrapper
     ):  # expressions and file names may hold characters that the terminal cannot show
@@ -80,7 +114,12 @@ def _run(words: list[str]) -> int:
         if verb not in VERBS:
             raise UnknownNameError("command", verb, VERBS)
         module = importlib.import_module(f"refseg.cli.{verb}")
-        parser = _Parser(prog=f"refseg {verb}", description=module.__doc__, formatter_class=_formatter())
+        parser = _Parser(
+            prog=f"refseg {verb}",
+            description=module.__doc__,
+            epilog=f"example:\n  {module.EXAMPLE}",
+            formatter_class=_formatter(),
+        )
         module.add_arguments(parser)
         arguments = module.parse(parser, rest) if verb in OWN_PARSE else parser.parse_intermixed_args(rest)
         code: int = module.run(arguments)
@@ -88,7 +127,9 @@ def _run(words: list[str]) -> int:
     parser = _Parser(
         prog="refseg",
         description="Referring image segmentation: segments the region of an image that an expression refers to.",
-        epilog="commands:\n" + "".join(f"  {verb:<10}{help}\n" for verb, help in VERBS.items()),
+        epilog="commands:\n"
+        + "".join(f"  {verb:<10}{help}\n" for verb, help in VERBS.items())
+        + f"\nexample:\n  {EXAMPLE}",
         formatter_class=_formatter(),
     )
     parser.add_argument("command", nargs="?", help="the command; `refseg COMMAND --help` shows its arguments")

@@ -8,7 +8,9 @@ from typing import Any
 
 from refseg.models.families import MODELS, ModelEntry
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "refseg models --json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,29 +1,40 @@
 """Segment the regions of images that expressions refer to.
 
-For each image and expression three files are written: NAME__000.png, the mask (0 or 255, at the image's own size);
-NAME__000_overlay.png, to look at; and NAME__000.json, with the expression verbatim, the score, the box and the mask as
-COCO run lengths.
+The results of a run are in a folder of its own. For each image and expression there are a mask, IMAGE__000-WORDS.png
+(0 or 255, at the image's own size), and IMAGE__000-WORDS_overlay.jpg, to look at. results.jsonl has a line of JSON for
+each: the expression verbatim, the score, the box, the mask as COCO run lengths, and the names of the files. If an image
+cannot be read, a line on stderr says so, the others are segmented, and the exit code is 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from refseg.errors import ConfigError, ExpressionError, InputError, OutputError
+from refseg.cli.options import add_device
+from refseg.errors import EXIT_CODE, ConfigError, ExpressionError, ImageError, InputError
 
-__all__ = ["add_arguments", "run"]
+if TYPE_CHECKING:
+    from PIL import Image
 
+    from refseg.predictor import Predictor
+    from refseg.values import Prediction
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = 'refseg predict scene.png "the leftmost ring" "the blue star" --out rings'
 STDIN = "-"
 LONGEST_INPUT = 512 * 2**20
-IMAGES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".tga", ".ico", ".avif"}
-)
+LONGEST_NAME = 100
+"""Bytes of an image's name, and of an expression, in the name of a result: file systems take 255 in all."""
+PHOTOS = "photos"
+"""The domain of the models that know photos."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="IMAGE, EXPRESSION",
         help=(
-            "an image (- reads it from stdin), perhaps more images, then expressions. The first argument is an image; "
-            "further arguments are images as long as they are files or end like image files. An expression - reads "
-            "expressions from stdin, one a line"
+            "an image, a folder of images, or - for an image on stdin; perhaps more of them, then expressions. The "
+            "first argument is an image; further arguments are images as long as they are files, end like image "
+            "files, or are folders and end with /. An expression - reads expressions from stdin, one a line"
         ),
     )
     parser.add_argument("--expressions", metavar="FILE", help="a text file of more expressions, one a line; - is stdin")
@@ -50,15 +61,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument(
-        "--out", default="predictions", metavar="DIR", type=Path, help="where to write (default: %(default)s)"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="a new or empty folder to write to (default: predictions, or predictions-2 and so on where it exists)",
     )
-    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--json", action="store_true", help="print each line of results.jsonl as it is written")
+    parser.add_argument("--no-overlay", action="store_true", help="write no overlays")
     parser.add_argument(
         "--threshold",
         type=float,
         help="probability above which a pixel is in the mask (default: the model's own decision)",
     )
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        help="the largest width times height of an image, against files that fill the memory (default: 100 million)",
+    )
+    add_device(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,49 +88,70 @@ def run(arguments: argparse.Namespace) -> int:
     images, expressions = _sort_out(arguments.inputs, arguments.expressions)
     if arguments.threshold is not None and not 0 < arguments.threshold < 1:
         raise ConfigError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
-    names = _names(images)
+    if arguments.max_pixels is not None and arguments.max_pixels < 1:
+        raise ConfigError(f"--max-pixels must be at least 1, got {arguments.max_pixels}")
     from refseg.inputs.clip_bpe import check_expression
-    from refseg.inputs.read import read_image
+    from refseg.masks import MAX_PIXELS
     from refseg.predictor import load
-    from refseg.values import Decision
-    from refseg.writers.result import describe, write_result
+    from refseg.writers.overlay import fitted
+    from refseg.writers.result import OVERLAY_SIDE, ResultFolder, file_name
 
     for expression in expressions:
         check_expression(expression)
-    sources = [_source(image) for image in images]
-    for source in sources:
-        read_image(source)
-    _check_writable(arguments.out)
-    segmenter = load(arguments.model, arguments.device)
-    results = []
-    for given, source, name in zip(images, sources, names, strict=True):
-        image = read_image(source)
-        (encoding,) = segmenter.encode([image])
-        for index, prediction in enumerate(segmenter.segment(encoding, expressions)):
-            if arguments.threshold is not None:
-                prediction = prediction.decided_by(Decision(threshold=arguments.threshold))
-            stem = f"{name}__{index:03d}"
-            result = {
-                "image": given,
-                **describe(prediction),
-                "model": arguments.model,
-                "mask": f"{stem}.png",
-                "overlay": f"{stem}_overlay.png",
-            }
-            write_result(arguments.out, stem, image, prediction, result)
-            results.append(result)
+    max_pixels = arguments.max_pixels or MAX_PIXELS
+    results = ResultFolder(arguments.out)
+    words = [file_name(expression, LONGEST_NAME) for expression in expressions]
+    broken: list[str] = []
+    opened = _opened(images, max_pixels, broken)
+    first = next(opened, None)  # a model is slow to load: not before there is an image to segment
+    if first is None:
+        return EXIT_CODE
+    predictor = load(arguments.model, arguments.device)
+    _note_domain(arguments.model, predictor)
+    for given, name, image in itertools.chain([first], opened):
+        encoding = predictor.encode(image, max_pixels=max_pixels)
+        shown = None if arguments.no_overlay else fitted(image, OVERLAY_SIDE)
+        predictions = predictor.segment(encoding, expressions, threshold=arguments.threshold)
+        for index, prediction in enumerate(predictions):
+            about = {"image": given, **prediction.to_dict(), "model": arguments.model}
+            about = results.add(f"{name}__{index:03d}-{words[index]}", prediction.mask, shown, about)
             if prediction.truncated:
-                print(
-                    f"refseg: {_short(prediction.expression)} is longer than the model reads; its end was cut off",
-                    file=sys.stderr,
-                )
-            if not arguments.json:
-                found = "nothing fits" if prediction.empty else f"score {prediction.score:.2f}, box {prediction.box}"
-                print(f"{_short(prediction.expression)}: {found} -> {arguments.out / stem}_overlay.png")
-    if arguments.json:
-        readable = getattr(sys.stdout, "encoding", "").lower() == "utf-8"
-        print(json.dumps(results, indent=2, ensure_ascii=not readable, allow_nan=False))
-    return 0
+                _tell(f"{_short(prediction.expression)} is longer than the model reads; its end was cut off")
+            if arguments.json:
+                readable = getattr(sys.stdout, "encoding", "").lower() == "utf-8"
+                print(json.dumps(about, ensure_ascii=not readable, allow_nan=False), flush=True)
+            else:
+                print(_line(prediction, results.folder / (about["overlay"] or about["mask"])), flush=True)
+    return EXIT_CODE if broken else 0
+
+
+def _opened(images: Sequence[str], max_pixels: int, broken: list[str]) -> Iterator[tuple[str, str, Image.Image]]:
+    """Yield each image as it was given, with its name in the results and its pixels; add those that are `broken`."""
+    from refseg.inputs.read import read_image
+
+    for given, name in zip(images, _names(images), strict=True):
+        try:
+            image = read_image(_source(given), max_pixels=max_pixels)
+        except InputError as error:
+            broken.append(given)
+            _tell(str(error))
+        else:
+            yield given, name, image
+
+
+def _note_domain(model: str, predictor: Predictor) -> None:
+    """Say what a model was trained on, if that is declared and not photos: whether an image is one is not guessed."""
+    if predictor.domain not in (None, PHOTOS):
+        _tell(f"note: the model {model} is trained on {predictor.domain}; on photos its masks mean nothing")
+
+
+def _tell(line: str) -> None:
+    print(f"refseg: {line}", file=sys.stderr)
+
+
+def _line(prediction: Prediction, file: Path) -> str:
+    found = "nothing fits" if prediction.empty else f"score {prediction.score:.2f}, box {prediction.box}"
+    return f"{_short(prediction.expression)}: {found} -> {file}"
 
 
 def _sort_out(inputs: Sequence[str], file: str | None) -> tuple[list[str], list[str]]:
@@ -117,9 +159,9 @@ def _sort_out(inputs: Sequence[str], file: str | None) -> tuple[list[str], list[
     count = 1
     while count < len(inputs) and _is_image(inputs[count]):
         count += 1
-    images, words = list(inputs[:count]), list(inputs[count:])
-    sources = [images.count(STDIN) > 0, STDIN in words, file == STDIN]
-    if sum(sources) > 1 or images.count(STDIN) > 1 or words.count(STDIN) > 1:
+    given, words = inputs[:count], inputs[count:]
+    sources = [STDIN in given, STDIN in words, file == STDIN]
+    if sum(sources) > 1 or given.count(STDIN) > 1 or words.count(STDIN) > 1:
         raise InputError("- stands for stdin, which can be read only once")
     expressions: list[str] = []
     for word in words:
@@ -128,14 +170,37 @@ def _sort_out(inputs: Sequence[str], file: str | None) -> tuple[list[str], list[
         expressions += _lines(_stdin_bytes(), "stdin") if file == STDIN else _lines(_file_bytes(file), file)
     if not expressions:
         raise ExpressionError("no expression: say in words what to look for, such as 'the cup on the left'")
-    return images, expressions
+    return [image for one in given for image in _images_in(one)], expressions
 
 
 def _is_image(argument: str) -> bool:
+    from refseg.inputs.read import image_suffixes
+
     try:
-        return Path(argument).suffix.lower() in IMAGES or Path(argument).is_file()
+        path = Path(argument)
+        if argument.endswith("/") and path.is_dir():  # without the slash it may be an expression
+            return True
+        return path.suffix.lower() in image_suffixes() or path.is_file()
     except (OSError, ValueError):  # too long for a file's name, or with a NUL
         return False
+
+
+def _images_in(argument: str) -> list[str]:
+    """Return the images that an argument names: those of a folder, or one."""
+    from refseg.inputs.read import image_suffixes
+
+    try:
+        if argument == STDIN or not Path(argument).is_dir():
+            return [argument]
+        files = sorted(Path(argument).iterdir())
+    except ValueError:  # with a NUL; the reader of images says so
+        return [argument]
+    except OSError as error:
+        raise ImageError(f"{argument!r} cannot be read: {error.strerror or error}") from None
+    images = [str(file) for file in files if file.suffix.lower() in image_suffixes() and file.name[0] != "."]
+    if not images:
+        raise ImageError(f"{argument!r} is a folder without images; name an image or a folder of images")
+    return images
 
 
 def _source(image: str) -> str | io.BytesIO:
@@ -181,24 +246,19 @@ def _lines(data: bytes, where: str) -> list[str]:
 
 def _names(images: Sequence[str]) -> list[str]:
     """Return a name for each image's files: its own, numbered where two images are called the same."""
+    from refseg.writers.result import file_name
+
     names: list[str] = []
+    taken: set[str] = set()
     for image in images:
-        stem = name = "stdin" if image == STDIN else Path(image).stem or "image"
-        number = 1
-        while name in names:
-            number += 1
+        stem = name = "stdin" if image == STDIN else file_name(Path(image).stem, LONGEST_NAME)
+        for number in itertools.count(2):
+            if name.casefold() not in taken:  # some file systems do not tell the cases apart
+                break
             name = f"{stem}-{number}"
+        taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def _check_writable(folder: Path) -> None:
-    """Make a folder and check that it can be written into."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
 
 
 def _short(expression: str) -> str:

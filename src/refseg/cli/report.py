@@ -12,7 +12,9 @@ from pathlib import Path
 from refseg.cli.evaluate import check_output, files_of
 from refseg.errors import ConfigError, OutputError
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "refseg report result.json --html report.html"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from refseg.cli.evaluate import add_data_arguments, check_result, open_for, report
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "refseg score masks.jsonl my-data:all --out scored.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

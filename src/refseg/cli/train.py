@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from refseg.cli.options import add_device
 from refseg.errors import ConfigError
 
-__all__ = ["add_arguments", "add_run_arguments", "change", "parse", "run"]
+__all__ = ["EXAMPLE", "add_arguments", "add_run_arguments", "change", "parse", "run"]
+
+EXAMPLE = "refseg train shapes-1 epochs=1 --dry-run"
 
 HELP = ("-h", "--help")
 
@@ -46,7 +49,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that `train` and `ablate` share."""
     parser.add_argument("--data", type=Path, metavar="ROOT", help="the folder that holds the public data sets")
     parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of the images, if not with the data")
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    add_device(parser)
 
 
 def parse(parser: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:

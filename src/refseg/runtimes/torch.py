@@ -16,9 +16,7 @@ from refseg.errors import ConfigError
 from refseg.models.base import Model, PatchMapModel
 from refseg.models.grid import to_quarter
 
-__all__ = ["DEVICES", "TorchRuntime", "pick_device"]
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
+__all__ = ["TorchRuntime", "pick_device"]
 
 
 class TorchRuntime:
@@ -26,13 +24,13 @@ class TorchRuntime:
 
     Args:
         model: it is moved to the device and put into evaluation mode.
-        device: `auto` takes a CUDA GPU, else Apple's, else the processor.
+        device: see `pick_device`.
 
     Raises:
         ConfigError: the device is unknown, or the machine has none.
     """
 
-    def __init__(self, model: Model, device: str = "auto") -> None:
+    def __init__(self, model: Model, device: str | torch.device = "auto") -> None:
         self._device = pick_device(device)
         # Convolutions on a CPU run up to twice as fast when the channels of a pixel lie together.
         self.model = model.to(device=self._device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -90,20 +88,24 @@ class TorchRuntime:
         return torch.from_numpy(array).to(self._device)
 
 
-def pick_device(name: str) -> torch.device:
-    """Return the device of a name; `auto` takes the fastest kind there is.
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return a device by its name, such as `cuda:1`; `auto` takes a CUDA GPU, else Apple's, else the processor.
 
     Raises:
         ConfigError: the name is unknown, or the machine has no such device.
     """
-    if name not in DEVICES:
-        raise ConfigError(f"unknown device {name!r}; known are: {', '.join(DEVICES)}")
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if there[kind])
-    if not there[name]:
-        raise ConfigError(f"this machine has no {name} device that PyTorch can use; take --device auto")
-    return torch.device(name)
+    there = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if device == "auto":
+        return torch.device(next(kind for kind, count in there.items() if count))
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        place = None
+    if place is None or place.type not in there:
+        raise ConfigError(f"unknown device {str(device)!r}; known are: auto, cpu, cuda, cuda:1 and so on, mps")
+    if (place.index or 0) >= there[place.type]:
+        raise ConfigError(f"this machine has no {place} device that PyTorch can use; take the device auto")
+    return place
 
 
 def _fingerprint(model: Model) -> str:

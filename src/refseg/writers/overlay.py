@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from refseg.masks import outline
 
-__all__ = ["overlay", "panels"]
+__all__ = ["fitted", "mask_image", "overlay", "panels", "shrunk"]
 
 COLOUR = (255, 40, 120)
 """Of the mask: a pink that is rare in photos."""
@@ -31,13 +31,33 @@ def overlay(image: Image.Image, mask: Bool[ndarray, "H W"], *, dim: bool = True)
         mask: is tinted and outlined.
         dim: whether to darken the rest.
     """
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    inside = mask[..., None]
-    shown = np.where(
-        inside, pixels * (1 - TINT) + np.array(COLOUR, dtype=np.float32) * TINT, pixels * (DIM if dim else 1)
-    )
-    shown[outline(mask, max(1, round(max(mask.shape) / 400)))] = COLOUR
-    return Image.fromarray(shown.round().clip(0, 255).astype(np.uint8))
+    image = image.convert("RGB")
+    shown = image.point([round(value * DIM) for value in range(256)] * 3) if dim else image
+    tinted = Image.blend(image, Image.new("RGB", image.size, COLOUR), TINT)
+    shown.paste(tinted, mask=mask_image(mask))
+    shown.paste(COLOUR, mask=mask_image(outline(mask, max(1, round(max(mask.shape) / 400)))))
+    return shown
+
+
+def mask_image(mask: Bool[ndarray, "H W"]) -> Image.Image:
+    """Return a mask as a grey image of 0 and 255."""
+    return Image.fromarray(mask.astype(np.uint8) * 255)
+
+
+def fitted(image: Image.Image, side: int) -> Image.Image:
+    """Return the image with its longer side scaled down to `side` pixels, if it is longer."""
+    small = image.copy()
+    small.thumbnail((side, side), Image.Resampling.BICUBIC)
+    return small
+
+
+def shrunk(mask: Bool[ndarray, "H W"], size: tuple[int, int]) -> Bool[ndarray, "h w"]:
+    """Return a mask at another size, (width, height): pixels covered by half or more, or by any share if none is."""
+    if mask.shape == size[::-1]:
+        return mask
+    share = np.asarray(Image.fromarray(mask.astype(np.float32)).resize(size, Image.Resampling.BOX))
+    half: ndarray = share >= 0.5
+    return half if half.any() else share > 0  # masks thinner than a pixel must be visible too
 
 
 def panels(images: Sequence[tuple[Image.Image, str]], *, columns: int = 3, width: int = 320) -> Image.Image:

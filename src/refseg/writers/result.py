@@ -1,57 +1,159 @@
-"""The files of `refseg predict`: for each prediction a mask, an overlay to look at, and JSON."""
+"""The files of predictions: a mask as PNG, and the folder of one run of `refseg predict`."""
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
+import os
+import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
 from PIL import Image
 
 from refseg.errors import OutputError
-from refseg.values import Prediction
-from refseg.writers.overlay import overlay
+from refseg.files import replacing
+from refseg.writers.overlay import mask_image, overlay, shrunk
 
-__all__ = ["describe", "write_result"]
+__all__ = ["DEFAULT_FOLDER", "LINES", "OVERLAY_SIDE", "ResultFolder", "file_name", "write_mask"]
 
-
-def describe(prediction: Prediction) -> dict[str, Any]:
-    """Return a prediction as JSON values: expression, score, box, and the mask as COCO's run lengths."""
-    return {
-        "expression": prediction.expression,
-        "score": round(prediction.score, 6),
-        "empty": prediction.empty,
-        "box": None if prediction.box is None else list(prediction.box),
-        "segmentation": prediction.rle,
-        "threshold": prediction.threshold,
-        "truncated": prediction.truncated,
-    }
+DEFAULT_FOLDER = "predictions"
+LINES = "results.jsonl"
+"""The file of a run with one JSON object a line, one for each mask."""
+OVERLAY_SIDE = 1600
+"""The longer side of an overlay in pixels, at most: it is there to be looked at."""
 
 
-def write_result(folder: Path, stem: str, image: Image.Image, prediction: Prediction, about: dict[str, Any]) -> None:
-    """Write `STEM.png` (the mask, 0 or 255), `STEM_overlay.png` and `STEM.json`: all three completely, or none.
-
-    Args:
-        folder: where to write; it exists.
-        stem: the name of the files without their endings.
-        image: RGB, (H, W).
-        prediction: of that image.
-        about: the content of the JSON file.
+def write_mask(path: Path, mask: Bool[ndarray, "H W"]) -> None:
+    """Write a mask as a PNG of 0 and 255, completely or not at all.
 
     Raises:
-        OutputError: a file cannot be written.
+        OutputError: it cannot be written, or the name does not end with `.png`.
     """
-    mask = prediction.mask
-    # File names may hold half characters (lone surrogates), which UTF-8 cannot: they become JSON's escapes.
-    text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+    if path.suffix.lower() != ".png":
+        raise OutputError(f"{path}: a mask is written as PNG, which loses nothing; end the name with .png")
     try:
-        with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as draft:
-            Image.fromarray(mask.astype(np.uint8) * 255).save(Path(draft, f"{stem}.png"))
-            overlay(image, mask).save(Path(draft, f"{stem}_overlay.png"), compress_level=1)
-            Path(draft, f"{stem}.json").write_bytes(text)
-            for written in sorted(Path(draft).iterdir()):
-                written.replace(folder / written.name)
+        with replacing(path) as draft:
+            mask_image(mask).save(draft, "PNG")
     except OSError as error:
-        raise OutputError(f"{folder / stem}.png: cannot be written: {error.strerror or error}") from None
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def file_name(text: str, longest: int) -> str:
+    """Return the letters and digits of a text, joined by hyphens, in at most `longest` bytes of UTF-8; or `_`."""
+    joined = "-".join(re.findall(r"\w+", text))
+    return joined.encode()[:longest].decode(errors="ignore").strip("-") or "_"
+
+
+class ResultFolder:
+    """The folder of one run's results, which is created with the first of them, so that a failed run leaves none.
+
+    Args:
+        folder: a folder that is empty or does not exist, so that no run mixes with another. None takes the first of
+            `predictions`, `predictions-2` and so on that does not exist.
+
+    Raises:
+        OutputError: the folder has files already, or is a file.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._wanted = folder
+        self._folder: Path | None = None
+        try:
+            if folder is not None and folder.exists() and any(folder.iterdir()):
+                raise OutputError(f"{folder}: has files already, and no run mixes with another; name a new folder")
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+
+    @property
+    def folder(self) -> Path:
+        """The folder, which exists.
+
+        Raises:
+            OutputError: it cannot be created.
+        """
+        if self._folder is None:
+            self._folder = self._create()
+        return self._folder
+
+    def _create(self) -> Path:
+        folder = self._wanted
+        try:
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+                return folder
+            for number in itertools.count(1):
+                folder = Path(DEFAULT_FOLDER if number == 1 else f"{DEFAULT_FOLDER}-{number}")
+                if not os.path.lexists(folder):
+                    folder.mkdir()
+                    break
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+        assert folder is not None
+        return folder
+
+    def add(
+        self, name: str, mask: Bool[ndarray, "H W"], shown: Image.Image | None, about: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write `NAME.png` (the mask, 0 or 255), `NAME_overlay.jpg`, and a line in `results.jsonl`: all, or none.
+
+        Args:
+            name: of the files without their endings, not used before.
+            mask: at the size of its image.
+            shown: the image under the overlay, of any size; None: no overlay is written.
+            about: JSON values.
+
+        Returns:
+            `about` with the names of the files, as in the line.
+
+        Raises:
+            OutputError: a file cannot be written.
+        """
+        overlay_name = None if shown is None else f"{name}_overlay.jpg"
+        about = about | {"mask": f"{name}.png", "overlay": overlay_name}
+        # File names may hold half characters (lone surrogates), which UTF-8 cannot: they become JSON's escapes.
+        line = json.dumps(about, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+        folder = self.folder
+        try:
+            with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as draft:
+                mask_image(mask).save(Path(draft, f"{name}.png"))
+                if shown is not None:
+                    overlay(shown, shrunk(mask, shown.size)).save(Path(draft, f"{name}_overlay.jpg"), quality=90)
+                written = [file.replace(folder / file.name) for file in sorted(Path(draft).iterdir())]
+            try:
+                _append(folder / LINES, line)
+            except OSError:
+                for file in written:
+                    file.unlink()
+                raise
+        except OSError as error:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            raise _unwritable(folder / name, error) from None
+        return about
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Append a line to a file completely or not at all."""
+    before = path.stat().st_size if path.exists() else 0
+    with path.open("ab", buffering=0) as file:
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with suppress(OSError):
+                file.truncate(before)
+                if not before:
+                    path.unlink()
+            raise
+
+
+def _unwritable(path: Path | None, error: OSError) -> OutputError:
+    if isinstance(error, OutputError):
+        return error
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refseg.writers.overlay import CAPTION, COLOUR, DIM, TINT, overlay, panels
+from refseg.writers.overlay import CAPTION, COLOUR, DIM, TINT, fitted, overlay, panels, shrunk
 
 
 @pytest.fixture
@@ -57,6 +57,21 @@ def test_nothing_and_everything(photo_pixels, value):
     image = overlay(Image.fromarray(photo_pixels), np.full((64, 96), value))
     assert image.size == (96, 64)
     assert not (np.asarray(image) == COLOUR).all(axis=-1).any()
+
+
+def test_a_mask_is_shrunk_to_what_half_of_it_covers():
+    mask = np.zeros((4, 8), dtype=bool)
+    mask[:, :3] = True
+    assert shrunk(mask, (4, 2)).tolist() == [[True, True, False, False]] * 2
+    thin = np.zeros((40, 40), dtype=bool)
+    thin[3, 3] = True
+    assert shrunk(thin, (2, 2)).tolist() == [[True, False], [False, False]], "the smallest mask is visible"
+    assert shrunk(mask, (8, 4)) is mask
+
+
+def test_only_longer_images_are_scaled():
+    assert fitted(Image.new("RGB", (400, 200)), 100).size == (100, 50)
+    assert fitted(Image.new("RGB", (40, 20)), 100).size == (40, 20)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1)])
