@@ -283,6 +283,15 @@ def test_other_data_and_another_start_have_other_digests(own, split, start, make
     def given(init):
         return dict(start_of(named(own), "finetune", str(init)).digests)
 
+    edited = fill(tmp_path / "edited", scenes=3)
+    before = data(edited, validation="same")
+    for file in ("images/1.png", "masks/1-0.png"):
+        with Image.open(edited / file) as image:
+            image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(edited / file)
+        after = data(edited, validation="same")
+        assert all(before[key] != after[key] for key in before)
+        before = after
+
     another = save_model(make_tiny(seed=10, word_length=24), tmp_path / "another")
     assert given(start) == given(shutil.copytree(start, tmp_path / "copy"))
     assert given(start).keys() == given(another).keys() == {"start"}

@@ -96,6 +96,16 @@ class Media:
         except ImageError as error:
             raise DataError(f"{path}: {error}") from None
 
+    def image_bytes(self, file: str) -> bytes:
+        """Return the content of an image's file.
+
+        Raises:
+            DataError: it is missing.
+        """
+        if self.open_image is None:
+            return self.find_image(file).read_bytes()
+        return self.open_image(file).read()
+
     def _image_source(self, file: str) -> tuple[Path, Path | BinaryFile]:
         """Return the path of an image for messages, and the path or open file to read it from."""
         if self.open_image is None:

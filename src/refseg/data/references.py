@@ -205,6 +205,25 @@ class References(Sequence[Sample]):
             digest.update("\0".join(row).encode() + b"\n")
         return digest.hexdigest()
 
+    def content_digest(self) -> str:
+        """Return a hash of the split and of the bytes of its images and mask files, which are read for it.
+
+        Raises:
+            DataError: a file is missing.
+        """
+        digest = hashlib.sha256(self.digest().encode())
+        rows = self._ask(
+            "SELECT DISTINCT image.file, parts FROM reference JOIN image ON image.number = reference.image "
+            "WHERE {wanted} ORDER BY image.file, parts"
+        )
+        for file in dict.fromkeys(file for file, _ in rows):
+            digest.update(self._media.image_bytes(file))
+        for file, parts in rows:
+            for part in json.loads(parts):
+                if "file" in part:
+                    digest.update(self._media.find_mask(part["file"], file).read_bytes())
+        return digest.hexdigest()
+
     def files(self) -> dict[str, list[str]]:
         """Return the names of the image files of all splits by `image_id`."""
         files: dict[str, list[str]] = {}

@@ -12,7 +12,7 @@ from typing import Protocol, TypeAlias
 from jaxtyping import Bool
 from numpy import ndarray
 
-from refseg.data.catalogue import open_data
+from refseg.data.catalogue import DATA_SETS, open_data
 from refseg.data.check import SKIPPED, check, table
 from refseg.data.dataset import DataSet, ImageData
 from refseg.data.references import References
@@ -73,7 +73,7 @@ class Subset:
 
     def digest(self) -> str:
         """Return a hash of the data set and the choice."""
-        return _hash(self.data.digest(), *map(str, self.chosen))
+        return _hash(_digest(self.data), *map(str, self.chosen))
 
 
 Part: TypeAlias = DataSet | Subset
@@ -102,7 +102,7 @@ class Joined:
 
     def digest(self) -> str:
         """Return a hash of the parts."""
-        return _hash(*(part.digest() for part in self.parts))
+        return _hash(*map(_digest, self.parts))
 
     def _find(self, index: int) -> tuple[Part, int]:
         for part in self.parts:
@@ -168,7 +168,7 @@ def open_recipe(
         return OpenedData(
             training=training,
             validation=Validation(data=validation, objects=validation.objects, protocol=how),
-            digests={"training data": training.digest(), "validation": _hash(validation.digest(), how.name)},
+            digests={"training data": _digest(training), "validation": _hash(_digest(validation), how.name)},
         )
 
     if recipe.data == "shapes-closeups:train":
@@ -206,6 +206,13 @@ def _training_split(name: str, root: Path | None) -> str:
         known = ", ".join(sorted(splits))
         raise DataError(f"{name}: has no split train, but {known}: name the one to learn from, as in data={name}:SPLIT")
     return "train" if splits else "all"
+
+
+def _digest(data: Digested) -> str:
+    """Return a hash of images; of a folder of the user's own with the content of its files, which people edit."""
+    if isinstance(data, References) and data.name not in DATA_SETS and Path(data.name).is_dir():
+        return data.content_digest()
+    return data.digest()
 
 
 def _hash(*texts: str) -> str:

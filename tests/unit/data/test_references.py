@@ -467,6 +467,29 @@ def test_the_digest_of_unchanged_data_is_unchanged(made, tmp_path):
     assert lines(made, tmp_path, *ROWS) == before
 
 
+def test_the_content_digest_is_of_the_pixels_too(made, tmp_path):
+    made.write(tmp_path / "data.csv", ("image,mask,text,id,split\n" + "\n".join(ROWS) + "\n").encode())
+    for number, name in enumerate("abcd"):
+        made.save_image(tmp_path / "images" / f"{name}.jpg", seed=number)
+    for number in (1, 2, 3):
+        made.save_mask(tmp_path / "masks" / f"{number}.png", made.square_mask(2, 2, 9))
+
+    def digests():
+        data = References(folder(tmp_path), "own", "val")
+        return data.digest(), data.content_digest()
+
+    found = [digests()]
+    made.save_mask(tmp_path / "masks" / "2.png", made.square_mask(2, 2, 10))
+    found.append(digests())
+    made.save_image(tmp_path / "images" / "c.jpg", seed=9)
+    found.append(digests())
+    made.save_mask(tmp_path / "masks" / "3.png", made.square_mask(2, 2, 10))  # of another split
+    found.append(digests())
+    assert len({names for names, _ in found}) == 1
+    assert len({content for _, content in found[:3]}) == 3
+    assert found[3] == found[2]
+
+
 def test_the_digest_does_not_depend_on_the_order_of_rows(made, tmp_path):
     digest = lines(made, tmp_path / "one", *ROWS)
     assert lines(made, tmp_path / "two", *ROWS[::-1]) == digest

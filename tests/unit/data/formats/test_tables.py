@@ -193,6 +193,16 @@ def test_one_reference_per_row_with_its_image(made, tmp_path, square):
     assert (two.id, two.image_id) == ("val/1", "data/val-00000-of-00001.parquet#1")
 
 
+def test_the_content_digest_is_of_the_images_in_the_tables(tmp_path, square):
+    found = []
+    for seed in (0, 1):
+        write(tmp_path / str(seed), [answer_row(0, square, image={"bytes": png(seed)[1], "path": "x.jpg"})])
+        data = References(tables(tmp_path / str(seed)), "own", "val")
+        found.append((data.digest(), data.content_digest()))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] != found[1][1]
+
+
 def test_joined_polygons_are_lossy_as_the_documentation_says(made, tmp_path):
     """The reason not to publish numbers measured on them."""
     one, other = made.square(2, 2, 10), made.square(30, 20, 10)
