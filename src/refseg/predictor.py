@@ -5,20 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from refseg.config import to_dict
-from refseg.errors import InputError
 from refseg.inputs.clip_bpe import expression_list
 from refseg.inputs.preprocessing import Inputs
-from refseg.inputs.read import BinaryFile, ImageSource
-from refseg.masks import MAX_PIXELS
+from refseg.inputs.read import ImageSource
 from refseg.runtimes.base import Runtime
+from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, Encoding, PatchMap, Prediction
 
 if TYPE_CHECKING:
@@ -30,13 +29,11 @@ __all__ = ["BUNDLED", "Predictor", "load", "predict"]
 
 BUNDLED = "shapes"
 """The model that comes with the package."""
-Images: TypeAlias = list[ImageSource] | tuple[ImageSource, ...] | Iterator[ImageSource]
-"""The types that are accepted as several images."""
 CHUNK = 16
 """Expressions computed together, which bounds the memory however many are asked."""
 
 
-class Predictor:
+class Predictor(BaseSegmenter):
     """A model ready to answer (see `values.Segmenter`); its methods may be called from several threads at once.
 
     Args:
@@ -47,7 +44,8 @@ class Predictor:
     """
 
     def __init__(self, runtime: Runtime, inputs: Inputs, decision: Decision, domain: str | None = None) -> None:
-        self.runtime, self.inputs, self.decision, self.domain = runtime, inputs, decision, domain
+        super().__init__(decision, domain)
+        self.runtime, self.inputs = runtime, inputs
 
     @classmethod
     def from_model(cls, model: Model, device: str | torch.device = "auto", *, domain: str | None = None) -> Predictor:
@@ -76,28 +74,6 @@ class Predictor:
         inputs = json.dumps(to_dict(self.inputs), sort_keys=True)
         return hashlib.sha256(f"{self.runtime.fingerprint} {inputs}".encode()).hexdigest()
 
-    @overload
-    def encode(self, images: Images, /, *, max_pixels: int = MAX_PIXELS) -> list[Encoding]: ...
-    @overload
-    def encode(self, images: ImageSource, /, *, max_pixels: int = MAX_PIXELS) -> Encoding: ...
-    def encode(self, images: ImageSource | Images, /, *, max_pixels: int = MAX_PIXELS) -> Encoding | list[Encoding]:
-        """Encode an image, or several at once.
-
-        Args:
-            images: a path, an open file, its bytes, a PIL image or an array (see `inputs.read.read_image`); or a list,
-                a tuple or a generator of them.
-            max_pixels: the largest width times height that is accepted, against files that fill the memory.
-
-        Returns:
-            One encoding for one image; a list of them, in the same order, for several.
-
-        Raises:
-            ImageError: an image is missing, broken or too large, or is none.
-        """
-        if isinstance(images, list | tuple) or (isinstance(images, Iterator) and not isinstance(images, BinaryFile)):
-            return self._encode(list(images), max_pixels)
-        return self._encode([images], max_pixels)[0]
-
     def _encode(self, images: Sequence[ImageSource], max_pixels: int) -> list[Encoding]:
         encodings = []
         for start in range(0, len(images), CHUNK):
@@ -110,60 +86,24 @@ class Predictor:
             ]
         return encodings
 
-    def segment(
-        self, image: Encoding, expressions: Iterable[str], /, *, threshold: float | None = None
-    ) -> list[Prediction]:
-        """Segment the image region that each expression refers to.
-
-        Args:
-            image: from `encode`, of this predictor or of one with the same fingerprint.
-            expressions: a list of texts, one for each target, at any number; a generator is fine too.
-            threshold: the probability above which a pixel is in the mask, between 0 and 1. It replaces the model's own
-                decision, with its calibration, which was measured with other thresholds. By default the model's own.
-
-        Returns:
-            The predictions, in the order of the expressions.
-
-        Raises:
-            ExpressionError: an expression is blank or not text, or one text was given instead of a list.
-            InputError: the image is not encoded, or by another model.
-            ConfigError: the threshold is out of range.
-            WeightsError: the model computes probabilities that are not finite.
-        """
-        self._check(image)
-        decision = self.decision if threshold is None else Decision(threshold=threshold)
-        texts = expression_list(expressions)
-        words = self.inputs.tokens(texts)
+    def _answer(self, image: Encoding, expressions: Sequence[str], decision: Decision) -> list[Prediction]:
+        words = self.inputs.tokens(expressions)
         predictions: list[Prediction] = []
-        for start in range(0, len(texts), CHUNK):
+        for start in range(0, len(expressions), CHUNK):
             part = slice(start, start + CHUNK)
             scores = self.runtime.decode(image.arrays, words.tokens[part], words.padding[part])
             predictions += [
                 Prediction(expression, row, image.frame, decision, truncated)
-                for expression, row, truncated in zip(texts[part], scores, words.truncated[part], strict=True)
+                for expression, row, truncated in zip(expressions[part], scores, words.truncated[part], strict=True)
             ]
         return predictions
 
     def ground(self, image: Encoding, expression: str, /) -> PatchMap:
-        """Return the patch-level map of an expression, from a model that has one: RISCLIP, or plain CLIP.
-
-        Raises:
-            ExpressionError: the expression is blank or not text.
-            InputError: the image is not encoded, or by another model.
-            ConfigError: the model has no such map.
-        """
+        """Return the patch-level map of an expression (see `BaseSegmenter.ground`)."""
         self._check(image)
         words = self.inputs.tokens([expression])
         cosines, scores = self.runtime.ground(image.arrays, words.tokens, words.padding)
         return PatchMap(expression, cosines[0], np.clip(image.frame.restore(scores[0]), 0, 1))
-
-    def _check(self, image: Encoding) -> None:
-        if not isinstance(image, Encoding):
-            raise InputError(
-                f"an image is segmented once it is encoded: give encode(image), not {type(image).__name__}"
-            )
-        if image.fingerprint != self.fingerprint:
-            raise InputError("this image was encoded by another model; encode it with the one that segments it")
 
 
 def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "auto") -> Predictor:

@@ -1,0 +1,127 @@
+"""The table of other people's models: what they are, whose they are, and which files of which revision they need.
+
+Importing this module imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from refseg.errors import UnknownNameError
+
+__all__ = ["PEERS", "Part", "PeerEntry", "peer_entry"]
+
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+BASIC = ("config.json", "preprocessor_config.json", "model.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The files of one network on the Hugging Face Hub, at a revision that never changes."""
+
+    repository: str
+    revision: str
+    """The commit."""
+    megabytes: int
+    """Of all its files."""
+    licence: str
+    """Of the weights, as their authors state it."""
+    files: tuple[str, ...] = BASIC
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeerEntry:
+    """A model of other people."""
+
+    name: str
+    parts: tuple[Part, ...]
+    parameters: int
+    """Of all parts together, rounded."""
+    summary: str
+    published: str
+    """Scores that its authors, or others, published; what the metric is."""
+    trained_on_refcoco: bool
+    """Whether images or expressions of RefCOCO, RefCOCO+ or RefCOCOg were trained on: if so, it is not zero-shot."""
+
+    @property
+    def megabytes(self) -> int:
+        """The size of the files of all parts."""
+        return sum(part.megabytes for part in self.parts)
+
+    @property
+    def licence(self) -> str:
+        """The licences of the weights of all parts."""
+        return ", ".join(dict.fromkeys(part.licence for part in self.parts))
+
+
+GROUNDING_DINO = Part(
+    repository="IDEA-Research/grounding-dino-tiny",
+    revision="a2bb814dd30d776dcf7e30523b00659f4f141c71",
+    megabytes=690,
+    licence="Apache-2.0",
+    files=(*BASIC, *TOKENIZER),
+)
+SAM = Part(
+    repository="facebook/sam-vit-base",
+    revision="70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
+    megabytes=375,
+    licence="Apache-2.0",
+)
+SAM2 = Part(
+    repository="facebook/sam2.1-hiera-tiny",
+    revision="de431c4043854a71d8101e17995dfe596bf101a5",
+    megabytes=156,
+    licence="Apache-2.0",
+)
+FLORENCE = Part(
+    repository="florence-community/Florence-2-base-ft",
+    revision="0b03b6f15a4a211370fb204aee4e7dd48887ea37",
+    megabytes=930,
+    licence="MIT",
+    files=(*BASIC, *TOKENIZER, "generation_config.json"),
+)
+BOXES = "of the boxes, refcoco:val: accuracy@0.5 50.8 (zero-shot); of the masks: none"
+
+PEERS: MappingProxyType[str, PeerEntry] = MappingProxyType(
+    {
+        entry.name: entry
+        for entry in (
+            PeerEntry(
+                name="grounding-dino-sam",
+                parts=(GROUNDING_DINO, SAM),
+                parameters=266_000_000,
+                summary="boxes by Grounding DINO (tiny), their masks by SAM (ViT-B); hardly reads positions",
+                published=BOXES,
+                trained_on_refcoco=False,
+            ),
+            PeerEntry(
+                name="grounding-dino-sam2",
+                parts=(GROUNDING_DINO, SAM2),
+                parameters=211_000_000,
+                summary="boxes by Grounding DINO (tiny), their masks by SAM 2.1 (tiny); hardly reads positions",
+                published=BOXES,
+                trained_on_refcoco=False,
+            ),
+            PeerEntry(
+                name="florence-2",
+                parts=(FLORENCE,),
+                parameters=231_000_000,
+                summary="Florence-2 (base, fine-tuned): reads whole expressions and writes polygons",
+                published="refcoco:val: mean IoU 78.0",
+                trained_on_refcoco=True,
+            ),
+        )
+    }
+)
+
+
+def peer_entry(name: str) -> PeerEntry:
+    """Return the entry of a name.
+
+    Raises:
+        UnknownNameError: there is no such model.
+    """
+    if name not in PEERS:
+        raise UnknownNameError("model of other people", name, PEERS)
+    return PEERS[name]
