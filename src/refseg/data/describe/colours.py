@@ -63,7 +63,7 @@ def colour_shares(pixels: UInt8[ndarray, "N 3"]) -> Shares:
         "black": (top < 0.15) | ((top < 0.3) & (saturation < 0.35)),
         "white": (saturation < 0.18) & (low > 0.62),
         "gray": (saturation < 0.15) & (top > 0.36) & (top < 0.6),
-        "brown": (hue > 8) & (hue < 42) & (saturation > 0.3) & (top > 0.22) & (top < 0.68),
+        "brown": (hue > 8) & (hue < 42) & (saturation > 0.3) & (top > 0.28) & (top < 0.68),
     }
     possible = {
         "black": top < 0.4,

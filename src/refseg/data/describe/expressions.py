@@ -6,6 +6,7 @@ The styles are those of generated scenes (`shapes.expressions`): `location`, `ap
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -26,8 +27,8 @@ T = TypeVar("T")
 STYLES = ("name", "appearance", "location", "relation", "several")
 MOST_TARGETS = 8
 """Objects of a photo that are singled out, drawn at random."""
-PER_TARGET = 4
-"""Expressions for the same target."""
+PER_TARGET, OF_A_FORM = 5, 2
+"""Expressions for the same target, and those of the same form among them."""
 MOST_WHOLES = 5
 """Names of a photo whose things are meant together."""
 SMALLEST = (0.004, 0.03)
@@ -128,17 +129,19 @@ def _article(word: str) -> str:
 def _about(photo: Photo, rng: np.random.Generator, index: int) -> tuple[Described, ...]:
     """Return expressions that single out an object, of different forms."""
     found: dict[str, Described] = {}
+    forms: Counter[str] = Counter()
     name = photo.things[index].name
     candidates = list(_candidates(photo, rng, index))
     # In random order, those of a higher weight rather earlier.
     order = np.argsort([-(rng.random() ** (1 / WEIGHTS.get(form, 1.0))) for _, _, form, _ in candidates]).tolist()
-    for place in order:
-        query, style, form, templates = candidates[place]
+    for query, style, form, templates in map(candidates.__getitem__, order):
+        text = _worded(rng, query, _pick(rng, templates))
+        bare = text.removeprefix("the ")
         if len(found) == PER_TARGET:
             break
-        if form not in found and denote(query, photo).is_only(index):
-            text = _worded(rng, query, _pick(rng, templates))
-            found[form] = Described(
+        if bare not in found and forms[form] < OF_A_FORM and denote(query, photo).is_only(index):
+            forms[form] += 1
+            found[bare] = Described(
                 text=text, query=query, style=style, form=form, name=name, targets=frozenset({index})
             )
     return tuple(found.values())
@@ -151,11 +154,12 @@ Candidate = tuple[Query, str, str, tuple[str, ...]]
 def _candidates(photo: Photo, rng: np.random.Generator, index: int) -> Iterator[Candidate]:
     """Yield what might be said of an object, whether it is true and unambiguous or not."""
     thing = photo.things[index]
-    bare = Query(noun=_word(rng, thing.name))
-    yield bare, "name", "name", ("{n}",)
-    described = [bare]
+    usual = Query(noun=nouns(thing.name)[0])
+    described = [Query(noun=_word(rng, thing.name))]
+    for query in (usual, *described):
+        yield query, "name", "name", ("{n}",)
     for colour in PALETTES.get(lookup(thing.name).colours, ()):
-        query = replace(bare, noun=nouns(thing.name)[0], colour=colour)
+        query = replace(usual, colour=colour)
         if index in denote(query, photo).certain:
             yield query, "appearance", "colour", ("{n}",)
             described.append(query)
@@ -163,7 +167,7 @@ def _candidates(photo: Photo, rng: np.random.Generator, index: int) -> Iterator[
         for place, form, templates in _places(photo, query, index):
             yield replace(query, place=place), "location", form, templates
     for place, templates in _relations(photo, rng, index):
-        yield replace(bare, place=place), "relation", place.how, templates
+        yield replace(described[0], place=place), "relation", place.how, templates
 
 
 def _places(photo: Photo, query: Query, index: int) -> Iterator[tuple[Place, str, tuple[str, ...]]]:
@@ -223,7 +227,7 @@ def _relations(photo: Photo, rng: np.random.Generator, index: int) -> Iterator[t
 
 def _related_to(anchor: Noun, name: str, of: str) -> Iterator[tuple[Related, tuple[str, ...]]]:
     word, about = anchor.singular, lookup(name)
-    a = f"{_article(word)} {word}" if about.number == "count" else word
+    a = f"{_article(word)} {word}" if about.counted else word
     if about.carries is not None:
         yield Related(how="on", anchor=anchor), (f"{{n}} on the {word}", f"{{n}} on {a}")
     if of == "person" and about.held:
@@ -254,21 +258,22 @@ def _all(photo: Photo, rng: np.random.Generator, name: str) -> tuple[Described, 
     things = [photo.things[index] for index in members.certain]
     if not members.clear or not things or sum(thing.area for thing in things) < SMALLEST[0]:
         return ()
-    number = lookup(name).number
-    if number == "count" and all(thing.single for thing in things):
+    number, counted = lookup(name).number, lookup(name).counted
+    if counted and all(thing.single for thing in things):
         if len(things) < 2 or bare.noun.plural is None or not all(map(_visible, things)):
             return ()
         templates = ["all {n}", "the {n}", "{n}"] if len(things) > 2 else ["both {n}", "the two {n}", "the {n}"]
         if len(things) in NUMBERS and len(things) > 2:
             templates.append(f"the {NUMBERS[len(things)]} {{n}}")
         return _worded_each(rng, bare, "several", "all", name, members.certain, templates[:], plural=True, most=2)
-    several = _several(things) if number in ("count", "many") else number == "pair"
+    several = _several(things) if counted else number == "pair"
     if several is None or (several and bare.noun.plural is None):
         return ()
     plural = several
-    style = "several" if plural and number != "pair" else "name"
+    style = "several" if plural and counted else "name"
     group = list(_worded_each(rng, bare, style, "name", name, members.certain, ["{n}"], plural=plural, most=1))
-    for colour in PALETTES.get(lookup(name).colours, ()):
+    # Of objects in one mask, each may have another colour.
+    for colour in () if counted else PALETTES.get(lookup(name).colours, ()):
         query = replace(bare, colour=colour)
         if denote(query, photo).certain == members.certain:
             group += _worded_each(
@@ -365,7 +370,7 @@ def _absent_name(photo: Photo, rng: np.random.Generator, absent: Sequence[str]) 
     if colours and rng.random() < 0.25:
         query = replace(query, colour=_pick(rng, colours))
         return _absent(_worded(rng, query, "{n}", plural=number == "pair"), query, "appearance", "colour", name)
-    if number == "count" and rng.random() < 0.35:
+    if lookup(name).counted and rng.random() < 0.35:
         place, form, template = _pick(rng, PLAIN_PLACES)
         query = replace(query, place=place)
         return _absent(_worded(rng, query, template), query, "location", form, name)
@@ -390,7 +395,7 @@ def _absent(text: str, query: Query, style: str, form: str, name: str) -> Descri
 def _absent_anchor(photo: Photo, rng: np.random.Generator, name: str, absent: Sequence[str]) -> Described | None:
     """Return an expression that relates an object to one that is not there."""
     anchor = _pick(rng, absent)
-    if lookup(anchor).number != "count":
+    if not lookup(anchor).counted:
         return None
     place, templates = _pick(rng, list(_related_to(nouns(anchor)[0], anchor, name)))
     query = Query(noun=nouns(name)[0], place=place)

@@ -2,8 +2,8 @@
 
 `names.csv` has a row for each name that annotations use. Several values in a cell are separated by `|`.
 
-- `number`: `count`; `many`, of which a region may show any number; `mass` (grass, hair), which is neither counted nor
-  compared; or `pair` (scissors, shoes), whose word is always a plural;
+- `number`: `count`; `many`, of which a region may show any number; `worn`, of which a person has one; `mass` (grass,
+  hair), which is neither counted nor compared; or `pair` (scissors, shoes), whose word is always a plural;
 - `words`: what people say for it, the usual word first, each `singular/plural`; none where nobody refers to it;
 - `kinds`: words for more than this name, such as `animal/animals`;
 - `colours`: which colours tell such objects apart (see `colours.PALETTES`);
@@ -55,6 +55,11 @@ class Name:
     absent: bool = False
     carries: float | None = None
     held: bool = False
+
+    @property
+    def counted(self) -> bool:
+        """Whether people count such things, and tell them apart by their places."""
+        return self.number in ("count", "many")
 
 
 def lookup(name: str) -> Name:

@@ -291,6 +291,8 @@ def _behind(one: Thing, front: Thing) -> bool | None:
     """Whether it is behind a thing that hides a part of it and stands lower in the photo."""
     if not one.touches(front):
         return False
+    if _on(one, front) is not False:  # what sits on a chair may be seen from behind it
+        return None
     hidden = _overlap(one, front, 0) >= 0.8 and _overlap(one, front, 1) >= 0.5 and one.span[1] < front.span[1]
     lower = front.span[3] - one.span[3]
     if hidden and lower >= 0.06 and one.span[3] < 0.98 and one.area >= 0.5 * front.area:

@@ -15,7 +15,9 @@ A row of the table has
 - `image` and `mask`: file names, relative to the folder or to `images` and `masks`. An empty cell for the mask says
   that nothing in the image fits the expression. In JSON lines `rle` (COCO's) or `polygons` (`[[x, y, x, y, ...], ...]`
   or `[[[x, y], [x, y], ...], ...]`) may be given in place of `mask`, or none of them;
-- `text`: the expression; in JSON lines also a list of several expressions for the same target;
+- `text`: the expression; in JSON lines also a list of several expressions for the same target, each a text or an
+  object with `text` and what else is known of the expression, such as `style` and `form`;
+- `ignored`, optional and in JSON lines only: run lengths of pixels that are left out of training and of every count;
 - `split` and `id`, both optional. `Train`, `Validation` and the like are `train` and `val`.
 
 A row that repeats an earlier one is skipped. What was assumed to read a table is reported as notes.
@@ -53,7 +55,7 @@ __all__ = ["TABLES", "folder", "json_lines"]
 
 TABLES = ("data.jsonl", "data.csv")
 NO_SPLIT = "all"
-FIELDS = ("image", "mask", "rle", "polygons", "text", "split", "id")
+FIELDS = ("image", "mask", "rle", "polygons", "ignored", "text", "split", "id")
 SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 """Other names of splits, in lower case."""
 LOSSY = (".jpg", ".jpeg", ".webp")
@@ -237,9 +239,10 @@ def json_lines(table: Path, report: Report) -> Iterator[_Row]:
 
 def _record(folder: Path, row: Any) -> Record:
     image = _name(folder, take(row, "image", str))
-    unknown = [name for name in row if name not in FIELDS]
-    attributes = {name: row[name] for name in unknown if isinstance(row[name], str | int | bool)}
-    expressions = texts(take(row, "text", (str, list)), "text")
+    given = take(row, "text", (str, list))
+    known = [one if isinstance(one, dict) else {"text": one} for one in (given if isinstance(given, list) else [given])]
+    expressions = texts([one.get("text") for one in known], "text")
+    about = [_attributes(one, ("text",)) for one in known]
     id = str(take(row, "id", (str, int)))
     warnings: list[str] = []
     return Record(
@@ -249,10 +252,18 @@ def _record(folder: Path, row: Any) -> Record:
         split=_split_name(take(row, "split", str, NO_SPLIT)) or NO_SPLIT,
         expressions=expressions,
         expression_ids=tuple(f"{id}/{number}" for number in range(len(expressions))),
+        expression_attributes=tuple(_attributes(one, ("text",)) for one in known)
+        if any(len(one) > 1 for one in known)
+        else (),
         parts=_parts(folder, row, warnings),
-        attributes=attributes,
+        attributes=_attributes(row, FIELDS),
         warnings=tuple(warnings),
     )
+
+
+def _attributes(row: dict[str, Any], fields: tuple[str, ...]) -> dict[str, str | int | bool]:
+    """Return what else a row, or an expression, says of itself."""
+    return {name: value for name, value in row.items() if name not in fields and isinstance(value, str | int | bool)}
 
 
 def _name(folder: Path, written: str) -> str:
@@ -274,6 +285,8 @@ def _parts(folder: Path, row: Any, warnings: list[str]) -> tuple[Part, ...]:
     if not given:
         return ()
     (kind,) = given
+    ignored = (check_part({"rle": row["ignored"], "ignored": True}),) if row.get("ignored") else ()
     if kind == "mask":
-        return ({"file": _name(folder, take(row, "mask", str))},)
-    return (check_part({"rle": row["rle"]}) if kind == "rle" else polygons(row["polygons"], warnings=warnings),)
+        return {"file": _name(folder, take(row, "mask", str))}, *ignored
+    target = check_part({"rle": row["rle"]}) if kind == "rle" else polygons(row["polygons"], warnings=warnings)
+    return target, *ignored

@@ -41,15 +41,15 @@ from numpy import ndarray
 
 from refseg.data.describe.expressions import Described, describe
 from refseg.data.describe.names import labelled_names
-from refseg.data.describe.photo import COMPONENTS, KINDS, Photo, things_of
+from refseg.data.describe.photo import KINDS, Photo, things_of
 from refseg.data.formats.folder import json_lines
 from refseg.data.formats.record import Problem, Record, Report, Source, safe_name, shown, take, take_size
 from refseg.data.formats.regions import Part, check_part
-from refseg.errors import ConfigError, DataError, ImageError, UnknownNameError
+from refseg.errors import DataError, ImageError, UnknownNameError
 from refseg.inputs.read import read_image
 from refseg.masks import decode_rle, dilate
 
-__all__ = ["ANNOTATIONS", "photos"]
+__all__ = ["ANNOTATIONS", "photo_records", "photos", "series_of", "series_splits"]
 
 ANNOTATIONS = "annotations.jsonl"
 SPLITS = ("train", "val", "test")
@@ -66,18 +66,13 @@ def photos(root: Path, *, seed: int = 0, components: str = "lone") -> Source:
 
     Args:
         root: the folder.
-        seed: of the expressions. Those of a photo depend on it and on the photo's name only.
+        seed: of the expressions, not negative. Those of a photo depend on it and on the photo's name only.
         components: which masks of kind `component` are taken for one object: `none`, `lone` (those that are the only
             one of their name) or `all`.
 
     Raises:
         DataError: it has no annotations.
-        ConfigError: an option is out of range.
     """
-    if components not in COMPONENTS:
-        raise ConfigError(f"components must be one of {', '.join(COMPONENTS)}, got {shown(components)}")
-    if seed < 0:
-        raise ConfigError(f"a seed cannot be negative, but is {seed}")
     table = root / ANNOTATIONS
     if not table.is_file():
         raise DataError(f"{table}: no such file")
@@ -92,12 +87,12 @@ def photos(root: Path, *, seed: int = 0, components: str = "lone") -> Source:
 
 def _read(table: Path, seed: int, components: str, report: Report) -> Iterator[Record]:
     rows = [(row.place, row.values) for row in json_lines(table, report)]
-    splits = _splits(row for _, row in rows)
+    splits = series_splits(row for _, row in rows)
     for place, row in rows:
         split = ""
         try:
-            split = splits[_series(row)]
-            records = _records(table.parent, row, split, seed, components)
+            split = splits[series_of(row)]
+            records = photo_records(table.parent, row, split, seed=seed, components=components)
         except (DataError, ImageError) as error:
             report(Problem(file=str(table), row=place, kind="row", message=str(error), split=split))
         else:
@@ -107,14 +102,14 @@ def _read(table: Path, seed: int, components: str, report: Report) -> Iterator[R
 # ── splits ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _series(row: Any) -> str:
+def series_of(row: Any) -> str:
     """Return what photos must share to be in the same split: the name of their series, or of the photo itself."""
     image = safe_name(take(row, "image", str))
     frame = FRAME.fullmatch(image)
     return str(take(row, "series", str, frame[1] if frame else image))
 
 
-def _splits(rows: Iterable[Any]) -> dict[str, str]:
+def series_splits(rows: Iterable[Any]) -> dict[str, str]:
     """Return the split of each series. Rows that cannot be read are left out."""
     named: dict[str, set[str]] = {}
     for row in rows:
@@ -122,7 +117,7 @@ def _splits(rows: Iterable[Any]) -> dict[str, str]:
             split = take(row, "split", str, "train")
             if split not in SPLITS:
                 raise DataError(f"field 'split' must be one of {', '.join(SPLITS)}, got {shown(split)}")
-            named.setdefault(_series(row), set()).add(split)
+            named.setdefault(series_of(row), set()).add(split)
     # Of a series in several splits, all photos are tested on rather than trained on.
     splits = {series: max(found, key=SPLITS.index) for series, found in named.items()}
     if "val" in splits.values():
@@ -137,7 +132,20 @@ def _validated(series: str) -> str:
 # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _records(folder: Path, row: Any, split: str, seed: int, components: str) -> list[Record]:
+def photo_records(folder: Path, row: Any, split: str, *, seed: int = 0, components: str = "lone") -> list[Record]:
+    """Return the references that are generated for a photo.
+
+    Args:
+        folder: of the photos.
+        row: a line of the annotations.
+        split: of the photo.
+        seed: as in `photos`.
+        components: as in `photos`.
+
+    Raises:
+        DataError: the row is malformed, or the photo is missing or of another size.
+        ImageError: the photo cannot be read.
+    """
     image, size = safe_name(take(row, "image", str)), take_size(row)
     annotated = [_instance(one) for one in take(row, "instances", list)]
     void = take(row, "void", (dict, type(None)), None)

@@ -13,7 +13,7 @@ from refseg.data.formats.record import LARGEST, Record, Report, Source, build_re
 from refseg.data.formats.regions import Part, check_part, is_number
 from refseg.errors import DataError
 
-__all__ = ["reasonseg"]
+__all__ = ["reasonseg", "shape_polygon"]
 
 SPLITS = ("train", "val", "test")
 IMAGES = (".jpg", ".jpeg", ".png")
@@ -87,7 +87,7 @@ def _parts(shapes: list[Any], warnings: list[str]) -> tuple[Part, ...]:
         if "flag" in label:
             continue
         try:
-            polygon = _polygon(shape)
+            polygon = shape_polygon(shape)
             if len(polygon) < 6:
                 flat.append(number)
                 continue
@@ -102,7 +102,7 @@ def _parts(shapes: list[Any], warnings: list[str]) -> tuple[Part, ...]:
     return tuple(part for _, part in found)
 
 
-def _polygon(shape: Any) -> list[Any]:
+def shape_polygon(shape: Any) -> list[Any]:
     """Return a shape of LabelMe as a flat polygon.
 
     Raises:
