@@ -252,9 +252,7 @@ def _record(folder: Path, row: Any) -> Record:
         split=_split_name(take(row, "split", str, NO_SPLIT)) or NO_SPLIT,
         expressions=expressions,
         expression_ids=tuple(f"{id}/{number}" for number in range(len(expressions))),
-        expression_attributes=tuple(_attributes(one, ("text",)) for one in known)
-        if any(len(one) > 1 for one in known)
-        else (),
+        expression_attributes=tuple(about) if any(about) else (),
         parts=_parts(folder, row, warnings),
         attributes=_attributes(row, FIELDS),
         warnings=tuple(warnings),
