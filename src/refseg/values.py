@@ -268,9 +268,14 @@ class Prediction:
     """How the scores become a mask and a verdict."""
     truncated: bool = False
     """Whether the expression was longer than the model reads, so that its end was cut off."""
+    object_score: float = 1.0
+    """The probability that this is what is meant, 0..1, by a model that finds objects first and then their pixels.
+
+    `confidence` is multiplied by it. A model that computes the probability of each pixel alone has none: 1.
+    """
 
     def __post_init__(self) -> None:
-        if not np.isfinite(self.scores).all():
+        if not (np.isfinite(self.scores).all() and 0 <= self.object_score <= 1):
             raise WeightsError(
                 "the model's probabilities are not finite: its weights are damaged, or overflow in this precision"
             )
@@ -319,8 +324,9 @@ class Prediction:
         With p the probabilities and M the pixels above the threshold it is sum(p in M) / (|M| + sum(p outside M)): the
         expected intersection over the expected union if every pixel were right with just its probability. It falls when
         the inside is unsure and when other places are nearly as likely. It is 0 where no pixel is above the threshold.
+        The probability that the object is the right one, `object_score`, multiplies it.
         """
-        return self._measured.confidence
+        return self.object_score * self._measured.confidence
 
     @property
     def rejected(self) -> bool:

@@ -103,6 +103,17 @@ def test_a_relative_threshold_applies_where_something_fits():
 # ── calibration ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_the_score_of_an_object_multiplies_the_confidence_and_leaves_the_mask():
+    plain = predict([[0.75, 1.0], [0.25, 0.5]])
+    doubted = dataclasses.replace(plain, object_score=0.25)
+    assert doubted.confidence == pytest.approx(plain.confidence / 4)
+    assert np.array_equal(doubted.mask, plain.mask)
+    assert doubted.decided_by(Decision(threshold=0.35)).object_score == 0.25
+    for impossible in (-0.1, 1.1, float("nan")):
+        with pytest.raises(WeightsError):
+            dataclasses.replace(plain, object_score=impossible)
+
+
 def test_calibration_maps_confidence_to_score():
     calibration = Calibration(knots=((0.2, 0.1), (0.6, 0.5), (0.9, 0.5)))
     assert [round(calibration.score(confidence), 9) for confidence in (0.0, 0.4, 0.7, 1.0)] == [0.1, 0.3, 0.5, 0.5]

@@ -8,6 +8,7 @@ import socket
 import threading
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from refseg.files import write_text
 from refseg.models.families import MODELS
 from refseg.models.folder import CONFIG, WEIGHTS, ModelFolder, not_a_folder, read_folder
 
-__all__ = ["push_to_hub", "resolve"]
+__all__ = ["cached_files", "download_files", "push_to_hub", "resolve"]
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".bin", ".pkl", ".safetensors")
@@ -103,38 +104,79 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False) -> s
             allow_patterns=[CONFIG, WEIGHTS, "README.md"],
             commit_message="Upload a model folder of refseg",
         )
-    # The client raises errors of its own, of its HTTP library and of the operating system.
-    except Exception as error:
+    except Exception as error:  # as in `download_files`
         raise OutputError(f"{repo_id}: not uploaded: {one_line(error)}") from None
     return str(address)
 
 
 def _from_hub(repo_id: str, *, allow_download: bool) -> Path:
+    files = (CONFIG, WEIGHTS)
+    missing = f"there is no folder {repo_id!r}, and it was not downloaded from the Hugging Face Hub"
+    if (folder := cached_files(repo_id, files)) is not None:
+        return folder
+    if not allow_download:
+        raise DownloadError(f"{missing}: downloads are not allowed here")
+    try:
+        return download_files(repo_id, files)
+    except DownloadError as error:
+        raise DownloadError(f"{missing}: {error}") from None
+
+
+def cached_files(repo_id: str, files: Sequence[str], *, revision: str | None = None) -> Path | None:
+    """Return the folder of a repository's files in the cache of the Hub's client, None if it lacks one of them.
+
+    Args:
+        repo_id: `user/name`.
+        files: their names.
+        revision: a commit; None: the newest in the cache.
+    """
+    try:
+        folder = _snapshot(repo_id, files, revision, cached=True)
+    except (OSError, ValueError):
+        return None
+    return None if _lacking(folder, files) else folder
+
+
+def download_files(repo_id: str, files: Sequence[str], *, revision: str | None = None) -> Path:
+    """Download files of a repository on the Hugging Face Hub, and return their folder.
+
+    Args:
+        repo_id: `user/name`.
+        files: their names; no other file is downloaded.
+        revision: a commit; None: the newest.
+
+    Raises:
+        DownloadError: the Hub does not have them, or cannot be reached, or its owners have not admitted the user.
+    """
+    _disable_telemetry()
+    from huggingface_hub.errors import GatedRepoError
+
+    if reason := _connection_error():
+        raise DownloadError(reason)
+    try:
+        folder = _snapshot(repo_id, files, revision, cached=False)
+    except GatedRepoError:
+        raise DownloadError(
+            f"{repo_id} is only for users whom its owners admitted: ask at https://huggingface.co/{repo_id}, then run "
+            "`hf auth login`"
+        ) from None
+    # The client raises errors of its own, of its HTTP library and of the operating system.
+    except Exception as error:
+        raise DownloadError(one_line(error)) from None
+    if lacking := _lacking(folder, files):
+        raise DownloadError(f"{repo_id} has no {lacking[0]}, so that it is not a model of the kind that is read here")
+    return folder
+
+
+def _snapshot(repo_id: str, files: Sequence[str], revision: str | None, *, cached: bool) -> Path:
     _disable_telemetry()
     from huggingface_hub import snapshot_download
 
-    def fetch(*, cached: bool) -> Path:
-        return Path(snapshot_download(repo_id, allow_patterns=[CONFIG, WEIGHTS], local_files_only=cached))
+    return Path(snapshot_download(repo_id, revision=revision, allow_patterns=[*files], local_files_only=cached))
 
-    try:
-        folder = fetch(cached=True)
-        if (folder / CONFIG).exists() and (folder / WEIGHTS).exists():
-            return folder
-    except (OSError, ValueError):
-        pass  # not in the cache
-    missing = f"there is no folder {repo_id!r}, and it was not downloaded from the Hugging Face Hub"
-    if not allow_download:
-        raise DownloadError(f"{missing}: downloads are not allowed here")
-    if reason := _connection_error():
-        raise DownloadError(f"{missing}: {reason}")
-    try:
-        folder = fetch(cached=False)
-    except Exception as error:  # as above
-        raise DownloadError(f"{missing}: {one_line(error)}") from None
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).exists():
-            raise DownloadError(f"{repo_id} on the Hugging Face Hub is not a model of refseg: it has no {name}")
-    return folder
+
+def _lacking(folder: Path, files: Sequence[str]) -> list[str]:
+    return [name for name in files if not (folder / name).exists()]
 
 
 def _disable_telemetry() -> None:

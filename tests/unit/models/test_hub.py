@@ -7,14 +7,16 @@ import socket
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import GatedRepoError
 
 from refseg.errors import ConfigError, DownloadError, OutputError, UnknownNameError, WeightsError
 from refseg.models import hub as hub_module
 from refseg.models.families import MODELS
 from refseg.models.folder import load_model
-from refseg.models.hub import push_to_hub, resolve
+from refseg.models.hub import cached_files, download_files, push_to_hub, resolve
 
 
 @pytest.fixture
@@ -159,7 +161,8 @@ def test_a_proxy_is_connected_to_instead(hub, monkeypatch):
 def test_a_download(hub, folder, monkeypatch):
     calls = []
 
-    def snapshot(repo_id, *, allow_patterns, local_files_only):
+    def snapshot(repo_id, *, revision, allow_patterns, local_files_only):
+        assert revision is None
         calls.append((repo_id, tuple(allow_patterns), local_files_only))
         if local_files_only:
             raise FileNotFoundError
@@ -189,6 +192,25 @@ def test_an_error_of_the_client(hub, monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
     check_not_downloaded(r"401: who are you\?$")
+
+
+def test_a_repository_for_admitted_users_says_where_to_ask(hub, monkeypatch):
+    def fail(*_, **__):
+        raise GatedRepoError("403\nnot you", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(DownloadError, match=r"huggingface\.co/user/name"):
+        download_files("user/name", ["config.json"], revision="abc")
+
+
+def test_a_pinned_revision_is_what_is_looked_up_and_downloaded(hub, folder, monkeypatch):
+    calls = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **named: calls.append(named) or str(folder))
+    assert cached_files("user/name", ["config.json"], revision="abc") == folder
+    assert cached_files("user/name", ["other.json"], revision="abc") is None
+    assert download_files("user/name", ["config.json"], revision="abc") == folder
+    assert {call["revision"] for call in calls} == {"abc"}
+    assert [call["local_files_only"] for call in calls] == [True, True, False]
 
 
 # ── uploads ──
