@@ -16,6 +16,8 @@ __all__ = ["EXAMPLE", "add_arguments", "add_run_arguments", "change", "parse", "
 EXAMPLE = "refseg train shapes-1 epochs=1 --dry-run"
 
 HELP = ("-h", "--help")
+OF_VALIDATION = frozenset({"validation", "protocol", "validation_expressions"})
+"""Settings of the validation."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,12 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.recipe is None:
         raise ConfigError(f"which recipe? known are: {', '.join(RECIPES)}")
-    chosen = recipe(
-        arguments.recipe,
-        faithful=arguments.faithful,
-        row=arguments.row,
-        **dict(change(text) for text in arguments.changes),
-    )
+    changes = dict(change(text) for text in arguments.changes)
+    chosen = recipe(arguments.recipe, faithful=arguments.faithful, row=arguments.row, **changes)
+    if chosen.training.validation_images == 0 and (without_effect := sorted(OF_VALIDATION & changes.keys())):
+        raise ConfigError(
+            f"{without_effect[0]} has no effect, since the run validates on no image: add validation_images=N, or "
+            "validation_images=null for all"
+        )
 
     from refseg.config import to_dict
     from refseg.evaluation.distributed import rank_and_size

@@ -18,13 +18,13 @@ from refseg.data.dataset import DataSet, ImageData
 from refseg.data.references import References
 from refseg.data.shapes import CloseUps, Shapes
 from refseg.data.shapes.dataset import SPLITS
-from refseg.errors import ConfigError, DataError
+from refseg.errors import ConfigError, DataError, counted
 from refseg.evaluation.protocols import protocol
 from refseg.training.loop import Validation
 from refseg.training.recipes import Recipe
 from refseg.values import Sample
 
-__all__ = ["SAME", "Joined", "OpenedData", "Subset", "check_own_data", "open_recipe"]
+__all__ = ["SAME", "Digested", "Joined", "OpenedData", "Subset", "check_own_data", "open_recipe"]
 
 SAME = "same"
 """As `validation` of a recipe: the training images themselves."""
@@ -261,4 +261,5 @@ def _check_folder(name: str, images: Path | None, report: Callable[[str], None])
     # Rows that cannot be used are skipped; anything else would stop the run at its first use.
     errors = [finding for finding in findings if finding.severity == "error" and finding.kind not in SKIPPED]
     if errors:
-        raise DataError(f"{name}: {len(errors)} errors, the first: {errors[0].message}; see: refseg data check {name}")
+        count = counted(len(errors), "error")
+        raise DataError(f"{name}: {count}, the first: {errors[0].message}; see: refseg data check {name}")

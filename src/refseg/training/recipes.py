@@ -38,11 +38,12 @@ class Recipe:
     """The images by which the best weights are chosen; `same`: those of `data`. Empty: the split `val` of each set, or
     else every tenth image, which is then not learnt from."""
     clip: str | None = None
-    """The CLIP whose encoders the run starts from: OpenAI's name, or the recipe that trains it."""
+    """The CLIP whose encoders the run starts from: OpenAI's name, or the recipe that trains it; `--clip`
+    gives its file or folder."""
     init: str | None = None
-    """The recipe whose weights the run starts from."""
+    """The recipe whose weights the run starts from; `--init` gives them."""
     protocol: str = "refseg"
-    """How validation compares masks."""
+    """How validation compares masks, as with `refseg evaluate --protocol`."""
     options: str = ""
     """What the command needs besides the name."""
     hardware: str
