@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -55,7 +56,7 @@ def folder(scenes, tmp_path, monkeypatch):
 
 
 def run(capsys, *words):
-    code = main([*map(str, words)])
+    code = main([*map(str, words), *(["--json"] if words[0] in ("evaluate", "score") else [])])
     out, err = capsys.readouterr()
     assert (code, err) == (0, "")
     return json.loads(out)
@@ -167,10 +168,16 @@ def test_thresholds_are_chosen_and_stored_on_request(model_folder, tmp_path, cap
         (["evaluate", "MODEL", "FOLDER:val", "--out", "none/a.json"], "none"),
         (["evaluate", "MODEL", "FOLDER:val", "--save", "."], "is a folder"),
         (["evaluate", "MODEL", "FOLDER:val", "--protocol", "coco"], "invalid choice"),
-        (["evaluate", "MODEL", "FOLDER:val", "--out", "a.json", "--save", "a.json"], "a.json: would replace"),
-        (["evaluate", "MODEL", "FOLDER:val", "--out", "a.json", "--save", "a.jsonl"], "a.jsonl: would replace"),
-        (["evaluate", "MODEL", "FOLDER:val", "--out", "a.jsonl"], "a.jsonl: would replace"),
-        (["score", "masks.jsonl", "FOLDER:val", "--out", "masks.json"], "masks.jsonl: would replace"),
+        (
+            ["evaluate", "MODEL", "FOLDER:val", "--out", "a.json", "--save", "a.json"],
+            "a.json: is both --out and --save",
+        ),
+        (
+            ["evaluate", "MODEL", "FOLDER:val", "--out", "a.json", "--save", "a.jsonl"],
+            "the outcomes beside --out and --save",
+        ),
+        (["evaluate", "MODEL", "FOLDER:val", "--out", "a.jsonl"], "a.jsonl: is both --out and the outcomes"),
+        (["score", "masks.jsonl", "FOLDER:val", "--out", "masks.json"], "beside --out and the predictions"),
         (["score", "none.jsonl", "FOLDER:val"], "none.jsonl: cannot be read"),
         (["calibrate", "MODEL", "FOLDER:val", "--out", "MODEL/config.json"], "is a file"),
         (["calibrate", "MODEL", "FOLDER:val", "--out", "x", "--rejections", "2"], "rejections"),
@@ -214,7 +221,7 @@ def another(model_folder, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_any_segmenter_works_with_the_commands(another, model_folder, capsys):
     image = another / "images" / "000.png"
-    (predicted,) = run(capsys, "predict", image, "the red square", "--model", model_folder, "--out", "out", "--json")
+    predicted = run(capsys, "predict", image, "the red square", "--model", model_folder, "--out", "out", "--json")
     assert predicted["score"] > 0.5
     with Image.open(f"out/{predicted['mask']}") as mask:
         assert np.asarray(mask).any()
@@ -249,10 +256,23 @@ def test_a_protocol_stores_the_masks_that_it_scores(another, model_folder, capsy
     assert scored["mean_iou"] == pytest.approx(result["mean_iou"], abs=0.01)  # masks are resized in another way
 
 
+def test_the_metrics_are_printed_as_a_table(another, model_folder, capsys):
+    words = ["evaluate", str(model_folder), f"{another}:all", "--limit", "2"]
+    assert main([*words, "--out", "result.json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    title, _, *rows, _, where = out.splitlines()
+    assert "2 images, 8 expressions, a part of the split; protocol refseg" in title
+    figures = json.loads(Path("result.json").read_text(encoding="utf-8"))
+    values = {row[0].strip(): row[1].strip() for row in (re.split(r"  +", line) for line in rows)}
+    assert values["mean IoU"] == f"{100 * figures['mean_iou']:.2f}"
+    assert where.endswith("result.json")
+
+
 def test_skipped_rows_are_noted_and_stored(another, model_folder, capsys):
     with (another / "data.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"image": "000.png"}\n')
-    assert main(["evaluate", str(model_folder), f"{another}:all", "--limit", "2"]) == 0
+    assert main(["evaluate", str(model_folder), f"{another}:all", "--limit", "2", "--json"]) == 0
     out, err = capsys.readouterr()
     assert len(err.splitlines()) == 1
     assert err.startswith("refseg: note: ")

@@ -129,10 +129,10 @@ def test_results_of_different_protocols_are_an_error(fails):
 
 
 def test_a_report_does_not_replace_its_inputs(fails):
-    assert "would replace" in fails("report", "a.json", "--html", "a.json")
-    assert "would replace" in fails("report", "a.json", "--markdown", "../here/a.jsonl")
-    assert "would replace" in fails("compare", "a.json", "b.json", "--json", "b.jsonl")
-    assert "name the same file" in fails("report", "a.json", "--html", "x", "--markdown", "x")
+    assert "name two files" in fails("report", "a.json", "--html", "a.json")
+    assert "name two files" in fails("report", "a.json", "--markdown", "../here/a.jsonl")
+    assert "name two files" in fails("compare", "a.json", "b.json", "--json", "b.jsonl")
+    assert "both --html and --markdown" in fails("report", "a.json", "--html", "x", "--markdown", "x")
 
 
 def test_outputs_that_cannot_be_written_are_an_error(fails):

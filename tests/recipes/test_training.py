@@ -561,7 +561,7 @@ def test_the_smoke_recipe_trains_from_the_command_line(tmp_path, capsys):
     words = ["train", "shapes-smoke", *TINY, "steps_per_epoch=2", "validation_images=1"]
     assert main([*words, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
     assert "refseg predict" in capsys.readouterr().out
-    assert main(["evaluate", str(tmp_path / "run" / "last"), "shapes:val", "--limit", "1"]) == 0
+    assert main(["evaluate", str(tmp_path / "run" / "last"), "shapes:val", "--limit", "1", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["data"]["images"] == 1
     assert figures["n"] >= 3

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from refseg import errors
-from refseg.errors import ConfigError, RefsegError, StoppedError, UnknownNameError, did_you_mean
+from refseg.errors import ConfigError, RefsegError, StoppedError, UnknownNameError, counted, did_you_mean
 
 KINDS = [kind for kind in vars(errors).values() if inspect.isclass(kind) and issubclass(kind, Exception)]
 
@@ -39,6 +39,11 @@ def test_an_unknown_name_says_what_was_meant_and_what_is_known():
     error = UnknownNameError("model", "shape", ["shapes", "cris-r50"])
     assert str(error) == "unknown model 'shape', did you mean 'shapes'?; known are: cris-r50, shapes"
     assert error.name == "shape"
+
+
+def test_nouns_are_counted():
+    assert [counted(number, "row") for number in (0, 1, 2, 2000)] == ["0 rows", "1 row", "2 rows", "2,000 rows"]
+    assert [counted(number, "mask has", "masks have") for number in (1, 2)] == ["1 mask has", "2 masks have"]
 
 
 def test_did_you_mean_is_silent_where_nothing_is_close():

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from refseg.cli.evaluate import check_output
+from refseg.cli.outputs import check_outputs
 from refseg.cli.train import add_run_arguments, change
 from refseg.errors import ConfigError
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
-    check_output(arguments.json)
+    check_outputs({"--json": arguments.json})
     if arguments.seeds < 1 or (arguments.limit is not None and arguments.limit < 1):
         raise ConfigError("--seeds and --limit must be at least 1")
 

@@ -11,7 +11,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from refseg.cli.evaluate import check_output, files_of
+from refseg.cli.outputs import check_outputs, result_files
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
-    check_output(arguments.json, (*files_of(arguments.first), *files_of(arguments.second)))
+    inputs = result_files("the first result", arguments.first) | result_files("the second result", arguments.second)
+    check_outputs({"--json": arguments.json}, inputs)
     from refseg.evaluation.compare import compare, verdict
     from refseg.evaluation.result import load_result
     from refseg.files import write_text

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from refseg.cli.evaluate import check_output, files_of
-from refseg.errors import ConfigError, DataError, UnknownNameError
+from refseg.cli.outputs import check_outputs, result_files
+from refseg.errors import ConfigError, DataError, UnknownNameError, counted
 from refseg.writers.table import Table, aligned
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
         "stats": "count images, references and expressions, with their lengths and mask areas",
         "leak": "find the images of a split that a model was trained on",
         "show": "draw some samples: images, masks and expressions",
+        "describe": "generate referring expressions for photos whose objects have masks and names",
     }
 )
 EXAMPLES: MappingProxyType[str, str] = MappingProxyType(
@@ -41,6 +42,7 @@ EXAMPLES: MappingProxyType[str, str] = MappingProxyType(
         "stats": "refseg data stats my-data --plot sizes.svg",
         "leak": "refseg data leak my-data:all --against trained.txt",
         "show": "refseg data show my-data --n 8 --out samples.png",
+        "describe": "refseg data describe my-photos --out my-data",
     }
 )
 EXAMPLE = EXAMPLES["show"]
@@ -51,6 +53,7 @@ LISTS = (".txt", ".json", ".jsonl", ".csv", ".tsv")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments: those of each of its verbs."""
     verbs = parser.add_subparsers(dest="action", required=True, metavar="VERB")
+    verbs.type = str  # the arguments after the verb pass through it unchanged: the verb's own parser checks them
     added = {}
     for verb, help in VERBS.items():
         description = f"{help[0].upper()}{help[1:]}."
@@ -66,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_stats(added["stats"])
     _add_leak(added["leak"])
     _add_show(added["show"])
+    _add_describe(added["describe"])
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
@@ -81,7 +85,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
-    verbs = {"prepare": _prepare, "check": _check, "stats": _stats, "leak": _leak, "show": _show}
+    verbs = {"prepare": _prepare, "check": _check, "stats": _stats, "leak": _leak, "show": _show, "describe": _describe}
     return verbs[arguments.action](arguments)
 
 
@@ -197,12 +201,9 @@ def _prepare(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     if report.missing:
-        print(
-            f"refseg: note: {len(report.missing):,} needed images are missing from the archives, the first is "
-            f"{report.missing[0]}",
-            file=sys.stderr,
-        )
-    print(f"{name}: fetched {report.fetched:,} files ({report.size / 1e6:,.1f} MB), kept {report.kept:,}")
+        missing = counted(len(report.missing), "needed image is", "needed images are")
+        print(f"refseg: note: {missing} missing from the archives, the first is {report.missing[0]}", file=sys.stderr)
+    print(f"{name}: fetched {counted(report.fetched, 'file')} ({report.size / 1e6:,.1f} MB), kept {report.kept:,}")
     return 0
 
 
@@ -254,13 +255,9 @@ def _check(arguments: argparse.Namespace) -> int:
         return int(errors > 0)
     if findings:
         print(table(findings, most=arguments.rows, folder=find(name, arguments.data, text_field=text_field).folder))
-    counted = ", ".join(_plural(seen[f"{one}s"], one) for one in ("image", "reference", "expression"))
-    print(f"{name}:{split}: {_plural(errors, 'error')} and {_plural(warnings, 'warning')} in {counted}")
+    totals = ", ".join(counted(seen[f"{one}s"], one) for one in ("image", "reference", "expression"))
+    print(f"{name}:{split}: {counted(errors, 'error')} and {counted(warnings, 'warning')} in {totals}")
     return int(errors > 0)
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 # ── stats ──
@@ -275,7 +272,7 @@ def _add_stats(parser: argparse.ArgumentParser) -> None:
 
 
 def _stats(arguments: argparse.Namespace) -> int:
-    check_output(arguments.plot)
+    check_outputs({"--plot": arguments.plot})
     if arguments.plot is not None and arguments.plot.suffix.lower() != ".svg":
         raise ConfigError(f"--plot {arguments.plot}: the plot is an SVG; let its name end with .svg")
     data = _open(arguments, _whole(arguments.dataset))
@@ -316,7 +313,7 @@ def _add_leak(parser: argparse.ArgumentParser) -> None:
 
 
 def _leak(arguments: argparse.Namespace) -> int:
-    check_output(arguments.ids, () if arguments.result is None else files_of(arguments.result))
+    check_outputs({"--ids": arguments.ids}, result_files("--result", arguments.result))
     result, text_field = None, None
     if arguments.result is not None:
         from refseg.evaluation.clean import protocol_of
@@ -381,7 +378,7 @@ def _tell_leaks(arguments: argparse.Namespace, data: DataSet, leaks: list[Leak],
     rows = [[f"{data.name}:{data.split} in", "images", "references", "expressions"]]
     for leak in leaks:
         found = {"images": len(leak.images), "references": leak.references, "expressions": leak.expressions}
-        name = leak.against if leak.listed is None else f"{leak.against} ({_plural(leak.listed, 'image')})"
+        name = leak.against if leak.listed is None else f"{leak.against} ({counted(leak.listed, 'image')})"
         rows.append([name, *(_share(found[what], counts[what]) for what in rows[0][1:])])
     print(aligned(_numbers(rows)), end="")
     if scores is not None:
@@ -426,7 +423,7 @@ def _add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> int:
-    check_output(arguments.out)
+    check_outputs({"--out": arguments.out})
     from refseg.data.show import beyond_font, check_kind, choose, named, save
 
     check_kind(arguments.out)
@@ -436,4 +433,53 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.out.suffix.lower() != ".html" and beyond_font(samples):
         print("refseg: note: the font lacks some letters of the expressions; write .html to read them", file=sys.stderr)
     print(f"{len(samples)} of {data.totals()['references']:,} references -> {arguments.out}")
+    return 0
+
+
+# ── describe ──
+
+
+def _add_describe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="photos with COCO's JSON (images, annotations, categories), LabelMe's, or annotations.jsonl",
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the new folder: a data set of your own, as for training"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers (default: %(default)s)")
+    parser.add_argument("--copy", action="store_true", help="copy the photos; otherwise the new folder links to them")
+    parser.add_argument(
+        "--complete",
+        action="store_true",
+        help="every object of every category is annotated in every photo: expressions may name what a photo lacks",
+    )
+    parser.add_argument(
+        "--components",
+        choices=("none", "lone", "all"),
+        default="lone",
+        help="of masks of kind component, those that are taken for one object: none, those that are the only one of "
+        "their name, all (default: %(default)s)",
+    )
+
+
+def _describe(arguments: argparse.Namespace) -> int:
+    from refseg.data.describe.folder import describe_folder
+
+    report = describe_folder(
+        arguments.folder,
+        arguments.out,
+        seed=arguments.seed,
+        components=arguments.components,
+        complete=arguments.complete,
+        copy=arguments.copy,
+        progress=sys.stderr.isatty(),
+    )
+    if report.problems:
+        left_out = counted(len(report.problems), "problem")
+        print(f"refseg: note: {left_out} left photos out, the first is {report.problems[0]}", file=sys.stderr)
+    counts = ", ".join(counted(getattr(report, f"{noun}s"), noun) for noun in ("image", "reference", "expression"))
+    print(f"{counts} -> {arguments.out}")
     return 0

@@ -5,30 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from refseg.cli.options import add_device
-from refseg.errors import ConfigError, OutputError
+from refseg.cli.outputs import check_outputs, result_files
+from refseg.errors import ConfigError
+from refseg.writers.table import aligned
 
 if TYPE_CHECKING:
     from refseg.data.dataset import DataSet
-    from refseg.evaluation.metrics import Outcome
     from refseg.evaluation.protocols import Protocol
+    from refseg.evaluation.result import Result
 
 __all__ = [
     "EXAMPLE",
     "add_arguments",
     "add_data_arguments",
-    "check_output",
-    "check_result",
-    "files_of",
     "open_for",
-    "report",
     "run",
+    "tell",
 ]
 
 EXAMPLE = "refseg evaluate shapes my-data:all --save masks.jsonl --out result.json"
@@ -66,14 +64,17 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the result there as JSON, the outcomes of the expressions beside it",
     )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON in place of a table")
+    parser.epilog = (
+        "A progress bar is shown if stderr is a terminal; otherwise only notes and errors are written there."
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
     if arguments.limit is not None and arguments.limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {arguments.limit}")
-    check_output(arguments.save)
-    check_result(arguments.out, (arguments.save,))
+    check_outputs(result_files("--out", arguments.out) | {"--save": arguments.save})
     from refseg.evaluation.distributed import gather, rank_and_size
 
     rank, size = rank_and_size()
@@ -82,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     data, protocol = open_for(arguments)
     from refseg.evaluation.evaluate import Timing, evaluate
     from refseg.evaluation.predictions import line_of
+    from refseg.evaluation.result import make_result
     from refseg.predictor import load
 
     segmenter = load(arguments.model, arguments.device)
@@ -114,47 +116,10 @@ def run(arguments: argparse.Namespace) -> int:
         "relative_threshold": segmenter.decision.relative_threshold,
         "device": segmenter.device,
     }
-    return report(
-        outcomes, data, protocol, made_by, arguments.out, whole=images == data.num_images, timing=asdict(timing)
+    result = make_result(
+        outcomes, data, protocol, made_by=made_by, whole=images == data.num_images, timing=asdict(timing)
     )
-
-
-def check_output(path: Path | None, others: Iterable[Path | None] = ()) -> None:
-    """Check that a file can be written, before a long computation.
-
-    Args:
-        path: the file; None is always valid.
-        others: the other files of the command.
-
-    Raises:
-        OutputError: its folder does not exist, it is a folder itself, or it would replace one of the others.
-    """
-    if path is None:
-        return
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; name a file in it")
-    if path.resolve() in {other.resolve() for other in others if other is not None}:
-        raise OutputError(f"{path}: would replace an input or another output; name another file")
-
-
-def check_result(path: Path | None, others: Iterable[Path | None] = ()) -> None:
-    """Check that a result file, and the outcomes beside it, can be written (see `check_output`).
-
-    Raises:
-        OutputError: one of them cannot.
-    """
-    if path is not None:
-        check_output(path, others)
-        check_output(files_of(path)[1], (path, *others))
-
-
-def files_of(result: Path) -> tuple[Path, Path]:
-    """Return the two files of a stored result: the metrics and the outcomes."""
-    from refseg.evaluation.result import outcomes_path
-
-    return result, outcomes_path(result)
+    return tell(result, data, arguments)
 
 
 def open_for(arguments: argparse.Namespace) -> tuple[DataSet, Protocol]:
@@ -173,22 +138,13 @@ def open_for(arguments: argparse.Namespace) -> tuple[DataSet, Protocol]:
     return data, chosen
 
 
-def report(
-    outcomes: list[Outcome],
-    data: DataSet,
-    protocol: Protocol,
-    made_by: dict[str, Any],
-    out: Path | None,
-    *,
-    whole: bool = True,
-    timing: dict[str, float] | None = None,
-) -> int:
-    """Make the result, write it to `out` if given, and print its metrics."""
-    from refseg.evaluation.result import make_result, save_result
+def tell(result: Result, data: DataSet, arguments: argparse.Namespace) -> int:
+    """Write a result to `--out` if given, and print it: its metrics as a table, or with `--json` all of it."""
+    from refseg.evaluation.result import save_result
+    from refseg.report.sections import summary
 
-    result = make_result(outcomes, data, protocol, made_by=made_by, whole=whole, timing=timing)
-    if out is not None:
-        save_result(result, out)
+    if arguments.out is not None:
+        save_result(result, arguments.out)
     published, scored = result.figures["data"].get("published_references"), result.figures["data"]["references"]
     if published not in (None, scored):
         print(
@@ -198,5 +154,11 @@ def report(
         )
     for note in data.notes():
         print(f"refseg: note: {note}", file=sys.stderr)
-    print(json.dumps(result.figures, indent=2, ensure_ascii=False, allow_nan=False))
+    if arguments.json:
+        print(json.dumps(result.figures, indent=2, ensure_ascii=False, allow_nan=False))
+    else:
+        title, table = summary(result)
+        print(f"{title}\n\n{aligned(table)}", end="")
+        if arguments.out is not None:
+            print(f"\nthe whole result -> {arguments.out}")
     return 0

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from refseg.cli.evaluate import check_output, files_of
-from refseg.errors import ConfigError, OutputError
+from refseg.cli.outputs import check_outputs, result_files
+from refseg.errors import ConfigError
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -67,15 +67,9 @@ def _check(arguments: argparse.Namespace) -> None:
         ConfigError: an argument has no effect without another.
         OutputError: a report cannot be written, or would replace an input.
     """
-    inputs = (*files_of(arguments.result), arguments.predictions, arguments.other_predictions)
-    for output in (arguments.html, arguments.markdown):
-        check_output(output, inputs)
-    if (
-        arguments.html is not None
-        and arguments.markdown is not None
-        and arguments.html.resolve() == arguments.markdown.resolve()
-    ):
-        raise OutputError(f"{arguments.html}: --html and --markdown name the same file")
+    masks = {"--predictions": arguments.predictions, "--other-predictions": arguments.other_predictions}
+    outputs = {"--html": arguments.html, "--markdown": arguments.markdown}
+    check_outputs(outputs, {**result_files("the result", arguments.result), **masks})
     for name in ("data", "images", "predictions", "other_predictions"):
         if getattr(arguments, name) is not None and arguments.html is None:
             raise ConfigError(f"--{name.replace('_', '-')} is for the images of a report; give --html FILE too")

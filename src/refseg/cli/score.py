@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from refseg.cli.evaluate import add_data_arguments, check_result, open_for, report
+from refseg.cli.evaluate import add_data_arguments, open_for, tell
+from refseg.cli.outputs import check_outputs, result_files
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -23,11 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
-    check_result(arguments.out, (arguments.predictions,))
+    check_outputs(result_files("--out", arguments.out), {"the predictions": arguments.predictions})
     data, protocol = open_for(arguments)
     from refseg.evaluation.predictions import Predictions, score
+    from refseg.evaluation.result import make_result
 
     predictions = Predictions(arguments.predictions)
     outcomes = score(predictions, data, protocol, objects=data.objects, progress=sys.stderr.isatty())
     made_by = {"predictions": arguments.predictions.name, "sha256": predictions.sha256}
-    return report(outcomes, data, protocol, made_by, arguments.out)
+    return tell(make_result(outcomes, data, protocol, made_by=made_by), data, arguments)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from refseg.errors import DataError
+from refseg.errors import DataError, counted
 from refseg.evaluation.about import About, about
 from refseg.evaluation.metrics import BREAKDOWNS, CONFIDENCE, Outcome, ratios, resample, sorted_groups
 from refseg.evaluation.protocols import Protocol
@@ -154,9 +154,10 @@ def _check_same(first: About, second: About) -> None:
 
 def _check_ids(ours: Set[str], theirs: Set[str]) -> None:
     if ours != theirs:
+        only = counted(len(ours - theirs), "expression is", "expressions are")
         raise DataError(
-            f"not comparable: {len(ours - theirs):,} expressions are only in the first result, "
-            f"{len(theirs - ours):,} only in the second; score the same part of the data"
+            f"not comparable: {only} only in the first result, {len(theirs - ours):,} only in the "
+            "second; score the same part of the data"
         )
     if not ours:
         raise DataError("not comparable: the results hold no expressions")
@@ -313,7 +314,7 @@ def verdict(comparison: Comparison) -> str:
         f"{100 * abs(found.difference):.2f} points of mean IoU",
         "second" if found.difference > 0 else "first",
     )
-    how = f"p = {p:.2g}, over {comparison.n:,} expressions in {comparison.num_images:,} images"
+    how = f"p = {p:.2g}, over {counted(comparison.n, 'expression')} in {counted(comparison.num_images, 'image')}"
     if found.low is None or found.high is None:
         return f"Too few images to test the difference of {points} ({how})."
     how = f"95 % interval of the difference {100 * found.low:+.2f} to {100 * found.high:+.2f}, {how}"

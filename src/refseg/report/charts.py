@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 from numpy import ndarray
 
+from refseg.errors import counted
 from refseg.evaluation.reliability import Reliability
 
 __all__ = ["histogram", "histogram_counts", "precision_curve", "precision_curve_values", "reliability"]
@@ -65,7 +66,7 @@ def precision_curve(ious: Float[ndarray, "N"], marked: Sequence[float], *, stric
     ]
     return _frame(
         "Precision at every threshold",
-        f"The share of {len(ious)} expressions whose IoU {'exceeds' if strict else 'reaches'} a threshold; "
+        f"The share of {counted(len(ious), 'expression')} whose IoU {'exceeds' if strict else 'reaches'} a threshold; "
         "the numbers are in the table below.",
         ("threshold of the IoU", "share of expressions"),
         [f'<polyline class="line" points="{points}"/>', *dots],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from refseg.errors import counted
 from refseg.evaluation.compare import Change, Comparison, Difference, verdict
 from refseg.writers.table import Table, aligned, shortened
 
@@ -15,14 +16,15 @@ PERCENT = "in percent"
 def comparison_text(comparison: Comparison) -> str:
     """Return the tables of a comparison, and its verdict as the last line."""
     whole = "" if comparison.whole else ", a part of it"
+    images, expressions = counted(comparison.num_images, "image"), counted(comparison.n, "expression")
     parts = [
         f"first:  {shortened(comparison.first)}\n"
         f"second: {shortened(comparison.second)}\n"
-        f"data:   {comparison.data}:{comparison.split}{whole}, {comparison.num_images:,} images, {comparison.n:,} "
-        f"expressions with a target, {comparison.n_absent:,} that fit nothing; protocol {comparison.protocol}\n",
+        f"data:   {comparison.data}:{comparison.split}{whole}, {images}, {expressions} "
+        f"with a target, {comparison.n_absent:,} that fit nothing; protocol {comparison.protocol}\n",
         _differences(PERCENT, comparison.metrics),
-        f"The second has the higher IoU for {comparison.wins:,} expressions, the same for {comparison.ties:,}, a lower "
-        f"one for {comparison.losses:,}.\n",
+        f"The second has the higher IoU for {counted(comparison.wins, 'expression')}, the same for "
+        f"{comparison.ties:,}, a lower one for {comparison.losses:,}.\n",
         *(_differences(f"mean IoU by {name}", groups) for name, groups in comparison.by.items()),
         *(
             _changes(title, changes)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from refseg.data.dataset import DataSet
-from refseg.errors import DataError
+from refseg.errors import DataError, counted
 from refseg.evaluation.about import About, about
 from refseg.evaluation.metrics import Outcome, ratios
 from refseg.evaluation.predictions import Predictions
@@ -186,9 +186,9 @@ def _decimal(value: float | None) -> str:
 
 def _about_calibration(present: Reliability, every: Reliability, scores: Float[ndarray, "N"]) -> Iterator[str]:
     yield (
-        f"Expected calibration error {present.error:.3f} over the {present.n:,} expressions with a target: the mean "
-        "distance between the mean score and the mean IoU of ten bins of the score, weighted by their size. The score "
-        "is the IoU to expect; above the diagonal the model is underconfident, below it overconfident."
+        f"Expected calibration error {present.error:.3f} over {counted(present.n, 'expression')} with a target: the "
+        "mean distance between the mean score and the mean IoU of ten bins of the score, weighted by their size. The "
+        "score is the IoU to expect; above the diagonal the model is underconfident, below it overconfident."
     )
     if every.n > present.n:
         yield f"Over all {every.n:,} expressions, with an IoU of 0 where nothing fits, it is {every.error:.3f}."

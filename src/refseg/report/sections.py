@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from refseg.errors import counted
 from refseg.evaluation.about import About, about, interval, number
 from refseg.evaluation.metrics import Outcome, sorted_groups
 from refseg.evaluation.result import Result
 from refseg.published import Metric, Published, published
-from refseg.writers.table import Cell, Table, percent
+from refseg.writers.table import Cell, Table, percent, shortened
 
-__all__ = ["Section", "sections"]
+__all__ = ["Section", "sections", "summary"]
 
 MAX_GROUPS = 40
 """Rows of a breakdown's table; data sets may have any number of groups."""
@@ -76,6 +77,19 @@ def sections(result: Result) -> tuple[Section, ...]:
     )
 
 
+def summary(result: Result) -> tuple[str, Table]:
+    """Return what a result is of in one line, and its metrics.
+
+    Raises:
+        DataError: the result is broken (see `evaluation.about`).
+    """
+    of = about(result)
+    part = "" if of.whole else ", a part of the split"
+    counts = f"{counted(of.num_images, 'image')}, {counted(of.expressions, 'expression')}{part}"
+    title = f"{shortened(of.made_by)} on {of.data}:{of.split}: {counts}; protocol {of.protocol.name}, in percent"
+    return title, _metrics(result.figures, of, result.outcomes)
+
+
 BROKEN_DOWN = "Only expressions with a target. A group of few expressions says little."
 
 
@@ -107,7 +121,8 @@ def _remarks(of: About) -> Iterator[str]:
         "overall IoU is the sum of intersections over the sum of unions, which gives large objects more weight."
     )
     if of.n_absent:
-        yield (f"{of.n_absent:,} expressions fit nothing in their image. They count only in N-acc, gIoU and cIoU.")
+        fit = counted(of.n_absent, "expression fits nothing in its", "expressions fit nothing in their")
+        yield f"{fit} image. This counts only in N-acc, gIoU and cIoU."
 
 
 def _metrics(figures: dict[str, Any], of: About, outcomes: Sequence[Outcome]) -> Table:
@@ -142,7 +157,7 @@ def _cautions(of: About) -> Iterator[str]:
         yield f"No published numbers of {of.data}:{of.split} are known."
         return
     if not of.whole:
-        yield f"Not comparable: only a part of the split was scored ({of.num_images:,} images)."
+        yield f"Not comparable: only a part of the split was scored ({counted(of.num_images, 'image')})."
     expected = of.published_references
     if expected not in (None, of.references):
         yield (
