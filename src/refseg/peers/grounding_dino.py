@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from numpy import ndarray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -51,7 +50,7 @@ class GroundingDino:
         maps = self.image_encoder(pixels, return_dict=True).feature_maps
         return {f"map{level}": one for level, one in enumerate(maps)}
 
-    def boxes(self, maps: Mapping[str, Tensor], expression: str) -> tuple[Float[Tensor, "n 4"], Float[ndarray, "n"]]:
+    def boxes(self, maps: Mapping[str, Tensor], expression: str) -> tuple[Float[Tensor, "n 4"], Float[Tensor, "n"]]:
         """Return boxes (x0, y0, x1, y1) in fractions of the image, best first, and their scores, 0..1.
 
         A score is that of the token of the expression that fits the box best, as in the model's own code.
@@ -68,7 +67,7 @@ class GroundingDino:
         best = best[scores[best] > BOX_THRESHOLD]
         centre, size = found.pred_boxes[0, best].split(2, dim=-1)
         corners = torch.cat([centre - size / 2, centre + size / 2], dim=-1).clamp(0, 1)
-        return corners, scores[best].cpu().numpy()
+        return corners, scores[best]
 
     @staticmethod
     def prompt(expression: str) -> str:

@@ -28,7 +28,7 @@ class Preparation:
     """The resizing and the normalisation of photos."""
 
     size: Mapping[str, int]
-    """`height` and `width`: both are set; `longest_edge`: it is set; `shortest_edge` too: the smaller of both scales."""
+    """`height` and `width`, or `longest_edge`, or this and `shortest_edge`, of which the smaller scale is taken."""
     mean: tuple[float, float, float]
     """Subtracted from RGB values in 0..1."""
     std: tuple[float, float, float]

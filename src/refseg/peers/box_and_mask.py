@@ -1,0 +1,65 @@
+"""Boxes by one network, their masks by another: Grounding DINO with SAM, or with SAM 2."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from refseg.inputs.frame import Frame
+from refseg.peers.base import Found, Peer
+from refseg.peers.grounding_dino import GroundingDino
+from refseg.peers.sam import Sam
+from refseg.peers.table import PeerEntry
+from refseg.values import Decision
+
+__all__ = ["BoxAndMask"]
+
+
+class BoxAndMask(Peer):
+    """A detector of what an expression names, and a maker of masks; both encode the image once.
+
+    An expression may have several referents. The score of one is its box's score times the IoU expected of its mask;
+    the probability of a pixel is that of the mask times the referent's score relative to the best one's. So the
+    decision's threshold says how much weaker than the best a second referent may be: at 0.5, half as probable.
+
+    Args:
+        entry: of the table.
+        detector: finds boxes.
+        masks: makes masks of boxes.
+        device: where it computes.
+        decision: how its scores become masks.
+    """
+
+    def __init__(
+        self, entry: PeerEntry, detector: GroundingDino, masks: Sam, device: torch.device, decision: Decision
+    ) -> None:
+        super().__init__(entry, device, decision)
+        self.detector, self.masks = detector, masks
+
+    def look(self, image: Image.Image) -> dict[str, Tensor]:
+        """Return what both networks compute from an RGB image alone."""
+        return _named("boxes", self.detector.encode(image)) | _named("masks", self.masks.encode(image))
+
+    def find(self, seen: Mapping[str, Tensor], frame: Frame, expressions: Sequence[str]) -> Iterator[Found]:
+        """Yield the answer to each expression."""
+        for expression in expressions:
+            truncated = self.detector.is_too_long(expression)
+            boxes, scores = self.detector.boxes(_of("boxes", seen), expression)
+            if not len(boxes):
+                yield Found(None, 0.0, truncated)
+                continue
+            maps, expected = self.masks.masks(_of("masks", seen), boxes, frame.height, frame.width)
+            weights = scores * expected
+            best = weights.max().clamp(min=1e-6)  # an IoU of 0 may be expected of all masks
+            yield Found((maps * (weights / best)[:, None, None]).amax(dim=0), float(weights.max()), truncated)
+
+
+def _named(part: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{part}.{name}": value for name, value in values.items()}
+
+
+def _of(part: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}
