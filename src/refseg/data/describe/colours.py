@@ -60,7 +60,7 @@ def colour_shares(pixels: UInt8[ndarray, "N 3"]) -> Shares:
     saturation = np.divide(spread, top, out=np.zeros_like(top), where=top > 0)
     hue = _hue(values, top, spread)
     certain = {
-        "black": (top < 0.15) | ((top < 0.3) & (saturation < 0.35)),
+        "black": (top < 0.15) | ((top < 0.23) & (saturation < 0.35)),
         "white": (saturation < 0.18) & (low > 0.62),
         "gray": (saturation < 0.15) & (top > 0.36) & (top < 0.6),
         "brown": (hue > 8) & (hue < 42) & (saturation > 0.3) & (top > 0.28) & (top < 0.68),

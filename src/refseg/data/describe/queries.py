@@ -140,8 +140,9 @@ def precedes(side: str, one: Thing, other: Thing) -> bool:
 
 
 def _larger(one: Thing, other: Thing) -> bool:
-    # What is cut off by the edge of the photo may be larger than it seems.
-    return not other.cut and one.area >= LARGER[0] * other.area and one.length >= LARGER[1] * other.length
+    measured = one.area >= LARGER[0] * other.area and one.length >= LARGER[1] * other.length
+    # What is cut off by the edge of the photo, or hidden by the other, may be larger than it seems.
+    return measured and not other.cut and not one.touches(other)
 
 
 def _sized(largest: bool, one: Thing, other: Thing) -> bool:
