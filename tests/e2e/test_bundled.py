@@ -10,7 +10,8 @@ import refseg
 from refseg.data.shapes import EXAMPLE, Shapes
 from refseg.evaluation.evaluate import evaluate
 from refseg.evaluation.metrics import summarise
-from refseg.models.families import WEIGHTS
+from refseg.models.families import MODELS, WEIGHTS
+from refseg.training.recipes import RECIPES
 
 RECORD = Path(__file__).parents[2] / "docs" / "results" / "shapes" / "test.json"
 
@@ -54,6 +55,28 @@ def test_the_record_is_of_the_whole_test_split():
     assert record["pointing"] >= 0.95
     assert record["n_acc"] >= 0.80
     assert record["t_acc"] >= 0.95
+
+
+def test_its_score_is_that_of_the_record_wherever_it_is_told():
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    iou, overall = f"{record['mean_iou']:.3f}", f"{record['overall_iou']:.3f}"
+    pointing, n, n_absent = f"{100 * record['pointing']:.1f} %", f"{record['n']:,}", f"{record['n_absent']:,}"
+    rejected, lost = f"{100 * record['n_acc']:.0f} %", f"{100 * (1 - record['t_acc']):.0f} %"
+    home = Path(__file__).parents[2]
+    readme, results, changes = (
+        " ".join((home / name).read_text(encoding="utf-8").split())
+        for name in ("README.md", "docs/results.md", "CHANGELOG.md")
+    )
+    assert f"On `shapes:test`, {n} expressions, its mean IoU is {iou}, " in readme
+    assert f"more than any other in {pointing} of them" in readme
+    assert f"it rejects {rejected}, of the others {lost}" in readme
+    assert f"{n} expressions have one target, {n_absent} fit nothing" in results
+    assert f"| all | {n} | {iou} | {record['pointing']:.3f} |" in results
+    assert f"| mean IoU | {iou} |" in results
+    assert f"| overall IoU | {overall} |" in results
+    assert f"pointing is {100 * record['pointing']:.0f} % on `shapes:test`" in changes
+    assert MODELS["shapes"].score.startswith(f"mean IoU {iou} on shapes:test, {pointing} pointing")
+    assert RECIPES["shapes-12"].expected.endswith(f"{iou} on shapes:test")
 
 
 @pytest.mark.slow

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -112,6 +115,23 @@ def test_a_folder_of_tables_is_found_by_its_path(made, tmp_path):
         assert texts(open_data(f"{tmp_path}:{split}")) == ["cup"]
     made.write(tmp_path / "data.csv", b"image,mask,text\na.jpg,1.png,mine\n")
     assert texts(open_data(f"{tmp_path}:all")) == ["mine"]
+
+
+def test_the_splits_that_are_named_exist():
+    """In the documentation, in docstrings, and in what commands print."""
+    home = Path(__file__).parents[3]
+    splits = {name: {*one.splits, "all"} for name, one in DATA_SETS.items()}
+    splits |= {name: {"train", "val", "test"} for name in ("shapes", "shapes-closeups")}
+    sources = [home / "README.md", home / "CHANGELOG.md", *(home / "docs").glob("*.md"), *(home / "src").rglob("*.py")]
+    named = {
+        (path.name, *found)
+        for path in sources
+        for found in re.findall(
+            r"(?<![\w/-])((?:shapes|g?ref|phrasecut|reasonseg)[a-z+-]*):([A-Za-z]\w*)", path.read_text("utf-8")
+        )
+    }
+    assert len(named) > 20
+    assert not [(where, name, split) for where, name, split in named if split not in splits.get(name, ())]
 
 
 def test_every_data_set_has_the_same_members(write, tmp_path):
