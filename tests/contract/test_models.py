@@ -14,6 +14,7 @@ from refseg.encoders.efficientnet import EfficientNetConfig
 from refseg.inputs.preprocessing import Inputs
 from refseg.models.base import ModelSpec
 from refseg.models.clip_map.model import CLIPMapConfig
+from refseg.models.clipseg.model import CLIPSegConfig
 from refseg.models.cris.model import CRISConfig
 from refseg.models.families import FAMILIES, build
 from refseg.models.folder import load_model, save_model
@@ -54,6 +55,14 @@ RISCLIP = {
     "decoder_channels": (12, 10, 8),
 }
 WITHOUT_PARTS = {"adapter_reduction": 0, "fusions": (), "ske_layers": 0, "decoder_blocks": ()}
+CLIPSEG = {
+    "vision": VIT,
+    "text": TEXT,
+    "decoder_blocks": (3, 1),
+    "decoder_width": 12,
+    "decoder_heads": 2,
+    "decoder_hidden": 20,
+}
 VARIANTS = {
     "cris": CRISConfig(**CRIS),
     "cris-baseline": CRISConfig(**CRIS | {"contrastive": False, "decoder_layers": 0}),
@@ -62,6 +71,8 @@ VARIANTS = {
     "risclip-without-parts": RISCLIPConfig(**RISCLIP | WITHOUT_PARTS),
     "clip-map-resnet": CLIPMapConfig(vision=RESNET, text=TEXT),
     "clip-map-vit": CLIPMapConfig(vision=VIT, text=TEXT),
+    "clipseg": CLIPSegConfig(**CLIPSEG),
+    "clipseg-not-refined": CLIPSegConfig(**CLIPSEG | {"refined": False, "frozen": False}),
 }
 
 
@@ -98,9 +109,9 @@ def test_the_variants_cover_all_families():
 
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("size", [96, 160])
-def test_logits_have_a_quarter_of_the_side(model, training, size):
+def test_logits_have_the_side_that_the_stride_gives(model, training, size):
     logits = model.train(training)(*inputs(2, size, 12))
-    assert logits.shape == (2, 1, size // 4, size // 4)
+    assert logits.shape == (2, 1, size // model.stride, size // model.stride)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
 
@@ -203,7 +214,7 @@ def test_gradients_reach_all_parameters_that_learn(model):
     freeze(model, config)
     set_mode(model, config)
     pixels, tokens, padding = inputs(3, 96, 12)
-    target = (torch.rand(3, 1, 24, 24) < 0.3).float()
+    target = (torch.rand(3, 1, 96 // model.stride, 96 // model.stride) < 0.3).float()
     batch = Batch(
         pixels=pixels,
         tokens=tokens,

@@ -60,7 +60,7 @@ class Batch:
     image_index: Int64[Tensor, "B"]
     """The image of each expression, 0..N-1."""
     target: Float[Tensor, "B 1 h w"]
-    """The target mask at a quarter of the side, S/4: the fraction of the valid part of each cell, 0..1."""
+    """The target mask at the side of the model's logits: the fraction of the valid part of each cell, 0..1."""
     valid: Float[Tensor, "B 1 h w"]
     """The weight of each cell in the loss: the fraction of it that is not ignored, 0..1."""
     weight: Float[Tensor, "B"]
@@ -177,6 +177,7 @@ class TrainTransform(Dataset[TrainItem | RefsegError]):
             `mirrored`).
         zoom: the probability that an image is replaced by a crop of it, 0..1, with the expressions that describe
             appearance alone.
+        stride: the side in pixels of the cell that one logit of the model stands for.
     """
 
     def __init__(
@@ -188,9 +189,10 @@ class TrainTransform(Dataset[TrainItem | RefsegError]):
         *,
         mirror: float = 0.0,
         zoom: float = 0.0,
+        stride: int = STRIDE,
     ) -> None:
         self.data, self.inputs, self.target, self.emphasis = data, inputs, target, dict(emphasis)
-        self.mirror, self.zoom = mirror, zoom
+        self.mirror, self.zoom, self.stride = mirror, zoom, stride
 
     def __getitem__(self, index: TrainIndex) -> TrainItem | RefsegError:
         try:
@@ -233,7 +235,7 @@ class TrainTransform(Dataset[TrainItem | RefsegError]):
         """Return the target of a sample and the weight of its cells (see `Batch`)."""
 
         def small(mask: Bool[ndarray, "H W"]) -> Float[Tensor, "1 h w"]:
-            return shrink(torch.from_numpy(frame.letterbox_mask(masks.view(mask))), self.target)
+            return shrink(torch.from_numpy(frame.letterbox_mask(masks.view(mask))), self.target, self.stride)
 
         if sample.load_ignored is None:
             target = small(masks.of(sample))
@@ -300,8 +302,8 @@ class _Masks:
         return bool(inside == 0 or inside >= INSIDE * whole)
 
 
-def shrink(mask: Float[Tensor, "S S"], target: str) -> Float[Tensor, "1 h w"]:
-    """Return a mask at a quarter of its side, as a target for logits.
+def shrink(mask: Float[Tensor, "S S"], target: str, stride: int = STRIDE) -> Float[Tensor, "1 h w"]:
+    """Return a mask at S / `stride` on a side, as a target for logits.
 
     Logits are enlarged with aligned corners: logit i of n is enlarged to pixel i * (S - 1) / (n - 1).
 
@@ -310,20 +312,21 @@ def shrink(mask: Float[Tensor, "S S"], target: str) -> Float[Tensor, "1 h w"]:
         target: `coverage` takes the mean of the cell around that pixel. `strided` takes every fourth pixel, as CRIS
             does (its code: nearest neighbour); its masks come out shifted, by nothing at the left and top edges and up
             to 3 pixels at the right and bottom ones.
+        stride: the side of a cell in pixels; with 1 the mask stays as it is.
     """
     if target == "strided":
-        return mask[None, ::STRIDE, ::STRIDE]
-    cells = _cells(len(mask))
+        return mask[None, ::stride, ::stride]
+    cells = _cells(len(mask), stride)
     return (cells @ mask @ cells.T)[None]
 
 
 @lru_cache(maxsize=8)
-def _cells(side: int) -> Float[Tensor, "h S"]:
+def _cells(side: int, stride: int) -> Float[Tensor, "h S"]:
     """Return the weight of each pixel of a line in the mean of each cell."""
-    around = STRIDE // 2
+    around = stride // 2
     padded = F.pad(torch.eye(side)[:, None], (around, around), mode="replicate")
     mean = F.avg_pool1d(padded, 2 * around + 1, stride=1)
-    return F.interpolate(mean, size=side // STRIDE, mode="linear", align_corners=True)[:, 0].T.contiguous()
+    return F.interpolate(mean, size=side // stride, mode="linear", align_corners=True)[:, 0].T.contiguous()
 
 
 # ── batches ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,7 +18,7 @@ from torch import Tensor
 from refseg.encoders.weights_file import prefix_hint, read_weights, rename
 from refseg.errors import WeightsError
 
-__all__ = ["clip_weights", "is_clip", "read_clip"]
+__all__ = ["clip_weights", "is_clip", "join_projections", "read_clip"]
 
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
 """Numbers in OpenAI's state dicts."""
@@ -87,8 +87,9 @@ TRANSFORMERS = {
     "logit_scale": "logit_scale",
 }
 TRANSFORMERS_TRANSPOSED = {"text_projection.weight": "text_projection", "visual_projection.weight": "visual.proj"}
-TRANSFORMERS_LAYER = r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)"
+TRANSFORMERS_LAYER = r"(text|vision)_model\.encoder\.layers\.(\d+)\.(.+)([._](?:weight|bias))"
 TRANSFORMERS_LAYERS = {
+    "self_attn.in_proj": "attn.in_proj",
     "self_attn.out_proj": "attn.out_proj",
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -98,30 +99,39 @@ TRANSFORMERS_LAYERS = {
 
 
 def _from_transformers(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """Rename the weights of transformers' CLIP, and join its projections of queries, keys and values."""
-    renamed, parts = {}, {"self_attn.q_proj": 0, "self_attn.k_proj": 1, "self_attn.v_proj": 2}
-    split: dict[str, dict[int, Tensor]] = {}
-    for key, value in state.items():
+    """Rename the weights of transformers' CLIP."""
+    renamed = {}
+    for key, value in join_projections(state, path).items():
         if key in TRANSFORMERS:
             renamed[TRANSFORMERS[key]] = value
         elif key in TRANSFORMERS_TRANSPOSED and value.ndim == 2:
             renamed[TRANSFORMERS_TRANSPOSED[key]] = value.mT.contiguous()
-        elif layer := re.fullmatch(TRANSFORMERS_LAYER, key):
-            encoder, number, name, kind = layer.groups()
-            block = f"{'visual.' if encoder == 'vision' else ''}transformer.resblocks.{number}."
-            if name in TRANSFORMERS_LAYERS:
-                renamed[f"{block}{TRANSFORMERS_LAYERS[name]}.{kind}"] = value
-            elif name in parts:
-                split.setdefault(f"{block}attn.in_proj_{kind}", {})[parts[name]] = value
-            else:
-                raise WeightsError(f"{path}: {key!r} is not a weight of transformers' CLIP")
+        elif (layer := re.fullmatch(TRANSFORMERS_LAYER, key)) and layer[3] in TRANSFORMERS_LAYERS:
+            encoder = "visual." if layer[1] == "vision" else ""
+            renamed[f"{encoder}transformer.resblocks.{layer[2]}.{TRANSFORMERS_LAYERS[layer[3]]}{layer[4]}"] = value
         elif not key.endswith("position_ids"):
             raise WeightsError(f"{path}: {key!r} is not a weight of transformers' CLIP")
+    return renamed
+
+
+def join_projections(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
+    """Return weights of transformers with each attention's projections of queries, keys and values as one `in_proj`.
+
+    Raises:
+        WeightsError: One of the three is missing, or they are of different shapes.
+    """
+    joined, parts = {}, ("q_proj", "k_proj", "v_proj")
+    split: dict[str, dict[str, Tensor]] = {}
+    for key, value in state.items():
+        if part := re.fullmatch(r"(.+\.)(q_proj|k_proj|v_proj)\.(weight|bias)", key):
+            split.setdefault(f"{part[1]}in_proj_{part[3]}", {})[part[2]] = value
+        else:
+            joined[key] = value
     for key, values in split.items():
         if len(values) != len(parts):
             raise WeightsError(f"{path}: one of the projections of {key} is missing")
         try:
-            renamed[key] = torch.cat([values[index] for index in sorted(values)])
+            joined[key] = torch.cat([values[part] for part in parts])
         except RuntimeError:
             raise WeightsError(f"{path}: the projections of {key} are of different shapes") from None
-    return renamed
+    return joined

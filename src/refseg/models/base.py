@@ -15,6 +15,7 @@ from refseg.config import from_dict, replace, to_dict
 from refseg.encoders.pretrained import ClipSource
 from refseg.errors import ConfigError, did_you_mean
 from refseg.inputs.preprocessing import Inputs
+from refseg.models.grid import STRIDE
 from refseg.values import Decision
 
 __all__ = ["Model", "ModelSpec", "PatchMapModel", "check_clip_sizes"]
@@ -100,6 +101,8 @@ class Model(nn.Module, ABC):
 
     family: ClassVar[str]
     """The name of the model family in a model folder's `config.json`."""
+    stride: ClassVar[int] = STRIDE
+    """Side in pixels of the image region that one logit stands for."""
     frozen_parts: tuple[str, ...] = ()
     """Names of the submodules with the weights of a pretrained CLIP that are not trained."""
     clip: ClipSource | None = None
@@ -148,13 +151,13 @@ class Model(nn.Module, ABC):
             padding: True where a token is padding.
 
         Returns:
-            Logits, S/4 on a side.
+            Logits, S / `stride` on a side.
         """
 
     def forward(
         self, pixels: Float[Tensor, "B 3 S S"], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Return logits, S/4 on a side; `padding` is True where a token is padding."""
+        """Return logits, S / `stride` on a side; `padding` is True where a token is padding."""
         return self.decode(self.encode_image(pixels), tokens, padding)
 
 

@@ -1,4 +1,4 @@
-"""Converts weights of other projects: checkpoints of the CRIS reference, and CLIP's weights."""
+"""Converts weights of other projects: checkpoints of the CRIS reference, CLIP's weights, and transformers' CLIPSeg."""
 
 from __future__ import annotations
 
@@ -8,25 +8,31 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from refseg.config import load_json
 from refseg.encoders.clip_files import clip_weights, is_clip
 from refseg.encoders.efficientnet import EfficientNet
 from refseg.encoders.pretrained import Encoders, adopt_encoders, in_a_model, load_encoders
 from refseg.encoders.weights_file import read_file, save_checkpoint
 from refseg.errors import ConfigError, OutputError, WeightsError, one_line
 from refseg.files import replacing
-from refseg.models.base import Model
+from refseg.models.base import Model, ModelSpec
 from refseg.models.checked import build_checked
-from refseg.models.clip_map.model import CLIPMap, default_spec
+from refseg.models.clip_map.model import CLIPMap
+from refseg.models.clip_map.model import default_spec as clip_map_spec
+from refseg.models.clipseg.convert import config_of_transformers, from_transformers, is_clipseg
+from refseg.models.clipseg.model import default_spec as clipseg_spec
 from refseg.models.cris.convert import as_checkpoint, parse_checkpoint
 from refseg.models.families import family
-from refseg.models.folder import load_model, read_encoders, read_folder, save_model
+from refseg.models.folder import CONFIG, load_model, read_encoders, read_folder, save_model
 
-__all__ = ["adopt_clip", "convert", "merge"]
+__all__ = ["adopt_clip", "convert", "merge", "read_foreign"]
 
 CHECKPOINTS = (".pth", ".pt")
 """Endings of files of `torch.save`."""
 ENDINGS = (*CHECKPOINTS, ".safetensors", ".bin", ".ckpt", ".onnx", ".zip")
 """Endings of files of weights; nobody gives them to a folder."""
+TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""In a folder that transformers wrote, the preferred one first."""
 
 
 def adopt_clip(model: Model, path: str | Path, *, name: str | None = None) -> None:
@@ -69,14 +75,16 @@ def convert(
 ) -> Path:
     """Convert a checkpoint of the CRIS reference to a model folder, or a model folder to such a checkpoint.
 
-    A file of CLIP's weights is converted to the model folder of a plain CLIP (see `refseg.models.clip_map`).
+    A file of CLIP's weights is converted to the model folder of a plain CLIP (see `refseg.models.clip_map`), a folder
+    or a file of transformers' CLIPSeg to that of a CLIPSeg.
 
-    Sizes are inferred from the weights. All others are those of the published models: images of 416 pixels, 17 tokens
-    (22 for RefCOCOg), threshold 0.35, 8 heads in the decoder, 64 channels in each head of CLIP's encoders. Checkpoints
-    written by this function contain the whole spec.
+    Sizes are inferred from the weights. All others are those of the published models: of CRIS images of 416 pixels, 17
+    tokens (22 for RefCOCOg), threshold 0.35 and 8 heads in the decoder; of CLIPSeg 352 pixels, 77 tokens, threshold 0.3
+    and 4 heads; 64 channels in each head of CLIP's encoders. Checkpoints written by this function contain the whole
+    spec. A folder of transformers has a `config.json`, which is read too.
 
     Args:
-        source: A file, such as the reference's `best_model.pth`, or a model folder.
+        source: A file, such as the reference's `best_model.pth`, a model folder, or a folder of transformers' CLIPSeg.
         target: The folder, or the file.
         to: What to write; by default a folder if the source is a file, and a file if it is a folder.
         **changes: Fields of the new folder's spec, such as `word_length=22`.
@@ -91,23 +99,38 @@ def convert(
     """
     source, target = Path(source), Path(target)
     if to is None:
-        to = "reference" if source.is_dir() else "refseg"
+        to = "reference" if source.is_dir() and _transformers_files(source) is None else "refseg"
     if to == "reference":
         if changes:
             raise ConfigError(f"{', '.join(changes)}: a checkpoint of the reference has no settings to change")
         _check_file(target)
         return _to_reference(source, target)
     _check_folder(target)
-    if source.is_dir():
-        raise WeightsError(f"{source} is a folder; a checkpoint of the reference is a file")
-    stored, others = read_file(source)
+    model, about = read_foreign(source, **changes)
+    return save_model(model, target, name=target.name, extra={"source": source.name, **about})
+
+
+def read_foreign(source: str | Path, **changes: Any) -> tuple[Model, dict[str, Any]]:
+    """Return the model of another project's weights, and what is stored with them about its training (see `convert`).
+
+    Raises:
+        WeightsError: The source is missing, broken, unsafe, not finite, or of another architecture.
+        ConfigError: A change is unknown or does not fit, or the config of transformers is broken.
+    """
+    path, config = Path(source), None
+    if path.is_dir():
+        if (files := _transformers_files(path)) is None:
+            raise WeightsError(f"{path} is a folder of neither refseg nor transformers; give the file of the weights")
+        path, config = files
+    stored, others = read_file(path)
+    if is_clipseg(stored):
+        return _of_clipseg(stored, path, config, **changes), {}
+    if config is not None:
+        raise WeightsError(f"{path}: not the weights of a CLIPSeg, the only model of transformers that is converted")
     if is_clip(stored):
-        return _convert_clip(clip_weights(stored, source), source, target, **changes)
-    state, spec, scores = parse_checkpoint(stored, others, source)
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    model = build_checked(family("cris"), spec.changed(**changes), shapes, source)
-    model.load_state_dict(state)
-    return save_model(model, target, name=target.name, extra={"source": source.name, **scores})
+        return _of_clip(stored, path, **changes), {}
+    state, spec, scores = parse_checkpoint(stored, others, path)
+    return _load("cris", spec.changed(**changes), state, path), scores
 
 
 def _check_folder(target: Path) -> None:
@@ -140,12 +163,43 @@ def _to_reference(source: Path, target: Path) -> Path:
     return target
 
 
-def _convert_clip(state: Mapping[str, Tensor], source: Path, target: Path, **changes: Any) -> Path:
-    try:
-        config = family("clip-map").infer_config(in_a_model(state))
-    except (WeightsError, ConfigError) as error:
-        raise WeightsError(f"{source}: {error}") from None
-    spec = default_spec(config).changed(**changes)
+def _of_clip(stored: Mapping[str, Tensor], path: Path, **changes: Any) -> Model:
+    state = clip_weights(stored, path)
+    spec = clip_map_spec(_inferred("clip-map", in_a_model(state), path)).changed(**changes)
     model = CLIPMap(spec.config, spec.inputs, spec.decision)
     load_encoders(model, state)
-    return save_model(model, target, name=target.name, extra={"source": source.name})
+    return model
+
+
+def _of_clipseg(stored: Mapping[str, Tensor], path: Path, config: Path | None, **changes: Any) -> Model:
+    state = from_transformers(stored, path)
+    sizes = _inferred("clipseg", state, path)
+    if config is not None:
+        sizes = config_of_transformers(sizes, load_json(config), where=str(config))
+    return _load("clipseg", clipseg_spec(sizes).changed(**changes), state, path)
+
+
+def _inferred(name: str, state: Mapping[str, Tensor], path: Path) -> Any:
+    """Return the config of a family that weights have, under our names."""
+    try:
+        return family(name).infer_config(state)
+    except (WeightsError, ConfigError) as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _load(name: str, spec: ModelSpec, state: Mapping[str, Tensor], path: Path) -> Model:
+    """Return the model of some weights, under our names."""
+    model = build_checked(family(name), spec, {key: tuple(value.shape) for key, value in state.items()}, path)
+    model.load_state_dict(state)
+    return model
+
+
+def _transformers_files(folder: Path) -> tuple[Path, Path] | None:
+    """Return the weights and the config of a model of transformers; None if the folder has no config of one."""
+    config = folder / CONFIG
+    if not config.is_file() or "model_type" not in load_json(config):
+        return None
+    weights = next((folder / name for name in TRANSFORMERS_WEIGHTS if (folder / name).is_file()), None)
+    if weights is None:
+        raise WeightsError(f"{folder}: has a {CONFIG} of transformers, but none of {', '.join(TRANSFORMERS_WEIGHTS)}")
+    return weights, config

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from refseg.models.base import Model, ModelSpec
 
-__all__ = ["FAMILIES", "MODELS", "Family", "ModelEntry", "build", "create_model", "family", "model_entry"]
+__all__ = ["FAMILIES", "MODELS", "Family", "HubFile", "ModelEntry", "build", "create_model", "family", "model_entry"]
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -70,10 +70,19 @@ def _clip_map_family() -> Family:
     return Family(name="clip-map", config=CLIPMapConfig, model=CLIPMap, infer_config=infer_config, sizes=ENCODERS)
 
 
+def _clipseg_family() -> Family:
+    from refseg.models.clipseg.convert import infer_config
+    from refseg.models.clipseg.model import CLIPSeg, CLIPSegConfig
+
+    sizes = (*ENCODERS, "decoder_sizes")
+    return Family(name="clipseg", config=CLIPSegConfig, model=CLIPSeg, infer_config=infer_config, sizes=sizes)
+
+
 FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cris": _cris_family,
     "risclip": _risclip_family,
     "clip-map": _clip_map_family,
+    "clipseg": _clipseg_family,
 }
 
 
@@ -105,6 +114,19 @@ def build(spec: ModelSpec) -> Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HubFile:
+    """A file of weights on the Hugging Face Hub."""
+
+    repository: str
+    revision: str
+    """The commit, in full."""
+    name: str
+    sha256: str
+    """As the Hub lists it on the file's page."""
+    megabytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelEntry:
     """A model with a name."""
 
@@ -115,14 +137,16 @@ class ModelEntry:
     clip: str | None = None
     """OpenAI's name of the CLIP whose encoders have the sizes of this model's."""
     weights: Path | None = None
-    """The model folder in this package; None if there are no weights."""
+    """The model folder in this package; None if there is none."""
+    hub: HubFile | None = None
+    """The published file that is downloaded and converted when the model is first used; None if there is none."""
     licence: str
     """Of the weights."""
     summary: str
     published: tuple[str, str, Metric] | None = None
     """System, backbone and metric of the published scores (see `refseg.published`)."""
     measured: str = "unknown"
-    """Scores of weights that were trained with this package."""
+    """Scores on other data sets, or of weights that were trained with this package."""
 
     @property
     def score(self) -> str:
@@ -148,6 +172,12 @@ def _clip_map(clip: str) -> ModelSpec:
     return clip_map_compact(clip) if clip in ("resnet", "vit") else clip_map(clip)
 
 
+def _clipseg(refined: bool) -> ModelSpec:
+    from refseg.models.clipseg.model import clipseg
+
+    return clipseg(refined=refined)
+
+
 def _bundled(name: str) -> ModelSpec:
     from refseg.models.folder import read_folder
 
@@ -157,6 +187,8 @@ def _bundled(name: str) -> ModelSpec:
 OWN = "Apache-2.0, as this package"
 OF_CLIP = "MIT, the published weights of CLIP"
 OF_CRIS = "MIT, the published weights of CRIS and of CLIP"
+
+OF_CLIPSEG = "Apache-2.0 by the Hub's page; the authors' code is MIT, its README excludes the weights"
 
 MODELS: dict[str, ModelEntry] = {
     entry.name: entry
@@ -263,6 +295,42 @@ MODELS: dict[str, ModelEntry] = {
             clip="RN50",
             licence=OF_CLIP,
             summary="plain CLIP, ResNet-50: the similarity of each patch to the expression",
+        ),
+        ModelEntry(
+            name="clipseg",
+            family="clipseg",
+            spec=partial(_clipseg, True),
+            parameters=150_747_746,
+            clip="ViT-B/16",
+            hub=HubFile(
+                repository="CIDAS/clipseg-rd64-refined",
+                revision="583b388deb98a04feb3e1f816dcdb8f3062ee205",
+                name="pytorch_model.bin",
+                sha256="dd9308225b8314bb7236f207e6ea72b22db5d90dba03fe3dc7d654f54dcfd08a",
+                megabytes=603,
+            ),
+            licence=OF_CLIPSEG,
+            summary="CLIPSeg with the refined decoder, for nouns and looks in photos; it hardly knows left from right",
+            measured="none published for this decoder; see `clipseg-rd64`",
+        ),
+        ModelEntry(
+            name="clipseg-rd64",
+            family="clipseg",
+            spec=partial(_clipseg, False),
+            parameters=150_693_890,
+            clip="ViT-B/16",
+            hub=HubFile(
+                repository="CIDAS/clipseg-rd64",
+                revision="bd24dd21b694654bf18b388d3ebfda7b06a5f8c9",
+                name="pytorch_model.bin",
+                sha256="63e3e34334d7ef9975b1ffcf17d78b3391e0556241ec9ac654f6c19248b6a5b7",
+                megabytes=603,
+            ),
+            licence=OF_CLIPSEG,
+            summary="CLIPSeg with the decoder of the paper",
+            measured="published on PhraseCut: mean IoU 43.4, IoU of the foreground 54.7 (arXiv 2112.10003, table 3, "
+            "PC+); by others, without training there: IoU 30.1 on RefCOCO, 30.3 on RefCOCO+, 33.8 on RefCOCOg (arXiv "
+            "2303.12343, table 3)",
         ),
         ModelEntry(
             name="risclip-compact",

@@ -18,6 +18,8 @@ from refseg.encoders.layers import ResidualAttentionBlock, blocks_above
 from refseg.errors import ConfigError
 from refseg.models.base import Model, PatchMapModel
 from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig
+from refseg.models.clipseg.decoder import PostNormBlock
+from refseg.models.clipseg.model import CLIPSegConfig
 from refseg.models.cris.decoder import DecoderLayer
 from refseg.models.cris.model import CRISConfig
 from refseg.models.risclip.cfe import CrossModalFeatureExtraction
@@ -74,7 +76,7 @@ def _encoded(model: Model, batch: Batch) -> dict[str, Tensor]:
 
 
 def _text_to_pixel(model: Model, batch: Batch, config: TrainingConfig) -> Float[Tensor, "B"]:
-    """CRIS, equations 8 and 9."""
+    """CRIS, equations 8 and 9; the binary cross-entropy of each pixel, with which CLIPSeg was trained too."""
     logits = model.decode(_encoded(model, batch), batch.tokens, batch.padding)
     return contrastive_loss(logits, batch.target, batch.valid)
 
@@ -134,7 +136,7 @@ def _cris_blocks(model: Any) -> list[nn.Module]:
     ]
 
 
-def _risclip_layer_id(config: RISCLIPConfig, parameter: str) -> int:
+def _transformer_layer_id(config: RISCLIPConfig | CLIPSegConfig, parameter: str) -> int:
     encoder, _, rest = parameter.partition(".")
     return blocks_above(rest, (config.vision if encoder == "visual" else config.text).layers)
 
@@ -142,6 +144,13 @@ def _risclip_layer_id(config: RISCLIPConfig, parameter: str) -> int:
 def _risclip_without_gradient(config: RISCLIPConfig, objective: str) -> tuple[str, ...]:
     """The map is computed without the decoder."""
     return ("text.logit_scale", "decoder.") if objective == "grounding" else ("text.logit_scale",)
+
+
+def _clipseg_without_gradient(config: CLIPSegConfig, objective: str) -> tuple[str, ...]:
+    """The decoder uses no image block after the first of `decoder_blocks`."""
+    unused = range(config.decoder_blocks[0], config.vision.layers)
+    blocks = (f"visual.transformer.resblocks.{index}." for index in unused)
+    return ("text.logit_scale", "visual.ln_post.", "visual.proj", *blocks)
 
 
 def _clip_map_without_gradient(config: CLIPMapConfig, objective: str) -> tuple[str, ...]:
@@ -168,7 +177,7 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
             objectives={"grounding": _grounding, "mask": _mask},
             without_gradient=_risclip_without_gradient,
             is_backbone=lambda config, name: name.startswith(("visual.", "text.")),
-            layer_id=_risclip_layer_id,
+            layer_id=_transformer_layer_id,
             blocks=lambda model: _modules(
                 model, ResidualAttentionBlock, CrossModalFeatureExtraction, SharedSpaceKnowledgeExploitation
             ),
@@ -181,6 +190,14 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
             layer_id=lambda config, name: 0,
             blocks=lambda model: _modules(model, Bottleneck, ResidualAttentionBlock),
             cell_size=lambda config: int(config.patch),
+        ),
+        "clipseg": TrainingSpec(
+            objectives={"text-to-pixel": _text_to_pixel, "mask": _mask},
+            without_gradient=_clipseg_without_gradient,
+            is_backbone=lambda config, name: name.startswith(("visual.", "text.")),
+            layer_id=_transformer_layer_id,
+            blocks=lambda model: _modules(model, ResidualAttentionBlock, PostNormBlock),
+            cell_size=lambda config: int(config.vision.patch),
         ),
     }
 )

@@ -229,7 +229,13 @@ class _Run:
             seed=config.seed,
         )
         transform = TrainTransform(
-            data, inputs, config.target, dict(config.emphasis), mirror=config.mirror, zoom=config.zoom
+            data,
+            inputs,
+            config.target,
+            dict(config.emphasis),
+            mirror=config.mirror,
+            zoom=config.zoom,
+            stride=self.engine.model.stride,
         )
         shard = Shard(self.processes.rank, self.processes.size, config.accumulate)
         stream = batches(transform, order, range(self.progress.step, config.last_step), config.workers, shard)

@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from refseg.data.batches import Batch
 from refseg.models.base import Model
-from refseg.models.grid import STRIDE
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Objective, recompute_blocks
 from refseg.training.optim import freeze, set_mode
@@ -101,6 +100,7 @@ def _most(model: Model, config: TrainingConfig, images: int) -> int:
     """Return the peak of a step of some images in bytes, without the weights."""
     set_mode(model, config)
     size = max((side for _, side in config.sizes), default=model.inputs.image_size)
+    cells = size // model.stride
     count, length = images * config.expressions_per_image, model.inputs.word_length
     objective = Objective(model, config)
     with _Counting() as counting:
@@ -110,8 +110,8 @@ def _most(model: Model, config: TrainingConfig, images: int) -> int:
                 tokens=torch.zeros(count, length, dtype=torch.int64),
                 padding=torch.zeros(count, length, dtype=torch.bool),
                 image_index=torch.arange(images).repeat_interleave(config.expressions_per_image, output_size=count),
-                target=torch.empty(count, 1, size // STRIDE, size // STRIDE),
-                valid=torch.empty(count, 1, size // STRIDE, size // STRIDE),
+                target=torch.empty(count, 1, cells, cells),
+                valid=torch.empty(count, 1, cells, cells),
                 weight=torch.empty(count),
             )
             objective(batch).backward()

@@ -266,6 +266,12 @@ def test_a_restored_strided_target_is_shifted_to_the_right_and_down():
     assert (np.mean(shifts, axis=0) > 1).all()
 
 
+@pytest.mark.parametrize("target", ["coverage", "strided"])
+def test_a_target_for_a_logit_of_each_pixel_is_the_mask(target):
+    mask = torch.rand(32, 32)
+    assert torch.equal(shrink(mask, target, stride=1), mask[None])
+
+
 def restored(mask, size, target):
     """Return a mask after it was shrunk, and restored as scores are."""
     frame = Frame(128, 128, size)

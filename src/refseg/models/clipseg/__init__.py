@@ -1,0 +1,1 @@
+"""CLIPSeg: a frozen CLIP and a small decoder, trained on phrases of PhraseCut."""
