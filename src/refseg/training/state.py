@@ -17,7 +17,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from refseg.config import to_dict
-from refseg.errors import TrainingError
+from refseg.encoders.weights_file import save_checkpoint
+from refseg.errors import TrainingError, one_line
 from refseg.files import replacing
 from refseg.models.base import Model
 from refseg.training.config import HOW, TrainingConfig
@@ -81,9 +82,9 @@ def _write(state: dict[str, Any], path: Path) -> None:
         draft.unlink(missing_ok=True)
     try:
         with replacing(path) as draft:
-            torch.save(state, draft)
+            save_checkpoint(state, draft)
     except (OSError, RuntimeError) as error:
-        raise TrainingError(f"{path}: the state of the run could not be written: {error}") from None
+        raise TrainingError(f"{path}: the state of the run could not be written: {one_line(error)}") from None
 
 
 def restore(
