@@ -42,7 +42,7 @@ EXAMPLES: MappingProxyType[str, str] = MappingProxyType(
         "stats": "refseg data stats my-data --plot sizes.svg",
         "leak": "refseg data leak my-data:all --against trained.txt",
         "show": "refseg data show my-data --n 8 --out samples.png",
-        "describe": "refseg data describe my-photos --out my-data",
+        "describe": "refseg data describe my-photos --out described",
     }
 )
 EXAMPLE = EXAMPLES["show"]

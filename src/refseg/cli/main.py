@@ -117,10 +117,10 @@ def _run(words: list[str]) -> int:
         parser = _Parser(
             prog=f"refseg {verb}",
             description=module.__doc__,
-            epilog=f"example:\n  {module.EXAMPLE}",
             formatter_class=_formatter(),
         )
         module.add_arguments(parser)
+        parser.epilog = "\n\n".join(filter(None, (parser.epilog, f"example:\n  {module.EXAMPLE}")))
         arguments = module.parse(parser, rest) if verb in OWN_PARSE else parser.parse_intermixed_args(rest)
         code: int = module.run(arguments)
         return code

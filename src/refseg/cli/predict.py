@@ -23,7 +23,6 @@ from refseg.errors import EXIT_CODE, ConfigError, ExpressionError, ImageError, I
 if TYPE_CHECKING:
     from PIL import Image
 
-    from refseg.predictor import Predictor
     from refseg.values import Prediction
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -90,9 +89,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--threshold must lie between 0 and 1, got {arguments.threshold}")
     if arguments.max_pixels is not None and arguments.max_pixels < 1:
         raise ConfigError(f"--max-pixels must be at least 1, got {arguments.max_pixels}")
+    import numpy as np
+
     from refseg.inputs.clip_bpe import check_expression
     from refseg.masks import MAX_PIXELS
+    from refseg.models.hub import resolve
     from refseg.predictor import load
+    from refseg.values import Decision
     from refseg.writers.overlay import fitted
     from refseg.writers.result import OVERLAY_SIDE, ResultFolder, file_name
 
@@ -106,13 +109,15 @@ def run(arguments: argparse.Namespace) -> int:
     first = next(opened, None)  # a model is slow to load: not before there is an image to segment
     if first is None:
         return EXIT_CODE
-    predictor = load(arguments.model, arguments.device)
-    _note_domain(arguments.model, predictor)
+    folder = resolve(arguments.model)
+    segmenter = load(folder, arguments.device)
+    _note_domain(arguments.model, folder)
     for given, name, image in itertools.chain([first], opened):
-        encoding = predictor.encode(image, max_pixels=max_pixels)
+        (encoding,) = segmenter.encode([np.asarray(image)])
         shown = None if arguments.no_overlay else fitted(image, OVERLAY_SIDE)
-        predictions = predictor.segment(encoding, expressions, threshold=arguments.threshold)
-        for index, prediction in enumerate(predictions):
+        for index, prediction in enumerate(segmenter.segment(encoding, expressions)):
+            if arguments.threshold is not None:
+                prediction = prediction.decided_by(Decision(threshold=arguments.threshold))
             about = {"image": given, **prediction.to_dict(), "model": arguments.model}
             about = results.add(f"{name}__{index:03d}-{words[index]}", prediction.mask, shown, about)
             if prediction.truncated:
@@ -139,10 +144,13 @@ def _opened(images: Sequence[str], max_pixels: int, broken: list[str]) -> Iterat
             yield given, name, image
 
 
-def _note_domain(model: str, predictor: Predictor) -> None:
+def _note_domain(model: str, folder: Path) -> None:
     """Say what a model was trained on, if that is declared and not photos: whether an image is one is not guessed."""
-    if predictor.domain not in (None, PHOTOS):
-        _tell(f"note: the model {model} is trained on {predictor.domain}; on photos its masks mean nothing")
+    from refseg.models.folder import read_folder
+
+    domain = read_folder(folder).domain
+    if domain not in (None, PHOTOS):
+        _tell(f"note: the model {model} is trained on {domain}; on photos its masks mean nothing")
 
 
 def _tell(line: str) -> None:

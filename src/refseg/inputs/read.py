@@ -78,7 +78,8 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
     Args:
         source: a path, a binary file, the bytes of one, a PIL image, or an array (H, W), (H, W, 1), (H, W, 3) or
             (H, W, 4) of uint8, of uint16, of floats in 0..1, or of bool, where True is white.
-        max_pixels: the largest width times height that is accepted, against files that fill the memory.
+        max_pixels: the largest width times height that is accepted, against files that fill the memory; it does not
+            apply to arrays, which are in memory already.
 
     Returns:
         A new PIL image of mode RGB; no file stays open.
@@ -87,7 +88,7 @@ def read_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         ImageError: the image is missing, unreadable, broken or larger than `max_pixels`.
     """
     if isinstance(source, ndarray):
-        return _from_array(source, max_pixels)
+        return _from_array(source)
     if isinstance(source, Image.Image):
         return _from_pil(source, "the given image", max_pixels)
     if isinstance(source, str | os.PathLike):
@@ -191,11 +192,10 @@ def _open(path: str | os.PathLike[str], name: str) -> BufferedReader:
         raise ImageError(f"{name} cannot be opened ({one_line(error)}); check the path") from error
 
 
-def _from_array(array: ndarray, max_pixels: int) -> Image.Image:
+def _from_array(array: ndarray) -> Image.Image:
     flat = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
     if not flat or not array.size:
         raise ImageError(f"an array of shape {array.shape} is no image; give (height, width, 3), or a list of arrays")
-    _check_size(array.shape[1], array.shape[0], "the given array", max_pixels)
     pixels = np.ascontiguousarray(_array_to_8_bits(array))
     return _to_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels))
 

@@ -248,8 +248,9 @@ def test_a_image_that_pillow_would_warn_of_is_read_in_silence(monkeypatch):
     assert MAX_PIXELS == 100_000_000
 
 
-def test_the_limit_holds_for_every_source(photo):
-    for source in (photo, photo_pixels(30, 40), Image.new("RGB", (40, 30)), io.BytesIO(photo.read_bytes())):
+def test_the_limit_holds_for_every_source_but_arrays(photo):
+    assert read_image(photo_pixels(30, 40), max_pixels=1).size == (40, 30)
+    for source in (photo, photo.read_bytes(), Image.new("RGB", (40, 30)), io.BytesIO(photo.read_bytes())):
         with pytest.raises(ImageError, match="40x30 are 1,200 pixels, the limit is 1,199"):
             read_image(source, max_pixels=1199)
         assert read_image(source, max_pixels=1200).size == (40, 30)
