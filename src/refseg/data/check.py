@@ -134,6 +134,8 @@ class _Checker:
         self.findings: list[Finding] = []
         self.first: dict[str, dict[str, Record]] = {}
         """By image, then by split: the first record of it."""
+        self.grey: set[str] = set()
+        """Messages on grey masks, of which each is reported once, however many rows name the mask."""
         self.wanted: set[str] = set()
         """The splits that are checked."""
 
@@ -259,7 +261,9 @@ class _Checker:
             self._report(record, "mask", str(error))
             return None
         for message in grey:
-            self._report(record, "grey", message)
+            if message not in self.grey:
+                self.grey.add(message)
+                self._report(record, "grey", message)
         if not target.any():
             self._report(record, "empty", "the mask is empty, but the reference has a target")
         elif (share := float(target.mean())) >= FULL:
@@ -276,8 +280,12 @@ class _Checker:
 
     def _check_name(self, record: Record, written: str, found: Path) -> None:
         """Report a file whose name is only found by its other spelling."""
-        if found.name != PurePosixPath(written).name:
-            self._report(record, "name", f"{written} is stored as {found.name}; other programs may not find it")
+        name = PurePosixPath(written).name
+        if found.name == name:
+            return
+        same = unicodedata.normalize("NFC", found.name) == unicodedata.normalize("NFC", name)
+        stored = "with its accents in another Unicode form" if same else f"as {found.name}"
+        self._report(record, "name", f"{written} is stored {stored}; other programs may not find it")
 
     # ── expressions ──
 

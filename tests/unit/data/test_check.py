@@ -77,7 +77,7 @@ def scramble(path):
 
 FAULTS = {
     "too few cells": (["a.png,1.png,x"], "row", "line 6", "cells"),
-    "no words": (["a.png,1.png, ,train"], "row", "line 6", "text"),
+    "no words": (["a.png,1.png, ,train"], "blank", "line 6", "the expression is blank"),
     "missing image": (["d.png,1.png,a thing,train"], "missing", "line 6", "d.png is missing"),
     "missing mask": (["b.png,9.png,a bird,train"], "mask", "line 6", "9.png"),
     "odd character": (["b.png,2.png,a bi\x07rd,train"], "odd", "line 6", "U+0007"),
@@ -115,7 +115,7 @@ def test_masks_of_another_size_empty_full_and_grey_are_found(own):
     mask(own / "masks" / "full.png", box=(0, 0, 32, 24))
     png(own / "masks" / "lossy.jpg")
     names = ("small.png", "empty.png", "full.png", "lossy.jpg")
-    add(own, *(f"b.png,{name},thing {name[0]},train" for name in names))
+    add(own, *(f"b.png,{name},thing {name[0]},train" for name in names), "b.png,lossy.jpg,it again,train")
     findings = {finding.kind: finding for finding in found(own)}
     assert {kind: finding.row for kind, finding in findings.items()} == {
         "mask": "line 6",
@@ -136,6 +136,7 @@ def test_names_that_are_stored_in_another_spelling_are_found(own):
     add(own, f"{unicodedata.normalize('NFC', 'é')}.png,3.png,a bird,train")
     findings = found(own)
     assert [(one.kind, one.row) for one in findings] == [("name", f"line {line}") for line in (4, 6, 6)]
+    assert ["Unicode" in one.message for one in findings] == [False, True, False]
     data = References(folder(own), "own", "all")
     assert all(sample.load_image().size == (32, 24) for sample in data)
 

@@ -191,7 +191,8 @@ def _csv(table: Path, report: Report) -> Iterator[_Row]:
             message = f"has not as many cells as there are columns ({len(names)}); quote text with {of}"
             report(_problem(table, f"line {line}", message))
         elif any(cells):
-            row = {name: cell for name, cell in zip(names, cells, strict=True) if cell}
+            # An empty cell is no value; that of the text is a blank expression.
+            row = {name: cell for name, cell in zip(names, cells, strict=True) if cell or name == "text"}
             yield _Row(f"line {line}", {"id": line} | row, tuple(cells))
 
 
