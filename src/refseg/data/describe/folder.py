@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from refseg.data.formats.folder import json_lines
 from refseg.data.formats.instances import instance_rows
-from refseg.data.formats.photos import ANNOTATIONS, photo_records, series_of, series_splits
+from refseg.data.formats.photos import ANNOTATIONS, photo_records, series_splits, split_in
 from refseg.data.formats.record import Problem, Record
 from refseg.data.formats.regions import paint
 from refseg.errors import ConfigError, DataError, ImageError, OutputError
@@ -71,7 +71,7 @@ def describe_folder(
     records: list[Record] = []
     for place, row in tqdm(rows, unit="photo", delay=2, disable=not progress):
         try:
-            split = splits[series_of(row)]
+            split = split_in(splits, row)
             records += photo_records(folder, row, split, seed=seed, components=components)
         except (DataError, ImageError) as error:
             problems.append(Problem(file=str(folder), row=place, kind="row", message=str(error)))

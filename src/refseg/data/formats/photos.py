@@ -28,7 +28,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -49,7 +49,7 @@ from refseg.errors import DataError, ImageError, UnknownNameError
 from refseg.inputs.read import read_image
 from refseg.masks import decode_rle, dilate
 
-__all__ = ["ANNOTATIONS", "photo_records", "photos", "series_of", "series_splits"]
+__all__ = ["ANNOTATIONS", "photo_records", "photos", "series_of", "series_splits", "split_in"]
 
 ANNOTATIONS = "annotations.jsonl"
 SPLITS = ("train", "val", "test")
@@ -91,7 +91,7 @@ def _read(table: Path, seed: int, components: str, report: Report) -> Iterator[R
     for place, row in rows:
         split = ""
         try:
-            split = splits[series_of(row)]
+            split = split_in(splits, row)
             records = photo_records(table.parent, row, split, seed=seed, components=components)
         except (DataError, ImageError) as error:
             report(Problem(file=str(table), row=place, kind="row", message=str(error), split=split))
@@ -114,15 +114,30 @@ def series_splits(rows: Iterable[Any]) -> dict[str, str]:
     named: dict[str, set[str]] = {}
     for row in rows:
         with suppress(DataError):
-            split = take(row, "split", str, "train")
-            if split not in SPLITS:
-                raise DataError(f"field 'split' must be one of {', '.join(SPLITS)}, got {shown(split)}")
+            split = _named_split(row)
             named.setdefault(series_of(row), set()).add(split)
     # Of a series in several splits, all photos are tested on rather than trained on.
     splits = {series: max(found, key=SPLITS.index) for series, found in named.items()}
     if "val" in splits.values():
         return splits
     return {series: _validated(series) if split == "train" else split for series, split in splits.items()}
+
+
+def split_in(splits: Mapping[str, str], row: Any) -> str:
+    """Return the split of a photo, given those of all series.
+
+    Raises:
+        DataError: the row names another split, or no image.
+    """
+    _named_split(row)
+    return splits[series_of(row)]
+
+
+def _named_split(row: Any) -> str:
+    split: str = take(row, "split", str, "train")
+    if split not in SPLITS:
+        raise DataError(f"field 'split' must be one of {', '.join(SPLITS)}, got {shown(split)}")
+    return split
 
 
 def _validated(series: str) -> str:
