@@ -106,8 +106,11 @@ class Predictor(BaseSegmenter):
         return PatchMap(expression, cosines[0], np.clip(image.frame.restore(scores[0]), 0, 1))
 
 
-def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "auto") -> Predictor:
+def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "auto") -> BaseSegmenter:
     """Load a model: the bundled one, or one by its name in `refseg models`, its folder, or its Hub name `user/name`.
+
+    Models of refseg give a `Predictor`. Other people's models (`refseg.peers`) need the extra `refseg[peers]`, and their
+    files are downloaded once, after a line with their size and licence.
 
     A process that has loaded a model must not be forked afterwards: PyTorch's threads do not exist in the child, which
     may wait for them forever. Start other processes with the method `spawn`, or load the model in each of them.
@@ -120,13 +123,19 @@ def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "
     Raises:
         UnknownNameError: there is no such model.
         WeightsError: it has no weights here, or they are broken.
-        ConfigError: its config is broken, or the device is unknown or missing.
+        ConfigError: its config is broken, the device is unknown or missing, or the model needs an extra of refseg.
         DownloadError: it cannot be fetched.
     """
     from refseg.models.folder import load_model, read_folder
     from refseg.models.hub import resolve
+    from refseg.peers.stored import find_peer
 
-    folder = resolve(model if isinstance(model, str) else Path(model))
+    name_or_path = model if isinstance(model, str) else Path(model)
+    if (peer := find_peer(name_or_path)) is not None:
+        from refseg.peers.load import load_peer
+
+        return load_peer(peer, device)
+    folder = resolve(name_or_path)
     return Predictor.from_model(load_model(folder), device, domain=read_folder(folder).domain)
 
 

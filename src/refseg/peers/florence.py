@@ -16,7 +16,7 @@ from torch import Tensor
 
 from refseg.inputs.frame import Frame
 from refseg.peers.base import Found, Peer, size_in_square
-from refseg.peers.library import load_network, load_tokenizer
+from refseg.peers.library import load_network, load_tokenizer, transformers
 from refseg.peers.preparation import Preparation
 from refseg.peers.table import PeerEntry
 from refseg.values import Decision
@@ -83,14 +83,16 @@ class Florence(Peer):
         attention = torch.cat(
             [words.attention_mask.new_ones(sequence.shape[0], image.shape[1]), words.attention_mask], 1
         )
-        language = self.network.model.language_model
-        encoded = language.get_encoder()(inputs_embeds=sequence, attention_mask=attention)
+        encoder = self.network.model.language_model.get_encoder()
+        states = encoder(inputs_embeds=sequence, attention_mask=attention).last_hidden_state
+        output = transformers().modeling_outputs.BaseModelOutput
+        # `generate` repeats the states in what it is given, once for each beam.
         written = self.network.generate(
-            encoder_outputs=encoded, attention_mask=attention, max_length=self.longest, do_sample=False
+            encoder_outputs=output(states), attention_mask=attention, max_length=self.longest, do_sample=False
         )
-        # Read once more for the probabilities: those of beam search are scores of beams.
+        # Read once more for the probabilities: what beam search returns are scores of beams.
         logits = self.network(
-            encoder_outputs=encoded, attention_mask=attention, decoder_input_ids=written[:, :-1]
+            encoder_outputs=output(states), attention_mask=attention, decoder_input_ids=written[:, :-1]
         ).logits
         chosen = logits.log_softmax(dim=-1).gather(-1, written[:, 1:, None])[..., 0]
         real = written[:, 1:] != self.network.config.text_config.pad_token_id
