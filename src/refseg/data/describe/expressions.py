@@ -209,9 +209,8 @@ def _ranks(things: Sequence[Thing], thing: Thing) -> Iterator[tuple[Place, str, 
             middle = thing.x if sides[0] == "left" else thing.y
             on_it = middle <= 0.5 if side == sides[0] else middle >= 0.5
             most = (f"{side}most {{n}}", f"{{n}} furthest to the {side}") if sides[0] == "left" else (f"{side} {{n}}",)
-            plain = (f"{side} {{n}}", f"{{n}} on the {side}") if sides[0] == "left" else ()
             if sides[0] == "left" or on_it:
-                yield Ordinal(rank=1, side=side), "superlative", (*most, *(plain if on_it else ()))
+                yield Ordinal(rank=1, side=side), "superlative", (*most, *((f"{side} {{n}}",) if on_it and sides[0] == "left" else ()))
             if in_a_row and along >= IN_A_ROW and across <= IN_A_ROW:
                 for rank in range(2, min(len(things), 5)):
                     yield Ordinal(rank=rank, side=side), "ordinal", (f"{ORDINALS[rank]} {{n}} from the {side}",)
