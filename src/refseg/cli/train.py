@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip", metavar="FILE", help="OpenAI's weights of the encoders, or download, or none for random ones"
     )
+    parser.add_argument(
+        "--backbone", metavar="FILE", help="ImageNet's weights of an EfficientNet-Lite, or none for random ones"
+    )
     parser.add_argument("--shard", action="store_true", help="shard the weights over torchrun's processes (FSDP)")
     parser.add_argument("--wandb", metavar="PROJECT", help="send the run to Weights & Biases too")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and the memory needed, and stop")
@@ -97,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         check_own_data(chosen, arguments.images, report)
         data = open_recipe(chosen, arguments.data, arguments.images, report=report)
-    model, digests = start_of(chosen, arguments.recipe, arguments.init, arguments.clip)
+    model, digests = start_of(chosen, arguments.recipe, arguments.init, arguments.clip, arguments.backbone)
     if rank == 0:
         report(f"memory: {estimate(model, chosen.training, processes=processes, shard=arguments.shard)}")
     if arguments.dry_run:

