@@ -41,7 +41,8 @@ class Recipe:
     """The CLIP whose encoders the run starts from: OpenAI's name, or the recipe that trains it; `--clip`
     gives its file or folder."""
     backbone: str | None = None
-    """The image encoder whose ImageNet weights the run starts from, by its usual name; `--backbone` gives their file."""
+    """The image encoder whose ImageNet weights the run starts from, by its usual name; `--backbone` gives their
+    file."""
     init: str | None = None
     """The recipe whose weights the run starts from; `--init` gives them."""
     protocol: str = "refseg"
