@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 from torch import Tensor
 
 from refseg.inputs.frame import Frame
+from refseg.masks import decode_rle
 from refseg.peers.base import Found, Peer, size_in_square
 from refseg.peers.library import load_network, load_tokenizer, transformers
 from refseg.peers.preparation import Preparation
@@ -120,4 +121,5 @@ def polygon_mask(parts: Sequence[Sequence[float]], height: int, width: int) -> B
     if not parts:
         return np.zeros((height, width), dtype=bool)
     corners = [(np.reshape(part, (-1, 2)) * (width, height)).ravel().tolist() for part in parts]
-    return np.asarray(coco.decode(coco.merge(coco.frPyObjects(corners, height, width))), dtype=bool)
+    merged = coco.merge(coco.frPyObjects(corners, height, width))
+    return np.ascontiguousarray(decode_rle({"size": merged["size"], "counts": merged["counts"].decode("ascii")}))

@@ -49,7 +49,7 @@ class Sam:
 
     def masks(
         self, levels: Mapping[str, Tensor], boxes: Float[Tensor, "n 4"], height: int, width: int
-    ) -> tuple[Float[Tensor, "n side side"], Float[Tensor, "n"]]:
+    ) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n"]]:
         """Return the probabilities of the pixels of each box's object, and the IoU that the model expects of them.
 
         Args:
