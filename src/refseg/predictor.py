@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from refseg.config import to_dict
+from refseg.errors import UnknownNameError
 from refseg.inputs.clip_bpe import expression_list
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.read import ImageSource
@@ -109,7 +110,7 @@ class Predictor(BaseSegmenter):
 def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "auto") -> BaseSegmenter:
     """Load a model: the bundled one, or one by its name in `refseg models`, its folder, or its Hub name `user/name`.
 
-    Models of refseg give a `Predictor`. Other people's models (`refseg.peers`) need the extra `refseg[peers]`, and their
+    Models of refseg give a `Predictor`. Other people's models (`refseg.peers`) need the extra `refseg[peers]`; their
     files are downloaded once, after a line with their size and licence.
 
     A process that has loaded a model must not be forked afterwards: PyTorch's threads do not exist in the child, which
@@ -129,13 +130,17 @@ def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "
     from refseg.models.folder import load_model, read_folder
     from refseg.models.hub import resolve
     from refseg.peers.stored import find_peer
+    from refseg.peers.table import PEERS
 
     name_or_path = model if isinstance(model, str) else Path(model)
     if (peer := find_peer(name_or_path)) is not None:
         from refseg.peers.load import load_peer
 
         return load_peer(peer, device)
-    folder = resolve(name_or_path)
+    try:
+        folder = resolve(name_or_path)
+    except UnknownNameError as error:
+        raise UnknownNameError(error.kind, error.name, (*error.known, *PEERS)) from None
     return Predictor.from_model(load_model(folder), device, domain=read_folder(folder).domain)
 
 

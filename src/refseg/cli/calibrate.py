@@ -12,10 +12,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from refseg.cli.options import add_device
 from refseg.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    from refseg.values import Decision
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -65,23 +70,20 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.config import to_dict
     from refseg.data.catalogue import open_data
     from refseg.evaluation.calibrate import calibrate
-    from refseg.models.folder import write_decision
-    from refseg.models.hub import resolve
     from refseg.predictor import load
 
     data = open_data(arguments.dataset, arguments.data)
     for note in data.notes():
         print(f"refseg: note: {note}", file=sys.stderr)
-    folder = resolve(arguments.model)
     calibrated = calibrate(
-        load(folder, arguments.device),
+        load(arguments.model, arguments.device),
         data,
         rejections=arguments.rejections,
         thresholds=arguments.thresholds,
         limit=arguments.limit,
         progress=sys.stderr.isatty(),
     )
-    write_decision(folder, arguments.out, calibrated.decision, {"calibration": calibrated.measured})
+    _write(arguments.model, arguments.out, calibrated.decision, {"calibration": calibrated.measured})
     if calibrated.measured["on_the_other_half"] is None:
         print(
             "refseg: note: half of the images have too few expressions to fit on, so that the effect on the other half "
@@ -94,11 +96,26 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _forget(model: str, out: Path) -> int:
-    from refseg.models.folder import read_folder, write_decision
+    from refseg.models.folder import read_folder
     from refseg.models.hub import resolve
+    from refseg.peers.stored import find_peer
 
-    folder = resolve(model)
-    decision = read_folder(folder).spec.decision.unmeasured()
-    write_decision(folder, out, decision, {"calibration": None})
+    peer = find_peer(model)
+    decision = (read_folder(resolve(model)).spec if peer is None else peer).decision.unmeasured()
+    _write(model, out, decision, {"calibration": None})
     print(f"{out} is the model without a calibration; its threshold is {decision.threshold:g}")
     return 0
+
+
+def _write(model: str, out: Path, decision: Decision, about: dict[str, Any]) -> None:
+    """Write the model with another decision: a copy of its folder, or the name of a model of other people."""
+    from refseg.models.folder import write_decision
+    from refseg.models.hub import resolve
+    from refseg.peers.stored import find_peer, write_peer
+
+    peer = find_peer(model)
+    if peer is None:
+        write_decision(resolve(model), out, decision, about)
+    else:
+        kept = {name: value for name, value in about.items() if value is not None}
+        write_peer(replace(peer, decision=decision, about=kept), out)

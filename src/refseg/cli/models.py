@@ -1,4 +1,4 @@
-"""List the models that have a name."""
+"""List the models that have a name: those of this package, and those of other people (`peer`)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from refseg.models.families import MODELS, ModelEntry
+from refseg.peers.table import PEERS, PeerEntry
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
-    models = [_row(entry) for entry in MODELS.values()]
+    models = [*map(_row, MODELS.values()), *map(_peer_row, PEERS.values())]
     if arguments.json:
         print(json.dumps(models, indent=2))
         return 0
@@ -35,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _row(entry: ModelEntry) -> dict[str, Any]:
     if entry.weights is not None:
         weights = "in the package" if entry.weights.is_dir() else "missing from this installation"
+    elif entry.hub is not None:
+        weights = f"downloaded at first use, {entry.hub.megabytes} MB"
     else:
         weights = "none" if entry.clip is None else f"none; its encoders can start from CLIP's {entry.clip}"
     return {
@@ -45,4 +48,17 @@ def _row(entry: ModelEntry) -> dict[str, Any]:
         "licence": entry.licence,
         "summary": entry.summary,
         "score": entry.score,
+    }
+
+
+def _peer_row(entry: PeerEntry) -> dict[str, Any]:
+    trained = "trained on RefCOCO" if entry.trained_on_refcoco else "not trained on RefCOCO"
+    return {
+        "name": entry.name,
+        "family": "peer",
+        "parameters": entry.parameters,
+        "weights": f"downloaded at first use, {entry.megabytes} MB; needs the extra `refseg[peers]`",
+        "licence": entry.licence,
+        "summary": entry.summary,
+        "score": f"published {entry.published}; {trained}",
     }

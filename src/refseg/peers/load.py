@@ -59,8 +59,8 @@ def _folders(entry: PeerEntry) -> list[Path]:
         if folder is None:
             # By default Python prints warnings to stderr, also where nobody has set up logging.
             logging.getLogger(__name__).warning(
-                "%s: downloads %s, %d MB, licence %s, from the Hugging Face Hub (revision %s)",
-                *(entry.name, part.repository, part.megabytes, part.licence, part.revision),
+                "%s: downloads %d MB, %s at revision %s of the Hugging Face Hub; licence: %s",
+                *(entry.name, part.megabytes, part.repository, part.revision, part.licence),
             )
             try:
                 folder = download_files(part.repository, part.files, revision=part.revision)

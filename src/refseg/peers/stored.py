@@ -1,21 +1,21 @@
-"""Other people's models by name, or by a folder that `refseg calibrate` wrote: a `peer.json` with a decision."""
+"""Other people's models by name, or by a folder that `refseg calibrate` wrote: a `config.json` with a decision."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from refseg import __version__
 from refseg.config import from_dict, load_json, save_json, to_dict
 from refseg.errors import OutputError
+from refseg.models.folder import CONFIG
 from refseg.peers.table import PEERS, peer_entry
 from refseg.values import Decision
 
 __all__ = ["StoredPeer", "find_peer", "write_peer"]
-
-FILE = "peer.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,19 +35,19 @@ def find_peer(model: str | Path) -> StoredPeer | None:
     """Return the model of other people that a name or a folder stands for, None if it is none.
 
     Raises:
-        ConfigError: the folder's file is broken.
+        ConfigError: the folder's `config.json` is broken.
         UnknownNameError: it names a model that does not exist.
     """
     if isinstance(model, str) and model in PEERS:
         return StoredPeer(peer=model)
-    path = Path(model, FILE)
-    if not path.is_file():
+    path = Path(os.path.expanduser(model), CONFIG)
+    values = load_json(path) if path.is_file() else {}
+    if "peer" not in values:
         return None
-    values = load_json(path)
     about = values.pop("about", {})
-    stored = from_dict(StoredPeer, values, where=str(path))
+    stored = replace(from_dict(StoredPeer, values, where=str(path)), about=about)
     peer_entry(stored.peer)
-    return StoredPeer(peer=stored.peer, decision=stored.decision, about=about, refseg=stored.refseg)
+    return stored
 
 
 def write_peer(stored: StoredPeer, folder: Path) -> None:
@@ -60,4 +60,4 @@ def write_peer(stored: StoredPeer, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
-    save_json(to_dict(stored), folder / FILE)
+    save_json(to_dict(stored), folder / CONFIG)

@@ -24,6 +24,7 @@ from refseg.models.cris.convert import as_checkpoint, from_reference, infer_conf
 from refseg.models.cris.model import CRISConfig, cris
 from refseg.models.families import MODELS, build, family
 from refseg.models.folder import load_model, read_folder, save_model
+from refseg.peers.table import PEERS
 from refseg.values import Calibration, Decision
 
 
@@ -330,11 +331,11 @@ def test_the_models_command(capsys):
     table = capsys.readouterr().out
     assert main(["models", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [model["name"] for model in listed] == list(MODELS)
+    assert [model["name"] for model in listed] == [*MODELS, *PEERS]
     for model in listed:
-        entry = MODELS[model["name"]]
+        entry = (MODELS | PEERS)[model["name"]]
         assert set(model) == {"name", "family", "parameters", "weights", "licence", "summary", "score"}
-        assert (model["parameters"], model["score"]) == (entry.parameters, entry.score)
+        assert (model["parameters"], model["licence"]) == (entry.parameters, entry.licence)
         assert model["name"] in table
         assert model["score"] in table
 
