@@ -337,6 +337,26 @@ def test_a_result_without_clean_images_is_valid_json(command, sets):
 # ── show ──
 
 
+def test_photos_are_described(command, own):
+    runs = {"size": [24, 32], "counts": [192, 192, 384]}
+    instances = [{"category": "dog", "rle": runs}]
+    row = {"image": "images/a.png", "height": 24, "width": 32, "instances": instances}
+    (own / "data.csv").unlink()
+    (own / "annotations.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    code, out, err = command("describe", own, "--out", "described", "--copy")
+    assert (code, err) == (0, "")
+    assert out.startswith("1 image, ")
+    assert command("check", "described")[0] == 0
+    assert command("check", own)[0] == 0
+
+
+def test_what_cannot_be_described_is_an_error_in_one_line(error_of, own, tmp_path):
+    error_of("describe", own, "--out", "described")  # neither COCO's nor LabelMe's annotations
+    error_of("describe", tmp_path / "none", "--out", "described")
+    error_of("describe", own, "--out", own)
+    error_of("describe", own, "--out", "described", "--seed", "-1")
+
+
 def test_samples_are_drawn(command, own):
     for name in ("sheet.png", "sheet.jpg", "sheet.html"):
         code, out, err = command("show", own, "--out", name)

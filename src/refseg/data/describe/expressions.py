@@ -41,6 +41,8 @@ ALIKE = 6.0
 """Objects are counted in a row only if none has more than this many times the area of another."""
 IN_A_ROW = 0.3
 """Fractions of the photo's side by which objects in a row are spread out at least along it, and at most across it."""
+KEEP = {"colour": 0.25, "behind": 0.05, "next": 0.2, "left": 0.5, "right": 0.5, "size": 0.35, "ordinal": 0.6}
+"""Probability that an expression that fits nothing is kept, by form: else many forms would tell that nothing fits."""
 UNSEEN = 0.06
 """Up to this fraction of pixels that might have a colour, it is certainly not that of the object."""
 SYNONYM, KIND = 0.4, 0.15
@@ -193,7 +195,7 @@ def _places(photo: Photo, query: Query, index: int) -> Iterator[tuple[Place, str
     yield SizeExtreme(largest=False), "size", (f"{small} {{n}}",)
     if {"animal", "vehicle"} & {singular for singular, _ in lookup(thing.name).kinds} or thing.name == "person":
         yield Depth(front=True), "depth", ("{n} in front", "closest {n}", "{n} in the front", "nearest {n}")
-        yield Depth(front=False), "depth", ("{n} in the back", "{n} in the background", "{n} farthest away")
+        yield Depth(front=False), "depth", ("{n} in the back", "{n} farthest away")
     yield from _ranks(things, thing)
 
 
@@ -208,9 +210,14 @@ def _ranks(things: Sequence[Thing], thing: Thing) -> Iterator[tuple[Place, str, 
         for side in sides:
             middle = thing.x if sides[0] == "left" else thing.y
             on_it = middle <= 0.5 if side == sides[0] else middle >= 0.5
-            most = (f"{side}most {{n}}", f"{{n}} furthest to the {side}") if sides[0] == "left" else (f"{side} {{n}}",)
+            plain = f"{side} {{n}}"
+            most = (f"{side}most {{n}}", f"{{n}} furthest to the {side}") if sides[0] == "left" else (plain,)
             if sides[0] == "left" or on_it:
-                yield Ordinal(rank=1, side=side), "superlative", (*most, *((f"{side} {{n}}",) if on_it and sides[0] == "left" else ()))
+                yield (
+                    Ordinal(rank=1, side=side),
+                    "superlative",
+                    (*most, *((plain,) if on_it and sides[0] == "left" else ())),
+                )
             if in_a_row and along >= IN_A_ROW and across <= IN_A_ROW:
                 for rank in range(2, min(len(things), 5)):
                     yield Ordinal(rank=rank, side=side), "ordinal", (f"{ORDINALS[rank]} {{n}} from the {side}",)
@@ -231,6 +238,7 @@ def _related_to(anchor: Noun, name: str, of: str) -> Iterator[tuple[Related, tup
         yield Related(how="on", anchor=anchor), (f"{{n}} on the {word}", f"{{n}} on {a}")
     if of == "person" and about.held:
         yield Related(how="with", anchor=anchor), (f"{{n}} with the {word}", f"{{n}} with {a}")
+        return
     yield Related(how="next", anchor=anchor), (f"{{n}} next to the {word}", f"{{n}} beside the {word}")
     yield Related(how="behind", anchor=anchor), (f"{{n}} behind the {word}",)
     for side in ("left", "right"):
@@ -349,11 +357,13 @@ def _nothing(photo: Photo, rng: np.random.Generator, count: int) -> list[Describ
             lambda: _wrong_relation(photo, rng, _pick(rng, single)),
         ]
     found: dict[str, Described] = {}
-    for _ in range(4 * count):
+    for _ in range(8 * count):
         if len(found) == count or not writers:
             break
         one = _pick(rng, writers)()
-        if one is not None and not denote(one.query, photo).possible:
+        if one is None or rng.random() >= KEEP.get(one.form, 1.0):
+            continue
+        if not denote(one.query, photo).possible:
             found.setdefault(one.text, one)
     return list(found.values())
 

@@ -32,7 +32,7 @@ WIDEST = 0.8
 """What is wider than this fraction of the photo is not said to be in its middle."""
 LARGER = (2.0, 1.3)
 """Ratios of areas and of longer sides: below either neither is clearly the larger."""
-FRONT = (0.06, 2.2)
+FRONT = (0.1, 3.0)
 """Difference of the lower edges, and ratio of areas: below either neither is clearly the nearer to the camera."""
 
 
