@@ -1,0 +1,55 @@
+"""The commands take other people's models by name: predict, evaluate, calibrate, report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from refseg.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def somewhere(hub_cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_predict(photo, capsys):
+    assert main(["predict", str(photo), "the red disc", "blue", "--model", "grounding-dino-sam", "--json"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    lines = [json.loads(line) for line in shown.out.splitlines()]
+    assert [line["expression"] for line in lines] == ["the red disc", "blue"]
+    assert {line["model"] for line in lines} == {"grounding-dino-sam"}
+
+
+def test_evaluate_and_report(capsys):
+    assert main(["evaluate", "florence-2", "shapes:val", "--limit", "1", "--out", "result.json"]) == 0
+    made_by = json.loads(Path("result.json").read_text())["made_by"]
+    assert (made_by["model"], made_by["device"]) == ("florence-2", "cpu")
+    capsys.readouterr()
+    assert main(["report", "result.json"]) == 0
+    assert "florence-2" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_calibrate_and_forget(capsys):
+    assert main(["calibrate", "grounding-dino-sam2", "shapes:val", "--limit", "14", "--out", "calibrated"]) == 0
+    knots = json.loads(capsys.readouterr().out)["calibration"]["knots"]
+    stored = json.loads(Path("calibrated/config.json").read_text())
+    assert (stored["peer"], stored["decision"]["calibration"]["knots"]) == ("grounding-dino-sam2", knots)
+    assert stored["about"]["calibration"]["data"] == "shapes:val"
+    assert main(["evaluate", "calibrated", "shapes:val", "--limit", "1", "--out", "result.json"]) == 0
+    assert main(["calibrate", "calibrated", "--forget", "--out", "plain"]) == 0
+    stored = json.loads(Path("plain/config.json").read_text())
+    assert (stored["peer"], stored["decision"]["calibration"], stored["about"]) == ("grounding-dino-sam2", None, {})
+
+
+def test_an_error_is_one_line(photo, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(["predict", str(photo), "the red disc", "--model", "florence-2"]) == 2
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert "refseg[peers]" in shown.err
