@@ -119,7 +119,7 @@ def make_grounding_dino(folder):
     config = GroundingDinoConfig(
         backbone_config=swin,
         text_config=bert,
-        d_model=32,
+        d_model=64,
         encoder_layers=1,
         encoder_ffn_dim=32,
         encoder_attention_heads=2,
