@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +127,17 @@ def test_every_part_is_pinned():
         for part in entry.parts:
             assert len(bytes.fromhex(part.revision)) == 20
             assert not [name for name in part.files if not name.endswith((".json", ".safetensors"))]
+
+
+def test_the_page_lists_what_the_table_says():
+    page = (Path(__file__).parents[3] / "docs" / "peers.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `") and " MB " in row}
+    assert list(rows) == list(PEERS)
+    for name, entry in PEERS.items():
+        _, _, size, licence, _, trained, _ = (cell.strip() for cell in rows[name].split("|"))
+        assert (size, licence) == (f"{entry.megabytes} MB", entry.licence)
+        assert trained.strip("*") == ("yes" if entry.trained_on_refcoco else "no")
+        assert all(part.repository in page for part in entry.parts)
 
 
 def test_no_look_up_leaves_the_machine(hub_cache, photo, monkeypatch):
