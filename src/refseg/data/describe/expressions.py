@@ -41,7 +41,7 @@ ALIKE = 6.0
 """Objects are counted in a row only if none has more than this many times the area of another."""
 IN_A_ROW = 0.3
 """Fractions of the photo's side by which objects in a row are spread out at least along it, and at most across it."""
-KEEP = {"colour": 0.25, "behind": 0.05, "next": 0.2, "left": 0.5, "right": 0.5, "size": 0.35, "ordinal": 0.6}
+KEEP = {"colour": 0.15, "behind": 0.05, "next": 0.2, "left": 0.5, "right": 0.5, "size": 0.35, "ordinal": 0.6}
 """Probability that an expression that fits nothing is kept, by form: else many forms would tell that nothing fits."""
 UNSEEN = 0.06
 """Up to this fraction of pixels that might have a colour, it is certainly not that of the object."""
@@ -293,7 +293,7 @@ def _several(things: Sequence[Thing]) -> bool | None:
     """Return whether masks show several objects of what one can count; None where it is not known."""
     kinds = {thing.kind for thing in things}
     if kinds <= {"merged", "instance"}:
-        return True
+        return True if len(things) > 1 or "merged" in kinds else None
     if kinds != {"region"}:  # two components may be parts of one object
         return None
     sizes = [size for thing in things for size in parts(thing.crop)]

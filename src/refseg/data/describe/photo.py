@@ -24,6 +24,8 @@ COMPONENTS = ("none", "lone", "all")
 """Which masks of kind `component` may be taken for one object: none, those that are the only one of their name, all."""
 NEAR = 0.02
 """Masks closer than this fraction of the longer side touch: borders between objects are left out of some masks."""
+GAP, LARGE_PART = 0.08, 0.25
+"""Fractions of the photo's width, and of the mask's pixels: with a wider gap between larger parts it may be two objects."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -149,6 +151,15 @@ class Photo:
         return self._shares[index]
 
 
+def _scattered(crop: Bool[ndarray, "h w"], width: int) -> bool:
+    """Return whether a mask has a wide gap between two parts that are both large: it may show two objects."""
+    columns = crop.sum(axis=0)
+    filled = np.flatnonzero(columns)
+    gaps = np.diff(filled)
+    before = columns.cumsum()[filled[:-1]] / columns.sum()
+    return bool(((gaps > GAP * width) & (before > LARGE_PART) & (before < 1 - LARGE_PART)).any())
+
+
 def things_of(
     annotated: Sequence[tuple[str, str, Mapping[str, Any]]], size: tuple[int, int], *, components: str = "lone"
 ) -> tuple[Thing, ...]:
@@ -172,5 +183,7 @@ def things_of(
             continue
         trusted = components == "all" or (components == "lone" and parts.count(name) == 1)
         single = kind == "instance" or (kind == "component" and trusted)
+        x0, y0, x1, y1 = box
+        single = single and not _scattered(mask[y0:y1, x0:x1], size[1])
         found.append(Thing(name=name, kind=kind, rle=rle, single=single, mask=mask, box=box))
     return tuple(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from refseg.data.describe.colours import PALETTES
 from refseg.data.describe.expressions import STYLES, describe
 from refseg.data.describe.names import kind_nouns, lookup, nouns
+from refseg.data.describe.photo import things_of
 from refseg.data.describe.queries import Depth, Query, Related, denote
 from refseg.data.shapes.queries import Centre, Ordinal, Side, SizeExtreme
 from refseg.data.words import mirrored
+from refseg.masks import encode_rle
 
 NAMES = ("dog", "cat", "person", "car", "horse", "bottle", "sheep")
 LABELLED = (*NAMES, "couch", "bus", "bird", "elephant", "umbrella")
@@ -255,6 +258,16 @@ def test_components_are_objects_as_far_as_they_are_trusted(draw, components, sin
     found = all_described(photo)
     assert {index for one in found if len(one.targets) == 1 for index in one.targets} == singled_out
     assert any(len(one.targets) == 2 for one in found) == (components == "all")
+
+
+def test_a_mask_in_two_parts_far_apart_may_show_two_objects(draw):
+    parts = draw.ellipse(*LEFT_DOG) | draw.ellipse(*RIGHT_DOG)
+    near = draw.ellipse(*LEFT_DOG) | draw.ellipse(0.33, 0.4, 0.5, 0.7)
+    for mask, single in ((parts, False), (near, True)):
+        (thing,) = things_of([("dog", "instance", encode_rle(mask))], draw.size)
+        assert thing.single == single
+        photo = replace(draw.photo(("dog", LEFT_DOG)), things=(thing,))
+        assert any(one.targets for one in all_described(photo)) == single
 
 
 def test_regions_are_named_as_what_they_are(draw):
