@@ -45,6 +45,7 @@ __all__ = [
     "check_sha256",
     "check_url",
     "download",
+    "exclusive",
     "is_disk_full",
     "join_url",
     "reason",
@@ -188,13 +189,13 @@ def download(
         check_url(url)
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    with _exclusive(path.parent):
+    with exclusive(path.parent):
         return _download(list(dict.fromkeys(urls)), path, expected, accept, retries, progress)
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Wait until no other process downloads into a folder, for example one of the same distributed training."""
+def exclusive(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds this for a folder, for example one of the same distributed training."""
     if sys.platform == "win32":
         yield
         return

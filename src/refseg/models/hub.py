@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -12,11 +13,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from refseg.download import Expected, download, exclusive, join_url, storing
 from refseg.encoders.clip_sizes import CLIP_SIZES
 from refseg.errors import DownloadError, OutputError, UnknownNameError, WeightsError, one_line
-from refseg.files import write_text
-from refseg.models.families import MODELS
-from refseg.models.folder import CONFIG, WEIGHTS, ModelFolder, not_a_folder, read_folder
+from refseg.files import user_cache, write_text
+from refseg.models.convert import read_foreign
+from refseg.models.families import MODELS, HubFile, ModelEntry
+from refseg.models.folder import CONFIG, WEIGHTS, ModelFolder, not_a_folder, read_folder, save_model
 
 __all__ = ["cached_files", "download_files", "push_to_hub", "resolve"]
 
@@ -29,7 +32,8 @@ TIMEOUT = 3.0
 def resolve(name_or_path: str | Path, *, allow_download: bool = True) -> Path:
     """Return the model folder of a name or a path.
 
-    A name of `refseg models` takes precedence over a folder of the same name, which can be given as `./shapes`.
+    A name of `refseg models` takes precedence over a folder of the same name, which can be given as `./shapes`. The
+    published weights of a named model are downloaded and converted at first use, after a line with size and licence.
     `user/name`, if there is no such folder, is downloaded from the Hugging Face Hub, or taken from its cache without
     the network.
 
@@ -40,7 +44,10 @@ def resolve(name_or_path: str | Path, *, allow_download: bool = True) -> Path:
     """
     text = str(name_or_path)
     if isinstance(name_or_path, str) and text in MODELS:
-        weights = MODELS[text].weights
+        entry = MODELS[text]
+        if entry.hub is not None:
+            return _published(entry, entry.hub, allow_download=allow_download)
+        weights = entry.weights
         if weights is None:
             raise WeightsError(
                 f"{text!r} has no weights in this package: make a model folder with `refseg convert` or "
@@ -107,6 +114,39 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False) -> s
     except Exception as error:  # as in `download_files`
         raise OutputError(f"{repo_id}: not uploaded: {one_line(error)}") from None
     return str(address)
+
+
+def _published(entry: ModelEntry, file: HubFile, *, allow_download: bool) -> Path:
+    """Return the model folder made of the published weights of a named model; it is made at first use."""
+    from huggingface_hub import constants
+
+    folder = user_cache("models", f"{entry.name}-{file.sha256[:12]}")
+    if (folder / CONFIG).is_file():
+        return folder
+    missing = f"the weights of {entry.name!r} are not here yet, and were not downloaded from the Hugging Face Hub"
+    if not allow_download:
+        raise DownloadError(f"{missing}: downloads are not allowed here")
+    if reason := _connection_error():
+        raise DownloadError(f"{missing}: {reason}")
+    page = f"{constants.ENDPOINT}/{file.repository}"
+    with storing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(folder.parent):
+        if (folder / CONFIG).is_file():  # another process has made it meanwhile
+            return folder
+        # By default Python prints warnings to stderr, also where nobody has set up logging.
+        logging.getLogger(__name__).warning(
+            "%s: downloads %d MB from %s (revision %s); licence: %s",
+            *(entry.name, file.megabytes, page, file.revision, entry.licence),
+        )
+        path = user_cache("downloads", f"{folder.name}{Path(file.name).suffix}")
+        expected = Expected(sha256=file.sha256, origin="as the Hub lists it", limit=2 * 10**6 * file.megabytes)
+        download([join_url(f"{page}/resolve/{file.revision}", file.name)], path, expected)
+        model, _ = read_foreign(path)
+        about = {"source": f"{file.repository}/{file.name}", "revision": file.revision, "licence": entry.licence}
+        save_model(model, folder, name=entry.name, domain="photos", extra=about)
+        path.unlink()
+    return folder
 
 
 def _from_hub(repo_id: str, *, allow_download: bool) -> Path:

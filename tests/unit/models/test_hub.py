@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import shutil
 import socket
 import threading
@@ -10,12 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from huggingface_hub.errors import GatedRepoError
 
+from refseg.cli.main import main
+from refseg.download import check_sha256
 from refseg.errors import ConfigError, DownloadError, OutputError, UnknownNameError, WeightsError
 from refseg.models import hub as hub_module
-from refseg.models.families import MODELS
-from refseg.models.folder import load_model
+from refseg.models.cris.convert import to_reference
+from refseg.models.families import MODELS, HubFile
+from refseg.models.folder import load_model, read_folder
 from refseg.models.hub import cached_files, download_files, push_to_hub, resolve
 
 
@@ -211,6 +217,63 @@ def test_a_pinned_revision_is_what_is_looked_up_and_downloaded(hub, folder, monk
     assert download_files("user/name", ["config.json"], revision="abc") == folder
     assert {call["revision"] for call in calls} == {"abc"}
     assert [call["local_files_only"] for call in calls] == [True, True, False]
+
+
+# ── published weights of a named model ──
+
+
+@pytest.fixture
+def published(hub, site, make_tiny, monkeypatch, tmp_path):
+    """The address of the weights of `clipseg`, which are here those of a tiny CRIS of the authors' code."""
+    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "refseg"))
+    monkeypatch.setattr(hub, "ENDPOINT", site.address)
+    torch.save({"state_dict": to_reference(make_tiny().state_dict())}, tmp_path / "weights.bin")
+    content = (tmp_path / "weights.bin").read_bytes()
+    file = HubFile(
+        repository="them/name",
+        revision="0123abcd",
+        name="weights.bin",
+        sha256=hashlib.sha256(content).hexdigest(),
+        megabytes=4,
+    )
+    monkeypatch.setitem(MODELS, "clipseg", replace(MODELS["clipseg"], hub=file))
+    return site.put("/them/name/resolve/0123abcd/weights.bin", content)
+
+
+def test_published_weights_are_downloaded_and_converted_once(published, site, photo, tmp_path, caplog):
+    assert main(["predict", str(photo), "the dog", "--model", "clipseg", "--out", str(tmp_path / "out")]) == 0
+    (said,) = (record.getMessage() for record in caplog.records if record.name == hub_module.__name__)
+    assert all(word in said for word in ("4 MB", f"{site.address}/them/name", "0123abcd", MODELS["clipseg"].licence))
+    folder = resolve("clipseg", allow_download=False)
+    assert read_folder(folder).domain == "photos"
+    assert read_folder(folder).about["revision"] == "0123abcd"
+    assert len(site.requests) == 1
+    left = [path.name for path in (tmp_path / "refseg").rglob("*") if path.is_file()]
+    assert sorted(left) == ["config.json", "model.safetensors"]
+
+
+def test_published_weights_that_were_changed_are_an_error(published, site, tmp_path):
+    site.files["/them/name/resolve/0123abcd/weights.bin"] = b"PK\x03\x04 others"
+    with pytest.raises(DownloadError, match="sha256"):
+        resolve("clipseg")
+    assert not [path for path in (tmp_path / "refseg").rglob("*") if path.is_file()]
+
+
+def test_published_weights_without_the_network(published, site, hub, monkeypatch):
+    with pytest.raises(DownloadError, match="not allowed"):
+        resolve("clipseg", allow_download=False)
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        resolve("clipseg")
+    assert site.requests == []
+
+
+def test_the_file_of_every_published_model_is_pinned():
+    files = [entry.hub for entry in MODELS.values() if entry.hub is not None]
+    assert files
+    for file in files:
+        assert re.fullmatch("[0-9a-f]{40}", file.revision)
+        assert check_sha256(file.sha256) == file.sha256
 
 
 # ── uploads ──
