@@ -16,6 +16,7 @@ PALETTES: MappingProxyType[str, tuple[str, ...]] = MappingProxyType(
         "paint": ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white", "black"),
         "fruit": ("red", "green", "yellow"),
         "fur": ("black", "white", "brown", "gray"),
+        "cat": ("black", "white", "gray"),  # brown and orange are hard to tell apart
         "coat": ("black", "white", "brown"),
         "wool": ("black", "white"),
         # Worn by a person. Skin, hair, denim and shadows have the other colours.
@@ -63,7 +64,7 @@ def colour_shares(pixels: UInt8[ndarray, "N 3"]) -> Shares:
         "black": (top < 0.15) | ((top < 0.23) & (saturation < 0.35)),
         "white": (saturation < 0.18) & (low > 0.62),
         "gray": (saturation < 0.15) & (top > 0.36) & (top < 0.6),
-        "brown": (hue > 8) & (hue < 42) & (saturation > 0.3) & (top > 0.28) & (top < 0.68),
+        "brown": (hue > 8) & (hue < 42) & (saturation > 0.3) & (top > 0.28) & (top < 0.6),
     }
     possible = {
         "black": top < 0.4,

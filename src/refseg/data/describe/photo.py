@@ -25,7 +25,8 @@ COMPONENTS = ("none", "lone", "all")
 NEAR = 0.02
 """Masks closer than this fraction of the longer side touch: borders between objects are left out of some masks."""
 GAP, LARGE_PART = 0.08, 0.25
-"""Fractions of the photo's width, and of the mask's pixels: with a wider gap between larger parts it may be two objects."""
+"""Fractions of the photo's width, and of the mask's pixels: a wider gap between larger parts may be one between two
+objects."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
