@@ -19,6 +19,7 @@ from refseg.data.formats.record import UNREADABLE, Problem, Source
 from refseg.data.formats.refer import refer
 from refseg.data.formats.regions import Overlap
 from refseg.data.formats.tables import holds_tables, tables
+from refseg.data.media import existing_folder
 from refseg.data.references import References
 from refseg.data.shapes import Shapes
 from refseg.errors import DataError, UnknownNameError
@@ -199,9 +200,7 @@ def find(name: str, root: str | os.PathLike[str] | None = None, *, text_field: s
     if name in DATA_SETS or name.startswith(OF_PROJECTS):
         if root is None:
             raise DataError(f"where is {name}? give the folder that holds it, with --data ROOT")
-        folder_ = Path(root)
-        if not folder_.is_dir():
-            raise DataError(f"{folder_}: no such folder")
+        folder_ = existing_folder(Path(root))
         if name.startswith("cris/"):
             return cris(folder_, name.removeprefix("cris/"))
         if name.startswith("mdetr/"):
@@ -220,8 +219,8 @@ def find(name: str, root: str | os.PathLike[str] | None = None, *, text_field: s
         return folder(path)
     if path.suffix == ".json" and path.is_file():
         return mdetr(path.parent, {"all": path})
-    if os.sep in name or name.startswith("."):
-        raise DataError(f"{name}: no such folder")
+    if os.sep in name or name.startswith(".") or path.is_file():
+        existing_folder(path)
     raise UnknownNameError("data set", name, ("shapes", *DATA_SETS))
 
 

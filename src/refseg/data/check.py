@@ -192,8 +192,8 @@ class _Checker:
         if not splits and not self.findings:
             raise DataError(f"{self.source.files[0]}: holds no references")
         if splits and not any(map(is_wanted, splits)):
-            known = ", ".join(sorted(splits))
-            raise DataError(f"{self.source.files[0]}: has no split {split!r}; it has {known}, or take all")
+            known = "".join(f"{one}, " for one in sorted(splits - {"all"})) or "none, "
+            raise DataError(f"{self.source.files[0]}: has no split {split!r}; it has {known}or take all")
         return wanted
 
     # ── images ──

@@ -15,7 +15,7 @@ from refseg.data.formats.regions import Overlap, Painted, Part, paint
 from refseg.errors import DataError, ImageError
 from refseg.inputs.read import BinaryFile, read_image, read_size
 
-__all__ = ["Media"]
+__all__ = ["Media", "existing_folder"]
 
 
 class Media:
@@ -32,9 +32,12 @@ class Media:
             source: the data set.
             images: the folder of the images, if they are not with the data.
             overlap: how a pixel counts that several polygons of one annotation cover.
+
+        Raises:
+            DataError: there is no such folder of images.
         """
         self.folder, self.mask_folders, self.overlap = source.folder, source.mask_folders, overlap
-        self.image_root = source.folder if images is None else images
+        self.image_root = source.folder if images is None else existing_folder(images)
         self.image_folders = source.image_folders if images is None else ("", *source.image_folders)
         self.image_endings = source.image_endings
         self.open_image = source.image
@@ -173,6 +176,17 @@ class Media:
             for part in parts
         ]
         return paint(found, height, width, folder=self.folder, overlap=self.overlap, warnings=warnings)
+
+
+def existing_folder(path: Path) -> Path:
+    """Return a path if it is a folder.
+
+    Raises:
+        DataError: it is a file, or does not exist.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: is a file, and a folder is needed" if path.exists() else f"{path}: no such folder")
+    return path
 
 
 def _spellings(name: str) -> list[str]:

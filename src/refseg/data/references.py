@@ -63,11 +63,12 @@ class References(Sequence[Sample]):
         self.name, self.split = name, split
         self._media = Media(source, images=images, overlap=overlap)
         self._index = open_index(source, options=options)
-        known = self._index.ask("SELECT split FROM reference UNION SELECT split FROM problem")
-        self.splits = tuple(sorted(row[0] for row in known if row[0]))
+        splits = self._index.ask("SELECT split FROM reference UNION SELECT split FROM problem")
+        self.splits = tuple(sorted(row[0] for row in splits if row[0]))
         self._wanted = [one for one in self.splits if split == "all" or source.in_split(one, split)]
         if not self._wanted:
-            raise DataError(f"{name} has no split {split!r}; it has {', '.join(self.splits)}, or take all")
+            known = "".join(f"{one}, " for one in self.splits if one != "all") or "none, "
+            raise DataError(f"{name} has no split {split!r}; it has {known}or take all")
         repeated = self._ask(REPEATED) if len(self._wanted) > 1 else []
         problems = [
             Problem(file=file, row=row, kind=kind, message=message, split=of)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +203,10 @@ def test_for_a_set_that_cannot_be_found_the_remedy_is_named(made, write, tmp_pat
         find("refcoco", tmp_path / "missing")
     with pytest.raises(DataError, match=r"refs\(unc\)\.p: no such file; `refseg data prepare` fetches"):
         find("refcoco", tmp_path)
+    file = made.write(tmp_path / "file.txt", b"")
+    for call in (partial(find, "refcoco", file), partial(find, str(file)), partial(find, "mdetr/refcoco", file)):
+        with pytest.raises(DataError, match=r"file\.txt: is a file, and a folder is needed"):
+            call()
     for name in ("./missing", str(tmp_path / "missing")):
         with pytest.raises(DataError, match="missing: no such folder"):
             find(name)

@@ -430,6 +430,19 @@ def test_a_split_of_which_no_row_can_be_used_is_an_error_with_the_reason(tmp_pat
 
 
 @pytest.mark.slow
+def test_the_split_all_is_not_listed_twice(tmp_path):
+    for row, known in (({}, "val, "), ({"split": "all"}, "none, ")):
+        with pytest.raises(DataError, match=f"it has {known}or take all$"):
+            skipping(tmp_path, row, {"split": "all"}, split="test")
+
+
+def test_images_lie_in_a_folder(made, tmp_path):
+    made.write(tmp_path / "data.csv", b"image,mask,text\na.jpg,,cup\n")
+    for name, says in (("data.csv", "is a file"), ("none", "no such folder")):
+        with pytest.raises(DataError, match=f"{name}: {says}"):
+            References(folder(tmp_path), "own", "all", images=tmp_path / name)
+
+
 def test_many_splits_can_be_opened_together(tmp_path):
     """More than the number of values that a query takes."""
     data = skipping(tmp_path, *({"split": f"{n}"} for n in range(40_000)), split="all")
