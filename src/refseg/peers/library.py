@@ -74,7 +74,8 @@ def load_tokenizer(folder: Path) -> Any:
     """
     library = transformers()
     try:
-        return library.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with _quiet(library):
+            return library.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
         raise WeightsError(f"{folder}: its tokenizer cannot be loaded: {one_line(error)}") from None
 
@@ -96,12 +97,14 @@ def enough_memory() -> Iterator[None]:
 
 @contextmanager
 def _quiet(library: Any) -> Iterator[None]:
-    """Show no progress bar of the library, and leave its setting as it was."""
+    """Show no progress bar and no advice of the library while it loads, and leave its settings as they were."""
     logging = library.utils.logging
-    shown = logging.is_progress_bar_enabled()
+    verbosity, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
+        logging.set_verbosity(verbosity)
         if shown:
             logging.enable_progress_bar()

@@ -77,7 +77,7 @@ SAM2 = Part(
 FLORENCE = Part(
     repository="florence-community/Florence-2-base-ft",
     revision="0b03b6f15a4a211370fb204aee4e7dd48887ea37",
-    megabytes=930,
+    megabytes=467,
     licence="MIT",
     files=(*BASIC, *TOKENIZER, "generation_config.json"),
 )

@@ -40,7 +40,7 @@ def hub_cache(monkeypatch, tiny_cache):
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory) -> Path:
     """A cache of the Hub's client with a tiny model for each part of the table."""
-    pytest.importorskip("transformers")
+    pytest.importorskip("transformers", exc_type=ImportError)
     cache = tmp_path_factory.mktemp("hub")
     parts = {part.repository: part for entry in PEERS.values() for part in entry.parts}
     for repository, make in MAKERS.items():
@@ -161,14 +161,7 @@ def make_sam(folder):
 
 
 def make_sam2(folder):
-    from transformers import (
-        Sam2Config,
-        Sam2HieraDetConfig,
-        Sam2MaskDecoderConfig,
-        Sam2Model,
-        Sam2PromptEncoderConfig,
-        Sam2VisionConfig,
-    )
+    from transformers import Sam2HieraDetConfig, Sam2VideoConfig, Sam2VideoModel, Sam2VisionConfig
 
     hiera = Sam2HieraDetConfig(
         hidden_size=8,
@@ -187,16 +180,31 @@ def make_sam2(folder):
         backbone_feature_sizes=[[16, 16], [8, 8], [4, 4]],
         fpn_hidden_size=32,
     )
-    config = Sam2Config(
+    # The published files are those of the model for videos, of which the model for images is a part.
+    config = Sam2VideoConfig(
         vision_config=vision,
-        prompt_encoder_config=Sam2PromptEncoderConfig(
-            hidden_size=32, image_size=64, patch_size=16, mask_input_channels=4
-        ),
-        mask_decoder_config=Sam2MaskDecoderConfig(
-            hidden_size=32, mlp_dim=16, num_hidden_layers=1, num_attention_heads=2, iou_head_hidden_dim=16
-        ),
+        prompt_encoder_config={"hidden_size": 32, "image_size": 64, "patch_size": 16, "mask_input_channels": 4},
+        mask_decoder_config={
+            "hidden_size": 32,
+            "mlp_dim": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 16,
+        },
+        image_size=64,
+        num_maskmem=2,
+        memory_attention_hidden_size=32,
+        memory_attention_num_layers=1,
+        memory_attention_feed_forward_hidden_size=16,
+        memory_attention_rope_feat_sizes=[4, 4],
+        memory_encoder_hidden_size=32,
+        memory_encoder_output_channels=8,
+        mask_downsampler_embed_dim=32,
+        memory_fuser_num_layers=1,
+        memory_fuser_embed_dim=32,
+        memory_fuser_intermediate_dim=16,
     )
-    save(Sam2Model(config), folder)
+    save(Sam2VideoModel(config), folder)
     prepares(folder, {"height": 64, "width": 64})
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from refseg.cli.main import main
+from refseg.peers.table import PEERS
 
 
 @pytest.fixture(autouse=True)
@@ -16,13 +17,14 @@ def somewhere(hub_cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_predict(photo, capsys):
-    assert main(["predict", str(photo), "the red disc", "blue", "--model", "grounding-dino-sam", "--json"]) == 0
-    shown = capsys.readouterr()
+@pytest.mark.parametrize("name", list(PEERS))
+def test_predict(name, photo, capfd):
+    assert main(["predict", str(photo), "the red disc", "blue", "--model", name, "--json"]) == 0
+    shown = capfd.readouterr()
     assert shown.err == ""
     lines = [json.loads(line) for line in shown.out.splitlines()]
     assert [line["expression"] for line in lines] == ["the red disc", "blue"]
-    assert {line["model"] for line in lines} == {"grounding-dino-sam"}
+    assert {line["model"] for line in lines} == {name}
 
 
 def test_evaluate_and_report(capsys):

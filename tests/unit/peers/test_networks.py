@@ -13,7 +13,7 @@ from refseg.peers.grounding_dino import GroundingDino
 from refseg.peers.sam import Sam, Sam2
 from refseg.peers.stored import StoredPeer
 
-transformers = pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
 CPU = torch.device("cpu")
 DINO, SAM, SAM2, FLORENCE = (
