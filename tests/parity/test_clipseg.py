@@ -7,18 +7,26 @@ of each. Where transformers is installed, logits are also compared with it direc
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from refseg.encoders.clip_text import TextConfig
 from refseg.encoders.clip_vit import ViTConfig
-from refseg.models.clipseg.model import CLIPSegConfig
+from refseg.errors import ConfigError, WeightsError
+from refseg.inputs.preprocessing import Inputs
+from refseg.models.clipseg.convert import infer_config
+from refseg.models.clipseg.model import CLIPSegConfig, clipseg, default_spec
 from refseg.models.convert import convert
+from refseg.models.families import MODELS, build
 from refseg.models.folder import load_model
+from refseg.predictor import Predictor
 
 VISION = ViTConfig(patch=16, width=128, layers=11, heads=2, output_dim=24)
 TEXT = TextConfig(width=64, heads=1, layers=2, output_dim=24, vocabulary_size=512)
@@ -159,3 +167,178 @@ def test_logits_of_transformers_itself(model, source):
         with torch.no_grad():
             expected = theirs(input_ids=TOKENS, pixel_values=pixels(side).expand(2, -1, -1, -1)).logits
         torch.testing.assert_close(logits_of(model, side)[:, 0], expected, rtol=0, atol=1e-5)
+
+
+# ── one image, many expressions ──
+
+
+def test_one_expression_or_several_give_the_same_numbers(model):
+    together = logits_of(model, 352)
+    alone = torch.cat([logits_of(model, 352, TOKENS[row : row + 1]) for row in range(2)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+def test_predictions_of_an_image_that_is_encoded_once(photo):
+    torch.manual_seed(0)
+    text = TextConfig(width=16, heads=1, layers=1, output_dim=24)
+    predictor = Predictor.from_model(build(default_spec(replace(TINY, text=text))), "cpu")
+    encoding = predictor.encode(photo)
+    assert {name: array.shape for name, array in encoding.arrays.items()} == {
+        f"block{block}": (1, 485, 16) for block in (10, 7, 4)
+    }
+    first, second = predictor.segment(encoding, ["the disc", "the blue square"])
+    (alone,) = predictor.segment(encoding, ["the blue square"])
+    assert second.scores.shape == (352, 352)
+    assert second.probability.shape == (64, 96)
+    np.testing.assert_allclose(second.scores, alone.scores, atol=1e-6)
+    assert not np.allclose(first.scores, second.scores, atol=1e-4)
+
+
+# ── preprocessing ──
+
+
+def test_the_published_preprocessing():
+    """That of `preprocessor_config.json` in CIDAS/clipseg-rd64-refined on the Hub, and the threshold of the paper."""
+    spec = clipseg()
+    assert spec.inputs == Inputs(image_size=352, word_length=77, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    assert spec.decision.threshold == 0.3
+
+
+def test_a_square_image_is_resized_as_by_the_hub_up_to_the_filter():
+    """The letterbox of a square image has no border, where transformers resizes by PIL's bilinear filter."""
+    line = np.linspace(0, 3, 200)
+    waves = np.sin(line[:, None, None] + line[:, None] * [1, 2, 3])
+    image = Image.fromarray(np.uint8(128 + 100 * waves))
+    inputs = clipseg().inputs
+    found, _ = inputs.pixels(image)
+    resized = np.asarray(image.resize((352, 352), Image.Resampling.BILINEAR), np.float32) / 255
+    expected = ((resized - np.float32(inputs.mean)) / np.float32(inputs.std)).transpose(2, 0, 1)
+    inner = slice(4, -4)  # the outermost pixels blend into the colour of the border
+    assert np.abs(found - expected)[:, inner, inner].max() < 3 / 255 / min(inputs.std)
+
+
+# ── conversion ──
+
+
+def test_both_kinds_of_files_give_the_same_model(model, source, tmp_path):
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    torch.save(load_file(source / "model.safetensors"), folder / "pytorch_model.bin")
+    shutil.copy(source / "config.json", folder)
+    loaded = load_model(convert(folder, tmp_path / "model"))
+    assert loaded.spec == model.spec
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
+def test_a_file_alone_gives_the_published_blocks_and_heads(model, source, tmp_path):
+    loaded = load_model(convert(source / "model.safetensors", tmp_path / "model", word_length=20))
+    assert loaded.config == model.config
+    assert loaded.inputs.word_length == 20
+
+
+def test_sizes_are_inferred_from_shapes():
+    few = ViTConfig(patch=16, width=64, layers=2, heads=1, output_dim=24, pretrained_size=32)
+    small = CLIPSegConfig(vision=few, text=TEXT, decoder_blocks=(2, 1), decoder_width=6, decoder_heads=1, refined=False)
+    for config in (clipseg().config, clipseg(refined=False).config, TINY, small):
+        with torch.device("meta"):
+            assert infer_config(build(default_spec(config)).state_dict()) == config
+
+
+@pytest.fixture
+def changed(source, tmp_path):
+    """Copies the model with some of its config, or of its weights, changed."""
+
+    def change(config=None, weights=None):
+        folder = tmp_path / "changed"
+        shutil.copytree(source, folder)
+        values = json.loads((folder / "config.json").read_text()) | (config or {})
+        (folder / "config.json").write_text(json.dumps(values))
+        stored = load_file(folder / "model.safetensors") | (weights or {})
+        stored = {name: value for name, value in stored.items() if value is not None}
+        save_file(stored, folder / "model.safetensors")
+        return folder
+
+    return change
+
+
+def test_the_config_determines_blocks_and_heads(changed, tmp_path):
+    vision = CONFIG["vision_config"] | {"num_attention_heads": 4}
+    config = {"extract_layers": [1, 2, 8], "decoder_num_attention_heads": 8, "vision_config": vision}
+    loaded = load_model(convert(changed(config), tmp_path / "model"))
+    assert loaded.config.decoder_blocks == (9, 3, 2)
+    assert (loaded.config.decoder_heads, loaded.config.vision.heads) == (8, 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "word"),
+    [
+        ({"model_type": "clip"}, "model_type"),
+        ({"conditional_layer": 1}, "conditional_layer"),
+        ({"text_config": CONFIG["text_config"] | {"hidden_act": "gelu"}}, "hidden_act"),
+        ({"vision_config": [1]}, "vision_config"),
+        ({"extract_layers": "3, 6"}, "extract_layers"),
+        ({"extract_layers": [3, 6, 11]}, "decoder_blocks"),
+        ({"extract_layers": []}, "decoder_blocks"),
+        ({"decoder_num_attention_heads": 0}, "decoder_num_attention_heads"),
+        ({"decoder_num_attention_heads": 3}, "decoder_heads"),
+    ],
+)
+def test_a_config_of_another_model_is_an_error(changed, tmp_path, config, word):
+    with pytest.raises(ConfigError, match=rf"config\.json: .*{word}"):
+        convert(changed(config), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"decoder.more.weight": torch.zeros(1)},
+        {"head.weight": torch.zeros(1)},
+        {"decoder.film_add.bias": None},
+        {"decoder.film_mul.weight": None},
+        {"decoder.reduces.1.weight": torch.zeros(16, 7)},
+        {"decoder.layers.0.self_attn.k_proj.bias": None},
+        {"clip.visual_projection.weight": None},
+        {"decoder.film_add.bias": torch.full((16,), float("nan"))},
+    ],
+)
+def test_weights_of_another_model_are_an_error(changed, tmp_path, weights):
+    with pytest.raises(WeightsError, match=r"model\.safetensors"):
+        convert(changed(weights=weights), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_folder_without_weights_is_an_error(changed, tmp_path):
+    folder = changed()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(WeightsError, match=r"pytorch_model\.bin"):
+        convert(folder, tmp_path / "model")
+
+
+# ── the config ──
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"decoder_blocks": ()},
+        {"decoder_blocks": (4, 7)},
+        {"decoder_blocks": (7, 7)},
+        {"decoder_blocks": (13, 7)},
+        {"decoder_blocks": (7, 0)},
+        {"decoder_hidden": 0},
+        {"decoder_heads": 5},
+        {"vision": ViTConfig(patch=32, width=64, layers=12, heads=1, output_dim=512)},
+    ],
+)
+def test_impossible_sizes_are_errors(changes):
+    with pytest.raises(ConfigError):
+        clipseg(**changes)
+
+
+def test_both_published_models_have_a_decoder_of_one_million_parameters():
+    for name, parameters in (("clipseg", 1_127_009), ("clipseg-rd64", 1_073_153)):
+        with torch.device("meta"):
+            model = build(MODELS[name].spec())
+        assert sum(parameter.numel() for parameter in model.decoder.parameters()) == parameters
+        assert model.frozen_parts == ("visual", "text")

@@ -111,13 +111,16 @@ def config_of_transformers(inferred: CLIPSegConfig, values: Mapping[str, Any], *
     layers = values.get("extract_layers", [block - 1 for block in reversed(PUBLISHED_BLOCKS)])
     if not isinstance(layers, list) or not all(type(layer) is int for layer in layers):
         raise ConfigError(f"{where}: extract_layers must be a list of whole numbers, got {layers!r}")
-    return dataclasses.replace(
-        inferred,
-        vision=dataclasses.replace(inferred.vision, heads=_number(vision, "num_attention_heads", 12, where)),
-        text=dataclasses.replace(inferred.text, heads=_number(text, "num_attention_heads", 8, where)),
-        decoder_blocks=tuple(layer + 1 for layer in reversed(layers)),
-        decoder_heads=_number(values, "decoder_num_attention_heads", 4, where),
-    )
+    try:
+        return dataclasses.replace(
+            inferred,
+            vision=dataclasses.replace(inferred.vision, heads=_number(vision, "num_attention_heads", 12)),
+            text=dataclasses.replace(inferred.text, heads=_number(text, "num_attention_heads", 8)),
+            decoder_blocks=tuple(layer + 1 for layer in reversed(layers)),
+            decoder_heads=_number(values, "decoder_num_attention_heads", 4),
+        )
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _our_name(key: str) -> str:
@@ -133,8 +136,8 @@ def _part(values: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
     return part
 
 
-def _number(values: Mapping[str, Any], name: str, default: int, where: str) -> int:
+def _number(values: Mapping[str, Any], name: str, default: int) -> int:
     number = values.get(name, default)
     if type(number) is not int or number < 1:
-        raise ConfigError(f"{where}: {name} must be a positive whole number, got {number!r}")
+        raise ConfigError(f"{name} must be a positive whole number, got {number!r}")
     return number
