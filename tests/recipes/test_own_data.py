@@ -14,7 +14,11 @@ from PIL import Image
 
 from refseg.cli.main import main
 from refseg.data.shapes import Shapes
+from refseg.encoders.clip_text import TextConfig
+from refseg.encoders.clip_vit import ViTConfig
 from refseg.errors import ConfigError, DataError
+from refseg.models.clipseg.model import CLIPSegConfig, default_spec
+from refseg.models.families import build
 from refseg.models.folder import load_model, save_model
 from refseg.training.data import check_own_data, open_recipe
 from refseg.training.recipes import recipe
@@ -191,6 +195,21 @@ def test_parts_can_be_frozen_from_the_command_line(own, start, tmp_path, capsys)
         if key.startswith(("visual.", "text.", "neck.")):
             assert (value == before[key]).all(), key
     assert (after["projector.mix.weight"] != before["projector.mix.weight"]).any()
+
+
+def test_of_a_clipseg_only_the_decoder_is_trained(own, tmp_path):
+    config = CLIPSegConfig(
+        vision=ViTConfig(patch=16, width=32, layers=2, heads=2, output_dim=16, pretrained_size=64),
+        text=TextConfig(width=16, heads=2, layers=1, output_dim=16),
+        decoder_blocks=(2, 1),
+        decoder_width=8,
+        decoder_hidden=16,
+    )
+    start = save_model(build(default_spec(config).changed(image_size=64)), tmp_path / "start")
+    assert main(words(own, start, tmp_path / "run", "epochs=1")) == 0
+    before, after = load_model(start).state_dict(), load_model(tmp_path / "run" / "last").state_dict()
+    changed = {key for key, value in after.items() if (value != before[key]).any()}
+    assert changed == {key for key in after if key.startswith("decoder.")}
 
 
 def test_broken_data_is_found_before_anything_starts(start, tmp_path, capsys):
