@@ -1,4 +1,4 @@
-"""Convert a checkpoint of the CRIS reference, or a CLIP, to a model folder; or a model folder to such a checkpoint."""
+"""Convert a checkpoint of the CRIS reference, a CLIP or a CLIPSeg to a model folder; or a folder to a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,24 +16,35 @@ SETTINGS = ("image_size", "word_length", "threshold", "decoder_heads")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "source", help="a checkpoint (.pth) of DerrickWang005/CRIS.pytorch, a file of CLIP's weights, or a model folder"
+        "source",
+        help="a checkpoint (.pth) of DerrickWang005/CRIS.pytorch, a file of CLIP's weights, a file or folder of "
+        "transformers' CLIPSeg, or a model folder",
     )
     parser.add_argument("target", help="the model folder, or the checkpoint (.pth), to write; nothing is replaced")
     parser.add_argument(
-        "--to", choices=("refseg", "reference"), help="what to write (default: a folder of a file, a file of a folder)"
+        "--to",
+        choices=("refseg", "reference"),
+        help="what to write (default: a checkpoint of a model folder, a model folder of all else)",
     )
     parser.add_argument(
         "--merge", action="store_true", help="write a copy of a model folder that contains the CLIP that it needs"
     )
     parser.add_argument("--clip", metavar="FILE", help="with --merge: the file or model folder of that CLIP")
-    parser.add_argument("--image-size", type=int, metavar="S", help="side of the model's images in pixels (CRIS: 416)")
     parser.add_argument(
-        "--word-length", type=int, metavar="L", help="tokens of an expression (CRIS: 17; on RefCOCOg: 22)"
+        "--image-size", type=int, metavar="S", help="side of the model's images in pixels (CRIS: 416; CLIPSeg: 352)"
     )
     parser.add_argument(
-        "--threshold", type=float, metavar="P", help="probability above which a pixel is in the mask (CRIS: 0.35)"
+        "--word-length", type=int, metavar="L", help="tokens of an expression (CRIS: 17, on RefCOCOg 22; CLIPSeg: 77)"
     )
-    parser.add_argument("--decoder-heads", type=int, metavar="N", help="heads of the decoder's attention (CRIS: 8)")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="probability above which a pixel is in the mask (CRIS: 0.35; CLIPSeg: 0.3)",
+    )
+    parser.add_argument(
+        "--decoder-heads", type=int, metavar="N", help="heads of the decoder's attention (CRIS: 8; CLIPSeg: 4)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
