@@ -36,7 +36,7 @@ class TrainingConfig:
     sizes: tuple[tuple[float, int], ...] = ()
     """Pairs (fraction of the run, side in pixels): the side of images from then on. Empty: that of the model."""
     target: Literal["coverage", "strided"] = "coverage"
-    """How masks are shrunk to a quarter of the side (see `data.batches.shrink`); the published runs use `strided`."""
+    """How masks are shrunk to the side of the logits (see `data.batches.shrink`); the published runs use `strided`."""
     mirror: float = 0.0
     """Probability that an image is mirrored, with `left` and `right` swapped in its expressions; 0..1."""
     zoom: float = 0.0
