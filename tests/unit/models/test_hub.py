@@ -8,6 +8,7 @@ import shutil
 import socket
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError
 
 from refseg.cli.main import main
-from refseg.download import check_sha256
+from refseg.download import Retries, check_sha256, download
 from refseg.errors import ConfigError, DownloadError, OutputError, UnknownNameError, WeightsError
 from refseg.models import hub as hub_module
 from refseg.models.cris.convert import to_reference
@@ -250,6 +251,17 @@ def test_published_weights_are_downloaded_and_converted_once(published, site, ph
     assert len(site.requests) == 1
     left = [path.name for path in (tmp_path / "refseg").rglob("*") if path.is_file()]
     assert sorted(left) == ["config.json", "model.safetensors"]
+
+
+def test_an_interrupted_download_of_published_weights_is_resumed(published, site, monkeypatch):
+    monkeypatch.setattr(hub_module, "download", partial(download, retries=Retries(attempts=1)))
+    site.behaviour["/them/name/resolve/0123abcd/weights.bin"] = iter(["breaks"])
+    with pytest.raises(DownloadError, match="resume"):
+        resolve("clipseg")
+    assert load_model(resolve("clipseg"))
+    first, second = site.ranges
+    assert first is None
+    assert int(re.fullmatch(r"bytes=(\d+)-", second)[1]) > 0
 
 
 def test_published_weights_that_were_changed_are_an_error(published, site, tmp_path):
