@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "near_border",
     "outline",
     "parts",
+    "polygon_mask",
 ]
 
 MAX_PIXELS = 100_000_000
@@ -131,6 +132,19 @@ def _decompressed(text: str) -> Int64[ndarray, "N"]:
     for start in (1, 2):
         runs[start::2] = runs[start::2].cumsum()
     return np.asarray(runs)
+
+
+def polygon_mask(polygons: Sequence[Sequence[float]], *, size: tuple[int, int]) -> Bool[ndarray, "H W"]:
+    """Return the pixels inside any of some polygons, as COCO's tools rasterise them.
+
+    Args:
+        polygons: each x, y, x, y... in pixels, of three corners or more.
+        size: the height and width of the mask.
+    """
+    if not polygons:
+        return np.zeros(size, dtype=bool)
+    merged = coco.merge(coco.frPyObjects([list(one) for one in polygons], *size))
+    return decode_rle({"size": list(merged["size"]), "counts": merged["counts"].decode("ascii")})
 
 
 # ── two masks ────────────────────────────────────────────────────────────────────────────────────────────────────────

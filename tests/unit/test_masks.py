@@ -23,6 +23,7 @@ from refseg.masks import (
     near_border,
     outline,
     parts,
+    polygon_mask,
 )
 
 few = settings(max_examples=40, derandomize=True, deadline=None)
@@ -222,3 +223,12 @@ def test_parts_equal_those_of_a_flood_fill():
         mask = rng.random(rng.integers(1, 14, 2)) < rng.random()
         assert parts(mask) == flooded(mask)
     assert parts(EMPTY) == []
+
+
+def test_the_pixels_of_polygons():
+    half, quarter = [0, 0, 10, 0, 10, 10, 0, 10], [15, 0, 20, 0, 20, 10, 15, 10]
+    mask = polygon_mask([half], size=(10, 20))
+    assert mask[:, :10].all()
+    assert not mask[:, 10:].any()
+    assert polygon_mask([half, quarter], size=(10, 20)).sum() == 150
+    assert not polygon_mask([], size=(10, 20)).any()

@@ -8,21 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool
-from numpy import ndarray
 from PIL import Image
-from pycocotools import mask as coco
 from torch import Tensor
 
 from refseg.inputs.frame import Frame
-from refseg.masks import decode_rle
+from refseg.masks import polygon_mask
 from refseg.peers.base import Found, Peer, size_in_square
 from refseg.peers.library import load_network, load_tokenizer, transformers
 from refseg.peers.preparation import Preparation
 from refseg.peers.table import PeerEntry
 from refseg.values import Decision
 
-__all__ = ["Florence", "polygon_mask", "polygons"]
+__all__ = ["Florence", "polygons"]
 
 PROMPT = "Locate {} in the image with mask"
 """Of the task `<REFERRING_EXPRESSION_SEGMENTATION>`."""
@@ -68,7 +65,8 @@ class Florence(Peer):
         for start in range(0, len(expressions), CHUNK):
             part = [PROMPT.format(" ".join(expression.split())) for expression in expressions[start : start + CHUNK]]
             for tokens, score, truncated in self._written(seen["image"], part):
-                mask = polygon_mask(polygons(tokens), height, width)
+                corners = [(np.reshape(one, (-1, 2)) * (width, height)).ravel().tolist() for one in polygons(tokens)]
+                mask = polygon_mask(corners, size=(height, width))
                 probabilities = torch.from_numpy(mask.astype(np.float32)) if mask.any() else None
                 yield Found(probabilities, score if mask.any() else 0.0, truncated)
 
@@ -99,7 +97,8 @@ class Florence(Peer):
         real = written[:, 1:] != self.network.config.text_config.pad_token_id
         means = ((chosen * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)).exp()
         for ids, mean, cut in zip(written.tolist(), means.tolist(), truncated, strict=True):
-            yield self.tokenizer.convert_ids_to_tokens(ids), min(1.0, mean), cut
+            # The network may have numbers for which the tokenizer has no token.
+            yield [token or "" for token in self.tokenizer.convert_ids_to_tokens(ids)], min(1.0, mean), cut
 
 
 def polygons(tokens: Sequence[str]) -> list[list[float]]:
@@ -114,12 +113,3 @@ def polygons(tokens: Sequence[str]) -> list[list[float]]:
         elif found[-1]:
             found.append([])
     return [one[: len(one) // 2 * 2] for one in found if len(one) >= 6]
-
-
-def polygon_mask(parts: Sequence[Sequence[float]], height: int, width: int) -> Bool[ndarray, "{height} {width}"]:
-    """Return the pixels inside any of the polygons, whose corners are fractions of the image."""
-    if not parts:
-        return np.zeros((height, width), dtype=bool)
-    corners = [(np.reshape(part, (-1, 2)) * (width, height)).ravel().tolist() for part in parts]
-    merged = coco.merge(coco.frPyObjects(corners, height, width))
-    return np.ascontiguousarray(decode_rle({"size": merged["size"], "counts": merged["counts"].decode("ascii")}))

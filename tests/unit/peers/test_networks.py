@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from refseg.inputs.frame import Frame
-from refseg.peers.florence import polygon_mask, polygons
+from refseg.peers.florence import polygons
 from refseg.peers.grounding_dino import GroundingDino
 from refseg.peers.sam import Sam, Sam2
 from refseg.peers.stored import StoredPeer
@@ -104,17 +104,6 @@ def test_polygons_are_read_from_locations():
     corners = [f"<loc_{place}>" for place in (100, 100, 900, 100, 900, 900, 100)]
     assert polygons(corners) == [[0.1005, 0.1005, 0.9005, 0.1005, 0.9005, 0.9005]]
     assert polygons(["</s>", "no", "</s>"]) == []
-
-
-def test_the_pixels_of_polygons():
-    half = [[0.0, 0.0, 0.5, 0.0, 0.5, 1.0, 0.0, 1.0]]
-    mask = polygon_mask(half, 10, 20)
-    assert mask[:, :10].all()
-    assert not mask[:, 10:].any()
-    assert not polygon_mask([], 10, 20).any()
-    both = polygon_mask([*half, [0.75, 0.0, 1.0, 0.0, 1.0, 1.0, 0.75, 1.0]], 10, 20)
-    assert both[:, 15:].all()
-    assert both.sum() == 150
 
 
 def test_an_answer_lies_where_the_image_lies():

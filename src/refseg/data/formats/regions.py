@@ -23,7 +23,7 @@ from pycocotools import mask as coco
 from refseg.data.formats.record import LARGEST, shown
 from refseg.errors import DataError
 from refseg.inputs.read import read_mask
-from refseg.masks import MAX_PIXELS, check_mask_size, check_rle, decode_rle
+from refseg.masks import MAX_PIXELS, check_mask_size, check_rle, decode_rle, polygon_mask
 
 __all__ = ["Overlap", "Painted", "Part", "check_part", "coco_parts", "flat_polygons", "is_number", "paint", "polygons"]
 
@@ -214,12 +214,10 @@ def _read(file: Path, size: tuple[int, int], warnings: list[str] | None) -> Bool
 
 
 def _paint_polygons(polygons: list[Any], height: int, width: int, overlap: Overlap) -> Bool[ndarray, "H W"]:
-    if not polygons:
-        return np.zeros((height, width), dtype=bool)
+    if overlap == "union" or not polygons:
+        return polygon_mask(polygons, size=(height, width))
     # As run lengths, one polygon after the other as pixels: pixels of thousands of polygons would fill the memory.
     rles = coco.frPyObjects(polygons, height, width)
-    if overlap == "union":
-        return _pixels(coco.merge(rles))
     once = np.zeros((height, width), dtype=bool)
     again = np.zeros((height, width), dtype=bool)
     for one in rles:
