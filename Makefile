@@ -12,9 +12,9 @@ EXPRESSIONS := "the top ring" "second ring from the top" "the leftmost ring" "th
 .PHONY: demo test check docs bench clean
 
 demo: .venv/core  ## words in, masks out
-	@rm -f demo/scene__*
+	@rm -rf demo
 	$(BIN)/refseg predict $(SCENE) $(EXPRESSIONS) --out demo
-	@echo "Look at:" && ls demo/scene__*_overlay.png
+	@echo "Look at:" && ls demo/*_overlay.jpg
 
 test: .venv/full  ## everything that needs neither a GPU nor real photos
 	$(PYTEST) -m "not gpu and not real"

@@ -39,16 +39,17 @@ def main() -> None:
     processes = max(3, arguments.rounds // 4)
     results: dict[str, object] = {"model": arguments.model}
 
-    def start(*words: str | Path) -> None:
-        subprocess.run([sys.executable, *map(str, words)], check=True, stdout=subprocess.DEVNULL)
+    def start(*words: str | Path, folder: str | None = None) -> None:
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.run([sys.executable, *map(str, words)], check=True, cwd=folder, **quiet)
 
     with tempfile.TemporaryDirectory() as folder:
-        cold = ("-m", "refseg", "predict", arguments.image, EXPRESSIONS[0])
+        cold = ("-m", "refseg", "predict", arguments.image.resolve(), EXPRESSIONS[0])
         results["start"] = report(
             "A process from start to end",
             side_by_side(
                 {
-                    "refseg predict": lambda: start(*cold, "--model", arguments.model, "--out", folder),
+                    "refseg predict": lambda: start(*cold, "--model", arguments.model, folder=folder),
                     "refseg --help": lambda: start("-m", "refseg", "--help"),
                     "python -c 'import torch'": lambda: start("-c", "import torch"),
                 },

@@ -450,6 +450,11 @@ class Segmenter(Protocol):
         ...
 
     @property
+    def domain(self) -> str | None:
+        """The kind of images that it was trained on, such as `photos`; None: not known."""
+        ...
+
+    @property
     def device(self) -> str:
         """What it computes on, such as `cpu`."""
         ...

@@ -117,4 +117,4 @@ def test_the_installed_model_segments(installed: Path, tmp_path: Path) -> None:
         HOME=str(tmp_path),
         HF_HUB_OFFLINE="1",
     )
-    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".png", ".json"}
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".png", ".jpg", ".jsonl"}

@@ -35,6 +35,7 @@ def test_every_photo_gets_masks_of_its_own_size(real_data, folder, tmp_path):
         with Image.open(photo) as image:
             size = image.size
         for index in range(len(expressions)):
-            with Image.open(tmp_path / f"{photo.stem}__{index:03d}.png") as mask:
+            (file,) = tmp_path.glob(f"{photo.stem}__{index:03d}-*.png")
+            with Image.open(file) as mask:
                 assert mask.size == size
                 assert set(np.unique(np.asarray(mask))) <= {0, 255}

@@ -93,7 +93,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     from refseg.inputs.clip_bpe import check_expression
     from refseg.masks import MAX_PIXELS
-    from refseg.models.hub import resolve
     from refseg.predictor import load
     from refseg.values import Decision
     from refseg.writers.overlay import fitted
@@ -109,9 +108,9 @@ def run(arguments: argparse.Namespace) -> int:
     first = next(opened, None)  # a model is slow to load: not before there is an image to segment
     if first is None:
         return EXIT_CODE
-    folder = resolve(arguments.model)
-    segmenter = load(folder, arguments.device)
-    _note_domain(arguments.model, folder)
+    segmenter = load(arguments.model, arguments.device)
+    if segmenter.domain not in (None, PHOTOS):  # whether an image is a photo is not guessed
+        _tell(f"note: the model {arguments.model} is trained on {segmenter.domain}; on photos its masks mean nothing")
     for given, name, image in itertools.chain([first], opened):
         (encoding,) = segmenter.encode([np.asarray(image)])
         shown = None if arguments.no_overlay else fitted(image, OVERLAY_SIDE)
@@ -142,15 +141,6 @@ def _opened(images: Sequence[str], max_pixels: int, broken: list[str]) -> Iterat
             _tell(str(error))
         else:
             yield given, name, image
-
-
-def _note_domain(model: str, folder: Path) -> None:
-    """Say what a model was trained on, if that is declared and not photos: whether an image is one is not guessed."""
-    from refseg.models.folder import read_folder
-
-    domain = read_folder(folder).domain
-    if domain not in (None, PHOTOS):
-        _tell(f"note: the model {model} is trained on {domain}; on photos its masks mean nothing")
 
 
 def _tell(line: str) -> None:

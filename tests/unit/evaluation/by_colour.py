@@ -21,6 +21,7 @@ class ByColour:
     """A segmenter that is not a refseg model."""
 
     device = "cpu"
+    domain = None
     fingerprint = "by colour"
 
     def __init__(self, decision=Decision(threshold=0.35)):  # noqa: B008

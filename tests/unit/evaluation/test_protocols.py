@@ -39,7 +39,7 @@ def test_resizing_large_maps_equals_that_of_pytorch():
 class Fixed:
     """A segmenter whose scores are given by expression, at the size of the image."""
 
-    device, fingerprint = "cpu", "fixed"
+    device, domain, fingerprint = "cpu", None, "fixed"
 
     def __init__(self, scores, decision):
         self.all_scores, self.decision = scores, decision

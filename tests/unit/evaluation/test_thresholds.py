@@ -86,7 +86,7 @@ def test_expressions_that_fit_nothing_and_ignored_pixels_are_not_counted():
 class Timid:
     """Gives the target of each image of `Squares` the probability 0.2, and the first row 0.07."""
 
-    device, fingerprint = "cpu", "timid"
+    device, domain, fingerprint = "cpu", None, "timid"
     decision = Decision(threshold=0.35)
 
     def encode(self, images, /):
