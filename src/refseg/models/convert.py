@@ -120,7 +120,7 @@ def read_foreign(source: str | Path, **changes: Any) -> tuple[Model, dict[str, A
     path, config = Path(source), None
     if path.is_dir():
         if (files := _transformers_files(path)) is None:
-            raise WeightsError(f"{path} is a folder of neither refseg nor transformers; give the file of the weights")
+            raise WeightsError(f"{path} is a folder without a {CONFIG} of transformers; give the file of the weights")
         path, config = files
     stored, others = read_file(path)
     if is_clipseg(stored):
