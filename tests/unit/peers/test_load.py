@@ -119,6 +119,20 @@ def test_an_answer_without_polygons_is_that_nothing_fits(peer, photo, monkeypatc
     assert (answer.empty, answer.confidence) == (True, 0)
 
 
+@pytest.mark.parametrize("peer", ["florence-2"], indirect=True)
+def test_a_number_without_a_token_is_no_location(peer, photo, monkeypatch):
+    monkeypatch.setattr(type(peer.tokenizer), "convert_ids_to_tokens", lambda _, ids: [None] * len(ids))
+    (answer,) = peer.segment(peer.encode(photo), WORDS[:1])
+    assert answer.empty
+
+
+@every_peer
+@pytest.mark.parametrize("shape", [(1, 300, 3), (300, 1, 3), (1, 1, 3)])
+def test_an_image_of_any_proportions(peer, shape):
+    (answer,) = peer.segment(peer.encode(np.full(shape, 90, np.uint8)), WORDS[:1])
+    assert answer.mask.shape == shape[:2]
+
+
 # ── files ──
 
 
