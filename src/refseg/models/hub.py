@@ -43,6 +43,8 @@ def resolve(name_or_path: str | Path, *, allow_download: bool = True) -> Path:
         DownloadError: The Hub does not have it, or cannot be reached.
     """
     text = str(name_or_path)
+    if not text:  # as a path it would be the working folder
+        raise UnknownNameError("model", text, MODELS)
     if isinstance(name_or_path, str) and text in MODELS:
         entry = MODELS[text]
         if entry.hub is not None:

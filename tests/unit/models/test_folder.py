@@ -163,6 +163,19 @@ def test_the_folder_of_a_run_is_no_model_folder_but_has_some(folder, tmp_path):
         assert str(caught.value).endswith(f"{run / 'best'}, {run / 'last'}")
 
 
+# ── the domain ──
+
+
+def test_the_domain_is_declared_in_the_config_and_stays_with_another_decision(model, folder, tmp_path):
+    assert read_folder(folder).domain is None
+    declared = save_model(model, tmp_path / "declared", domain="photos")
+    assert json.loads((declared / "config.json").read_text())["domain"] == "photos"
+    copy = write_decision(declared, tmp_path / "copy", Decision(threshold=0.7), {})
+    assert read_folder(declared).domain == read_folder(copy).domain == "photos"
+    edit(declared, lambda values: values.update(domain=["photos"]))
+    check_an_error(declared, ConfigError)
+
+
 # ── another decision ──
 
 

@@ -60,6 +60,12 @@ def test_a_name_without_weights_is_an_error():
         resolve("cris-r50")
 
 
+def test_an_empty_name_is_not_the_working_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UnknownNameError):
+        resolve("")
+
+
 def test_an_unknown_name_is_an_error():
     with pytest.raises(UnknownNameError) as caught:
         resolve("cris-r5")
