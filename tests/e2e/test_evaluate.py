@@ -65,6 +65,7 @@ def run(capsys, *words):
 METRICS = ("n", "n_absent", "mean_iou", "overall_iou", "precision", "giou", "ciou", "n_acc", "t_acc")
 
 
+@pytest.mark.slow
 def test_a_folder_scores_as_the_data_that_it_was_made_from(folder, model_folder, capsys):
     mine = run(capsys, "evaluate", model_folder, f"{folder}:val", "--device", "cpu")
     theirs = run(capsys, "evaluate", model_folder, "shapes:val", "--limit", "9", "--device", "cpu")
@@ -74,6 +75,7 @@ def test_a_folder_scores_as_the_data_that_it_was_made_from(folder, model_folder,
     assert not theirs["whole"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["refseg", "gres"])
 def test_stored_masks_score_as_the_evaluation_that_stored_them(folder, model_folder, capsys, protocol):
     words = (f"{folder}:all", "--protocol", protocol)

@@ -70,6 +70,7 @@ def test_an_impossible_ablation_is_an_error_before_anything_is_trained(values, e
         Ablation(**values)
 
 
+@pytest.mark.slow
 def test_rows_are_trained_once(tmp_path, capsys, monkeypatch):
     words = ["ablate", "shapes", *TINY, "--seeds", "1", "--limit", "2", "--out", str(tmp_path / "runs")]
     words += ["--device", "cpu", "--json", str(tmp_path / "cells.json")]

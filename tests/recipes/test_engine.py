@@ -123,6 +123,7 @@ def test_a_step_depends_only_on_its_number(make_tiny):
     assert float(third.step(pieces, 6)) != float(Engine(make_tiny(seed=1, dropout=0.3), config, ALONE).step(pieces, 5))
 
 
+@pytest.mark.slow
 def test_half_precision_scales_its_loss(make_tiny):
     config = settings(precision="float16", max_norm=1.0)
     engine = Engine(make_tiny(seed=1), config, ALONE)

@@ -25,7 +25,7 @@ from refseg.training.recipes import recipe
 from refseg.training.start import start_of
 from refseg.values import Decision
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")]
 
 
 @pytest.fixture(autouse=True)

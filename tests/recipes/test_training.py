@@ -31,7 +31,7 @@ from refseg.writers.overlay import overlay
 # The first losses of `tiny_run`, as this loop gave them when it was written (PyTorch 2.13, x86-64, one thread).
 RECORDED = [1.443322, 0.197994, 0.276704, 0.163648, 0.127334, 0.187023]
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")]
 
 
 class First:
@@ -131,7 +131,6 @@ def assert_same(one, other):
 # ── it learns ──
 
 
-@pytest.mark.slow
 def test_it_overfits_two_scenes(make_tiny, validation, tmp_path, losses, monkeypatch):
     fractions = []
     usual = families.contrastive_loss
@@ -558,7 +557,6 @@ TINY = [
 ]
 
 
-@pytest.mark.slow
 def test_the_smoke_recipe_trains_from_the_command_line(tmp_path, capsys):
     words = ["train", "shapes-smoke", *TINY, "steps_per_epoch=2", "validation_images=1"]
     assert main([*words, "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
