@@ -443,6 +443,7 @@ def test_images_lie_in_a_folder(made, tmp_path):
             References(folder(tmp_path), "own", "all", images=tmp_path / name)
 
 
+@pytest.mark.slow
 def test_many_splits_can_be_opened_together(tmp_path):
     """More than the number of values that a query takes."""
     data = skipping(tmp_path, *({"split": f"{n}"} for n in range(40_000)), split="all")

@@ -128,6 +128,7 @@ def said(query: Query) -> set[str]:
 # --- words ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_every_expression_refers_to_its_target_only(split):
     for scene, reference in meant(split):
@@ -135,6 +136,7 @@ def test_every_expression_refers_to_its_target_only(split):
         assert naive(reference.query, scene) == [reference.target], reference
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_expressions_without_a_target_fit_no_object(split):
     for scene, reference in fitting_nothing(split):
@@ -143,6 +145,7 @@ def test_expressions_without_a_target_fit_no_object(split):
         assert naive(reference.query, scene, cone=60.0) == [], reference
 
 
+@pytest.mark.slow
 def test_the_wording_agrees_with_the_query():
     for _, reference in meant("val") + fitting_nothing("val"):
         words = [CANONICAL.get(word, word) for word in reference.expression.split()]
@@ -279,6 +282,7 @@ def test_margins(things, query, certain, possible):
 # --- scenes --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_training_never_shows_or_names_what_is_held_out(split):
     dataset = Shapes(split)
@@ -294,6 +298,7 @@ def test_training_never_shows_or_names_what_is_held_out(split):
                     assert {"the", "from"} & set(between) or words.index(colour) > words.index(kind), expression
 
 
+@pytest.mark.slow
 def test_every_test_scene_shows_what_is_held_out():
     dataset = Shapes("test")
     held_out = 0
@@ -313,6 +318,7 @@ def test_held_out_pairs_use_every_kind_and_colour_once():
     assert {kind for _, kind in HELD_OUT} == set(KINDS)
 
 
+@pytest.mark.slow
 def test_objects_are_visible_and_of_their_size():
     for seed in range(120):
         scene = generate_scene(np.random.default_rng(seed), held_out=bool(seed % 2))
@@ -521,6 +527,7 @@ def test_a_drill_adds_samples_and_leaves_the_others_alone():
     assert drilled[9].expressions == plain[9].expressions
 
 
+@pytest.mark.slow
 def test_a_drill_has_every_form_and_fits_its_targets():
     forms, absent, lonely = Counter(), Counter(), 0
     for scene in range(MANY):

@@ -11,6 +11,8 @@ import pytest
 from refseg.cli.main import main
 from refseg.peers.table import PEERS
 
+pytestmark = pytest.mark.slow  # PyTorch networks of another library
+
 
 @pytest.fixture(autouse=True)
 def somewhere(hub_cache, tmp_path, monkeypatch):

@@ -24,6 +24,8 @@ from refseg.peers.table import PEERS, peer_entry
 from refseg.predictor import load
 from refseg.values import Calibration, Decision, Encoding, Segmenter
 
+pytestmark = pytest.mark.slow  # PyTorch networks of another library
+
 WORDS = ["the red disc", "the blue square on the right"]
 
 

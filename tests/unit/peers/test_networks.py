@@ -13,6 +13,8 @@ from refseg.peers.grounding_dino import GroundingDino
 from refseg.peers.sam import Sam, Sam2
 from refseg.peers.stored import StoredPeer
 
+pytestmark = pytest.mark.slow  # PyTorch networks of another library
+
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
 CPU = torch.device("cpu")
