@@ -629,11 +629,16 @@ def test_a_stopped_command_exits_with_the_code_of_its_signal(tmp_path, capsys, m
 
 
 def test_a_second_signal_has_its_usual_effect():
-    with loop._stop_signals() as signals:
-        signal.raise_signal(signal.SIGINT)
-        assert signals == [signal.SIGINT]
-        with pytest.raises(KeyboardInterrupt):
+    # A shell starts what runs in the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with loop._stop_signals() as signals:
             signal.raise_signal(signal.SIGINT)
+            assert signals == [signal.SIGINT]
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_the_help_of_a_recipe_explains_its_settings(capsys):
