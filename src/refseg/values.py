@@ -269,7 +269,7 @@ class Prediction:
     truncated: bool = False
     """Whether the expression was longer than the model reads, so that its end was cut off."""
     object_score: float = 1.0
-    """The probability that this is what is meant, 0..1, by a model that finds objects first and then their pixels.
+    """The probability that this is the target, 0..1, by a model that finds objects first and then their pixels.
 
     `confidence` is multiplied by it. A model that computes the probability of each pixel alone has none: 1.
     """

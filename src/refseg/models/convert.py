@@ -30,7 +30,7 @@ __all__ = ["adopt_clip", "convert", "merge", "read_foreign"]
 CHECKPOINTS = (".pth", ".pt")
 """Endings of files of `torch.save`."""
 ENDINGS = (*CHECKPOINTS, ".safetensors", ".bin", ".ckpt", ".onnx", ".zip")
-"""Endings of files of weights; nobody gives them to a folder."""
+"""Endings of files of weights, which a folder should not have."""
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In a folder that transformers wrote, the preferred one first."""
 

@@ -136,7 +136,7 @@ def _published(entry: ModelEntry, file: HubFile, *, allow_download: bool) -> Pat
     with exclusive(folder.parent):
         if (folder / CONFIG).is_file():  # another process has made it meanwhile
             return folder
-        # By default Python prints warnings to stderr, also where nobody has set up logging.
+        # By default Python prints warnings to stderr, also where logging is not set up.
         logging.getLogger(__name__).warning(
             "%s: downloads %d MB from %s (revision %s); licence: %s",
             *(entry.name, file.megabytes, page, file.revision, entry.licence),

@@ -36,7 +36,7 @@ class Found(NamedTuple):
     probabilities: Float[Tensor, "h w"] | None
     """Of the pixels, at any size and proportions; None: nothing fits."""
     object_score: float
-    """The probability that this is what is meant, 0..1."""
+    """The probability that this is the target, 0..1."""
     truncated: bool
     """Whether the end of the expression was not read."""
 

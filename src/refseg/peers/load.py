@@ -57,7 +57,7 @@ def _folders(entry: PeerEntry) -> list[Path]:
     for part in entry.parts:
         folder = cached_files(part.repository, part.files, revision=part.revision)
         if folder is None:
-            # By default Python prints warnings to stderr, also where nobody has set up logging.
+            # By default Python prints warnings to stderr, also where logging is not set up.
             logging.getLogger(__name__).warning(
                 "%s: downloads %d MB, %s at revision %s of the Hugging Face Hub; licence: %s",
                 *(entry.name, part.megabytes, part.repository, part.revision, part.licence),

@@ -26,11 +26,11 @@ T = TypeVar("T")
 
 STYLES = ("name", "appearance", "location", "relation", "several")
 MOST_TARGETS = 8
-"""Objects of a photo that are singled out, drawn at random."""
+"""Objects of a photo that are singled out, chosen at random."""
 PER_TARGET, OF_A_FORM = 5, 2
 """Expressions for the same target, and those of the same form among them."""
 MOST_WHOLES = 5
-"""Names of a photo whose things are meant together."""
+"""Names of a photo whose things are one target together."""
 SMALLEST = (0.004, 0.03)
 """Fraction of the photo's pixels, and of its sides: what is smaller is not referred to."""
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}

@@ -4,7 +4,7 @@
 
 - `number`: `count`; `many`, of which a region may show any number; `worn`, of which a person has one; `mass` (grass,
   hair), which is neither counted nor compared; or `pair` (scissors, shoes), whose word is always a plural;
-- `words`: what people say for it, the usual word first, each `singular/plural`; none where nobody refers to it;
+- `words`: what people say for it, the usual word first, each `singular/plural`; none where people do not refer to it;
 - `kinds`: words for more than this name, such as `animal/animals`;
 - `colours`: which colours tell such objects apart (see `colours.PALETTES`);
 - `confused`: labels; what has a label in common with another name might be called by its word too;
