@@ -63,7 +63,7 @@ class Query:
     colour: str | None = None
     place: Place | None = None
     whole: bool = False
-    """Whether the query refers to all that the word may mean, together, whatever its masks are of; crowds stay unclear."""
+    """Whether all that the word may mean is one target, whatever its masks are of; crowds stay unclear."""
 
 
 NOTHING = Denotation(certain=frozenset(), possible=frozenset())
