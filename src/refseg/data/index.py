@@ -23,14 +23,17 @@ from refseg.files import user_cache
 
 __all__ = ["Index", "build", "encodable", "open_index"]
 
-VERSION = f"3 {__version__}"
+VERSION = f"4 {__version__}"
 """Of the tables and of the readers that fill them: an index of another version is made anew."""
 TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE image (number INTEGER PRIMARY KEY, file TEXT, image_id TEXT, height INTEGER, width INTEGER);
+CREATE TABLE image (
+    number INTEGER PRIMARY KEY, file TEXT, image_id TEXT, height INTEGER, width INTEGER, objects TEXT
+);
 CREATE TABLE reference (
     number INTEGER PRIMARY KEY, id TEXT, image INTEGER, split TEXT, expressions TEXT, expression_ids TEXT,
-    expression_attributes TEXT, parts TEXT, attributes TEXT, file TEXT, row TEXT, repeated INTEGER
+    expression_attributes TEXT, parts TEXT, target_object INTEGER, attributes TEXT, file TEXT, row TEXT,
+    repeated INTEGER
 );
 CREATE TABLE problem (number INTEGER PRIMARY KEY, file TEXT, row TEXT, kind TEXT, message TEXT, split TEXT);
 """
@@ -142,7 +145,7 @@ class _Filler:
             DataError: the data set cannot be read, or no row of it can be used.
         """
         self.database.executemany(
-            "INSERT INTO reference VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO reference VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (values for record in source.read(self.problems.append) if (values := self._reference(record, source))),
         )
         problems = (
@@ -168,8 +171,9 @@ class _Filler:
         image = self.images.get((record.file, record.size))
         if image is None:
             image = self.images[record.file, record.size] = len(self.images)
-            values = (image, record.file, record.image_id, *(record.size or (None, None)))
-            self.database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?)", values)
+            objects = json.dumps(record.objects) if record.objects else ""
+            values = (image, record.file, record.image_id, *(record.size or (None, None)), objects)
+            self.database.execute("INSERT INTO image VALUES (?, ?, ?, ?, ?, ?)", values)
         self.sizes[record.split, record.file] = record.size
         self.rows[record.split, record.id] = record.row or file
         return (
@@ -181,6 +185,7 @@ class _Filler:
             json.dumps(record.expression_ids, ensure_ascii=False),
             json.dumps(record.expression_attributes, ensure_ascii=False),
             json.dumps(record.parts),
+            record.target_object,
             json.dumps(record.attributes, ensure_ascii=False),
             file,
             record.row,

@@ -125,7 +125,7 @@ class References(Sequence[Sample]):
             raise IndexError(f"image {index} of {self.num_images}")
         rows = self._index.ask(
             "SELECT reference.number, reference.id, image_id, image.file, height, width, split, expressions, "
-            "expression_ids, expression_attributes, parts, attributes FROM reference "
+            "expression_ids, expression_attributes, parts, target_object, attributes FROM reference "
             "JOIN image ON image.number = reference.image WHERE image = ? ORDER BY reference.number",
             int(self._images[index]),
         )
@@ -144,12 +144,13 @@ class References(Sequence[Sample]):
         expression_ids: str,
         expression_attributes: str,
         parts: str,
+        target_object: int | None,
         attributes: str,
     ) -> Sample:
         size = None if height is None or width is None else (height, width)
         texts, ids = json.loads(expressions), json.loads(expression_ids)
         known = json.loads(expression_attributes) or [{}] * len(texts)
-        region = _Region(self._media, self.name, id, file, size, parts)
+        region = _Region(self._media, f"{self.name}: reference {id}", file, size, parts)
         return Sample(
             id=id,
             image_id=image_id,
@@ -160,13 +161,30 @@ class References(Sequence[Sample]):
             load_image=partial(self._media.read_image, file, size),
             load_mask=None if parts == "[]" else region.target,
             load_ignored=region.ignored if '"ignored": true' in parts else None,
+            target_object=target_object,
             split=split,
             source=self.name,
             attributes=json.loads(attributes),
         )
 
-    def objects(self, index: int) -> None:
-        """Return None: the data set does not know all objects of an image."""
+    def objects(self, index: int) -> Bool[ndarray, "N H W"] | None:
+        """Return the masks of all objects in image `index`; None if the data set does not know them.
+
+        Raises:
+            DataError: a mask is malformed.
+        """
+        ((file, height, width, objects),) = self._index.ask(
+            "SELECT file, height, width, objects FROM image WHERE number = ?", int(self._images[index])
+        )
+        if not objects:
+            return None
+        size = None if height is None or width is None else (height, width)
+        return np.stack(
+            [
+                _Region(self._media, f"{self.name}: object {number} of {file}", file, size, json.dumps(parts)).target()
+                for number, parts in enumerate(json.loads(objects), 1)
+            ]
+        )
 
     # ── the split as a whole ──
 
@@ -242,8 +260,8 @@ class References(Sequence[Sample]):
 class _Region:
     """Paints the region of a sample when it is loaded; not a closure, since samples are sent to other processes."""
 
-    def __init__(self, media: Media, name: str, id: str, file: str, size: tuple[int, int] | None, parts: str) -> None:
-        self.media, self.name, self.id, self.file, self.size, self.parts = media, name, id, file, size, parts
+    def __init__(self, media: Media, name: str, file: str, size: tuple[int, int] | None, parts: str) -> None:
+        self.media, self.name, self.file, self.size, self.parts = media, name, file, size, parts
 
     def target(self) -> Bool[ndarray, "H W"]:
         """Return the target mask."""
@@ -258,4 +276,4 @@ class _Region:
         try:
             return self.media.paint(json.loads(self.parts), height, width, image=self.file)
         except (DataError, ImageError) as error:
-            raise DataError(f"{self.name}: reference {self.id}: {error}") from None
+            raise DataError(f"{self.name}: {error}") from None

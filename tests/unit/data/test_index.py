@@ -71,13 +71,13 @@ def ids(index):
 def test_an_index_holds_images_and_references(own, tmp_path):
     index, file = open_index(own()[0]), str(tmp_path / "own" / "data.csv")
     assert index.ask("SELECT * FROM image ORDER BY number") == [
-        (0, "a.jpg", "a.jpg", None, None),
-        (1, "b.jpg", "b.jpg", None, None),
+        (0, "a.jpg", "a.jpg", None, None, ""),
+        (1, "b.jpg", "b.jpg", None, None, ""),
     ]
     assert index.ask("SELECT * FROM reference ORDER BY number") == [
-        (0, "x", 0, "all", '["left cup"]', '["x/0"]', "[]", '[{"file": "1.png"}]', "{}", file, "line 2", 0),
-        (1, "y", 1, "all", '["unicorn"]', '["y/0"]', "[]", "[]", "{}", file, "line 3", 0),
-        (2, "z", 0, "all", '["dog"]', '["z/0"]', "[]", '[{"file": "2.png"}]', "{}", file, "line 4", 0),
+        (0, "x", 0, "all", '["left cup"]', '["x/0"]', "[]", '[{"file": "1.png"}]', None, "{}", file, "line 2", 0),
+        (1, "y", 1, "all", '["unicorn"]', '["y/0"]', "[]", "[]", None, "{}", file, "line 3", 0),
+        (2, "z", 0, "all", '["dog"]', '["z/0"]', "[]", '[{"file": "2.png"}]', None, "{}", file, "line 4", 0),
     ]
 
 

@@ -221,7 +221,8 @@ def _record(
     ignored: tuple[Part, ...],
 ) -> Record:
     targets, name = group[0].targets, group[0].name
-    parts = tuple({"rle": dict(photo.things[index].rle)} for index in sorted(targets))
+    objects = tuple(({"rle": dict(thing.rle)},) for thing in photo.things)
+    parts = tuple(part for index in sorted(targets) for part in objects[index])
     return Record(
         id=id,
         image_id=image,
@@ -232,6 +233,8 @@ def _record(
         expression_ids=tuple(f"{id}/{number}" for number in range(len(group))),
         expression_attributes=tuple({"style": one.style, "form": one.form, "absent": one.absent} for one in group),
         parts=(*parts, *ignored) if parts else (),
+        target_object=next(iter(targets)) if len(targets) == 1 else None,
+        objects=objects,
         attributes={
             "name": name,
             "targets": len(targets),

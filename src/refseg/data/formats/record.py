@@ -65,6 +65,10 @@ class Record:
     """What is known of each expression; empty where nothing is."""
     parts: tuple[Mapping[str, Any], ...]
     """The region, painted in this order (see `regions`); empty where nothing fits the expressions."""
+    target_object: int | None = None
+    """The index of the target among `objects`; None where it is not one of them, or several."""
+    objects: tuple[tuple[Mapping[str, Any], ...], ...] = ()
+    """The regions of all objects of the image, where the format knows them; the same in each record of an image."""
     attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     """What was left out of a row that can be used otherwise, such as polygons of two points."""

@@ -40,6 +40,8 @@ def test_a_record_has_the_values_of_the_files(made, write, tmp_path):
         "parts": ({"file": "7.png"},),
         "attributes": {"targets": 1},
         "expression_attributes": (),
+        "target_object": None,
+        "objects": (),
         "warnings": (),
         "row": "reference 1",
         "table": str(tmp_path / "anns" / "refcoco" / "val.json"),

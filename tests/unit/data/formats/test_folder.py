@@ -48,6 +48,8 @@ def test_a_record_has_the_values_of_the_row(made, csv, tmp_path):
         "parts": ({"file": "a-cup.png"},),
         "attributes": {"light": "dim"},
         "expression_attributes": (),
+        "target_object": None,
+        "objects": (),
         "warnings": (),
         "row": "line 2",
         "table": str(tmp_path / "data.csv"),

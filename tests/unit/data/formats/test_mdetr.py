@@ -54,6 +54,8 @@ def test_a_record_has_the_values_of_the_file(made, write, tmp_path):
         "parts": ({"polygons": [made.square(2, 2, 9)]},),
         "attributes": {"targets": 1},
         "expression_attributes": (),
+        "target_object": None,
+        "objects": (),
         "warnings": (),
         "row": "image 1",
         "table": str(tmp_path / "finetune_refcoco_val.json"),

@@ -63,6 +63,22 @@ def test_the_target_of_several_is_the_union_of_their_masks(folder):
     assert {one.attributes["style"] for one in both.expressions} == {"several"}
 
 
+def test_all_objects_are_known_so_that_pointing_can_be_measured(folder):
+    data = open_data(f"{folder({})}:all")
+    objects = data.objects(0)
+    assert np.array_equal(objects, [square(5, 20, 20), square(55, 20, 20)])
+    for sample in data:
+        if sample.attributes["targets"] == 1:
+            assert np.array_equal(sample.load_mask(), objects[sample.target_object])
+        else:
+            assert sample.target_object is None
+
+
+def test_a_photo_without_objects_has_no_masks_of_them(folder):
+    data = open_data(f"{folder({'instances': [], 'labelled': ['dog', 'cat']})}:all")
+    assert data.objects(0) is None
+
+
 def test_what_is_absent_has_no_mask(folder):
     data = open_data(f"{folder({'labelled': ['dog', 'cat']})}:all")
     absent = [one for one in data if one.load_mask is None]

@@ -56,6 +56,8 @@ def test_a_record_has_the_values_of_the_files(made, write, tmp_path):
         "parts": ({"polygons": [made.square(2, 2, 10)]},),
         "attributes": {"targets": 1},
         "expression_attributes": (),
+        "target_object": None,
+        "objects": (),
         "warnings": (),
         "row": "phrase 1",
         "table": str(tmp_path / "refer_val.json"),

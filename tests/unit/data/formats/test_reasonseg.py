@@ -47,6 +47,8 @@ def test_a_record_has_the_values_of_the_file(made, write, tmp_path):
         "parts": ({"polygons": [made.square(2, 2, 10)]},),
         "attributes": {"sentence": True},
         "expression_attributes": (),
+        "target_object": None,
+        "objects": (),
         "warnings": (),
         "row": "",
         "table": str(tmp_path / "val" / "1_a.json"),

@@ -60,6 +60,8 @@ def test_a_record_has_the_values_of_the_files(made, write, references, annotatio
         "parts": ({"polygons": [made.square(2, 2, 10)]},),
         "attributes": {"targets": 1, "category": "cup", "distractors": 2},
         "expression_attributes": (),
+        "target_object": None,
+        "objects": (),
         "warnings": (),
         "row": "reference 1",
         "table": str(tmp_path / "refcoco" / "refs(unc).p"),
