@@ -123,7 +123,7 @@ class AttentionPool2d(nn.Module):
     def values(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B E H W"]:
         """Return the features of each position in CLIP's joint space if it attends to itself only."""
         tokens: Tensor = self.c_proj(self.v_proj(self._tokens(x)))
-        return tokens.mT.reshape(len(x), -1, *x.shape[2:])
+        return tokens.mT.reshape(x.shape[0], -1, *x.shape[2:])
 
     def _tokens(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B H*W C"]:
         """Return a map as a sequence with positional embeddings."""

@@ -82,7 +82,7 @@ class TextTransformer(nn.Module):
     @staticmethod
     def sentence_of(words: Float[Tensor, "B L D"], tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B D"]:
         """Return the end token's features; it is the first token with the highest id."""
-        return words[torch.arange(len(tokens), device=tokens.device), tokens.argmax(dim=-1)]
+        return words[torch.arange(tokens.shape[0], device=tokens.device), tokens.argmax(dim=-1)]
 
     def embed(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Return the input of the first block; L is at most `context_length`."""

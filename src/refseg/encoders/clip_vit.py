@@ -98,7 +98,7 @@ class VisionTransformer(nn.Module):
             # The convolution would ignore the rest of the image, and masks would be displaced.
             raise ImageError(f"an image of {side} pixels on a side cannot be cut into patches of {self.patch}")
         patches = self.conv1(pixels)
-        first = self.class_embedding.to(patches.dtype).expand(len(pixels), 1, -1)
+        first = self.class_embedding.to(patches.dtype).expand(pixels.shape[0], 1, -1)
         tokens = torch.cat([first, patches.flatten(2).mT], dim=1)
         normed: Tensor = self.ln_pre(tokens + self._positions(side // self.patch).to(tokens.dtype))
         return normed

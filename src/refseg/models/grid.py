@@ -27,5 +27,5 @@ def to_quarter(maps: Float[Tensor, "B C g g"], side: int) -> Float[Tensor, "B C 
     # The positions of the logits in the coordinates of `grid_sample`: -1 and 1 are the edges of the image.
     line = (torch.linspace(0, side - 1, count, device=maps.device) + 0.5) * (2 / side) - 1
     grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
-    grid = grid.to(maps.dtype).expand(len(maps), count, count, 2)
+    grid = grid.to(maps.dtype).expand(maps.shape[0], count, count, 2)
     return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -83,7 +83,7 @@ class CLIPMap(PatchMapModel):
         """Return the cosine similarity of each patch and the sentence, -1..1."""
         sentence = F.normalize(self.text(tokens).sentence.float(), dim=-1)
         patches = F.normalize(image["patches"].float(), dim=1)
-        return torch.einsum("bdhw,bd->bhw", patches.expand(len(tokens), -1, -1, -1), sentence)
+        return torch.einsum("bdhw,bd->bhw", patches.expand(tokens.shape[0], -1, -1, -1), sentence)
 
     def decode(
         self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]

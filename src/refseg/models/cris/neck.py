@@ -79,7 +79,7 @@ def _upsampled(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
 
 def _for_each(image: Float[Tensor, "N C H W"], like: Float[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
     """Repeat the map of a single image for each expression."""
-    return image.expand(len(like), -1, -1, -1)
+    return image.expand(like.shape[0], -1, -1, -1)
 
 
 def _coordinates(like: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2 H W"]:

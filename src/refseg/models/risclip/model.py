@@ -162,7 +162,7 @@ class RISCLIP(PatchMapModel):
         if self.decoder is not None:
             side = cosines.shape[-1]
             features = tuple(
-                kept[block][:, 1:].mT.reshape(len(tokens), -1, side, side) for block in self.config.decoder_blocks
+                kept[block][:, 1:].mT.reshape(tokens.shape[0], -1, side, side) for block in self.config.decoder_blocks
             )
             logits = self.decoder(logits, features)
         return to_quarter(logits.float(), cosines.shape[-1] * self.config.vision.patch)
@@ -182,7 +182,7 @@ class RISCLIP(PatchMapModel):
         self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B g g"], dict[int, Tensor]]:
         """Return the map of cosines, and the tokens of the image blocks that the decoder needs."""
-        config, count = self.config, len(tokens)
+        config, count = self.config, tokens.shape[0]
         # The blocks that ran so far, and their tokens.
         image_blocks, text_blocks = config.image_only_blocks, 0
         vision, words = _for_each(image["tokens"], count), self.text.embed(tokens)
