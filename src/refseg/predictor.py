@@ -17,7 +17,7 @@ from refseg.errors import UnknownNameError
 from refseg.inputs.clip_bpe import expression_list
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.read import ImageSource
-from refseg.runtimes.base import Runtime
+from refseg.runtimes.base import Runtime, probabilities
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, Encoding, PatchMap, Prediction
 
@@ -92,7 +92,8 @@ class Predictor(BaseSegmenter):
         predictions: list[Prediction] = []
         for start in range(0, len(expressions), CHUNK):
             part = slice(start, start + CHUNK)
-            scores = self.runtime.decode(image.arrays, words.tokens[part], words.padding[part])
+            # Probabilities are restored to the image's size, not logits: so does the reference.
+            scores = probabilities(self.runtime.decode(image.arrays, words.tokens[part], words.padding[part]))
             predictions += [
                 Prediction(expression, row, image.frame, decision, truncated)
                 for expression, row, truncated in zip(expressions[part], scores, words.truncated[part], strict=True)
@@ -103,8 +104,11 @@ class Predictor(BaseSegmenter):
         """Return the patch-level map of an expression (see `BaseSegmenter.ground`)."""
         self._check(image)
         words = self.inputs.tokens([expression])
-        cosines, scores = self.runtime.ground(image.arrays, words.tokens, words.padding)
-        return PatchMap(expression, cosines[0], np.clip(image.frame.restore(scores[0]), 0, 1))
+        found = self.runtime.ground(image.arrays, words.tokens, words.padding)
+        if found is None:
+            return super().ground(image, expression)
+        cosines, logits = found
+        return PatchMap(expression, cosines[0], np.clip(image.frame.restore(probabilities(logits[0])), 0, 1))
 
 
 def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "auto") -> BaseSegmenter:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
-__all__ = ["Runtime"]
+__all__ = ["Runtime", "probabilities"]
 
 
 @runtime_checkable
@@ -32,7 +33,7 @@ class Runtime(Protocol):
     def decode(
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
     ) -> Float[ndarray, "B h w"]:
-        """Return the probabilities of B expressions about one image, 0..1, float32.
+        """Return the logits of B expressions about one image, float32.
 
         Args:
             image: arrays of `encode`, whose first axis is one.
@@ -43,10 +44,12 @@ class Runtime(Protocol):
 
     def ground(
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
-    ) -> tuple[Float[ndarray, "B g g"], Float[ndarray, "B h w"]]:
-        """Return the patch-level map: cosines, -1..1, and probabilities by the map alone.
-
-        Raises:
-            ConfigError: the model has no such map.
-        """
+    ) -> tuple[Float[ndarray, "B g g"], Float[ndarray, "B h w"]] | None:
+        """Return the patch-level map: cosines, -1..1, and logits by the map alone; None: the model has no such map."""
         ...
+
+
+def probabilities(logits: Float[ndarray, "*B h w"]) -> Float[ndarray, "*B h w"]:
+    """Return the probabilities that logits stand for, 0..1."""
+    with np.errstate(over="ignore"):  # the exponential of a large number is infinite, and the probability 0
+        return np.asarray(1 / (1 + np.exp(-logits)))

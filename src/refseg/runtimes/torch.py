@@ -54,27 +54,22 @@ class TorchRuntime:
     def decode(
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
     ) -> Float[ndarray, "B h w"]:
-        """Return the probabilities of B expressions about one image."""
+        """Return the logits of B expressions about one image."""
         with torch.inference_mode():
             logits = self.model.decode(self._image(image), self._tensor(tokens), self._tensor(padding))
-            # Probabilities are restored to the image's size, not logits: so does the reference.
-            return np.asarray(logits[:, 0].float().sigmoid().cpu().numpy())
+            return np.asarray(logits[:, 0].float().cpu().numpy())
 
     def ground(
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
-    ) -> tuple[Float[ndarray, "B g g"], Float[ndarray, "B h w"]]:
-        """Return the patch-level map: cosines, and probabilities by the map alone.
-
-        Raises:
-            ConfigError: the model has no such map.
-        """
+    ) -> tuple[Float[ndarray, "B g g"], Float[ndarray, "B h w"]] | None:
+        """Return the patch-level map: cosines, and logits by the map alone; None: the model has no such map."""
         model = self.model
         if not isinstance(model, PatchMapModel):
-            raise ConfigError(f"a model of the family {model.family} has no patch-level map; risclip and clip-map do")
+            return None
         with torch.inference_mode():
             cosines = model.ground(self._image(image), self._tensor(tokens), self._tensor(padding))
             logits = to_quarter(model.map_logits(cosines).float(), model.inputs.image_size)
-            return cosines.float().cpu().numpy(), logits[:, 0].sigmoid().cpu().numpy()
+            return cosines.float().cpu().numpy(), logits[:, 0].cpu().numpy()
 
     def _image(self, arrays: Mapping[str, ndarray]) -> dict[str, Tensor]:
         # Copied, as PyTorch has no read-only tensors.
