@@ -111,7 +111,9 @@ class Predictor(BaseSegmenter):
         return PatchMap(expression, cosines[0], np.clip(image.frame.restore(probabilities(logits[0])), 0, 1))
 
 
-def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "auto") -> BaseSegmenter:
+def load(
+    model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "auto", *, refine: str | None = None
+) -> BaseSegmenter:
     """Load a model: the bundled one, or one by its name in `refseg models`, its folder, or its Hub name `user/name`.
 
     Models of refseg give a `Predictor`. Other people's models (`refseg.peers`) need the extra `refseg[peers]`; their
@@ -124,13 +126,20 @@ def load(model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "
         model: the name or the path.
         device: `auto` (a CUDA GPU, else Apple's, else the processor), `cpu`, `cuda`, `cuda:1`, `mps`, or a
             `torch.device`.
+        refine: `sam` or `sam2`, which sharpens the borders of the masks; it needs the extra `refseg[peers]`.
 
     Raises:
-        UnknownNameError: there is no such model.
+        UnknownNameError: there is no such model, or no such refiner.
         WeightsError: it has no weights here, or they are broken.
         ConfigError: its config is broken, the device is unknown or missing, or the model needs an extra of refseg.
         DownloadError: it cannot be fetched.
     """
+    if refine is not None:
+        from refseg.peers.load import load_refiner
+        from refseg.peers.refine import Refined
+
+        refiner = load_refiner(refine, device)
+        return Refined(load(model, device), refiner)
     from refseg.models.folder import load_model, read_folder
     from refseg.models.hub import resolve
     from refseg.peers.stored import find_peer
@@ -156,6 +165,7 @@ def predict(
     model: str | os.PathLike[str] = BUNDLED,
     device: str | torch.device = "auto",
     threshold: float | None = None,
+    refine: str | None = None,
 ) -> list[Prediction]:
     """Segment the regions of one image that expressions refer to, in one call.
 
@@ -167,11 +177,12 @@ def predict(
         model: see `load`.
         device: see `load`.
         threshold: see `Predictor.segment`.
+        refine: see `load`.
 
     Raises:
         RefsegError: as these three.
     """
     texts = expression_list(expressions)
-    predictor = load(model, device)
+    predictor = load(model, device, refine=refine)
     (encoding,) = predictor.encode([image])
     return predictor.segment(encoding, texts, threshold=threshold)

@@ -273,6 +273,12 @@ class Prediction:
 
     `confidence` is multiplied by it. A model that computes the probability of each pixel alone has none: 1.
     """
+    refine: Callable[[Prediction], Float[ndarray, "H W"]] | None = field(default=None, repr=False)
+    """Computes the probabilities of a mask with sharper borders (`peers.refine`), when the mask is asked for.
+
+    It is given this prediction without itself, if that is not empty. `scores` and what follows from them, the
+    confidence, the score and whether anything fits, stay those of the model.
+    """
 
     def __post_init__(self) -> None:
         if not (np.isfinite(self.scores).all() and 0 <= self.object_score <= 1):
@@ -285,12 +291,25 @@ class Prediction:
         return replace(self, decision=decision)
 
     @property
+    def unrefined(self) -> Prediction:
+        """The prediction of the model alone."""
+        return replace(self, refine=None)
+
+    @property
     def probability(self) -> Float[ndarray, "H W"]:
         """The probability that each pixel of the original image belongs to the target, 0..1, float32; not kept."""
+        if self.refine is not None and not (own := self.unrefined).empty:
+            return self.refine(own)
         return np.asarray(np.clip(self.frame.restore(self.scores), 0, 1))
 
     @cached_property
     def _measured(self) -> _Measured:
+        if self.refine is not None:
+            own = self.unrefined
+            if own.empty:
+                return own._measured
+            mask = self.refine(own) > own.threshold
+            return own._measured._replace(rle=encode_rle(mask), box=bounding_box(mask))
         frame = self.frame
         # Restored once, or, where that would take much memory, once for each pass.
         kept = list(self._blocks()) if frame.height * frame.width <= KEPT_PIXELS else None

@@ -46,6 +46,21 @@ def test_confidence_by_hand():
     assert prediction.score == prediction.confidence
 
 
+def test_a_refined_mask_keeps_the_score_of_its_own():
+    own = predict([[0.75, 1.0], [0.25, 0.5]])
+    sharper = np.array([[0.1, 0.9], [0.1, 0.9]], np.float32)
+    asked = []
+    refined = dataclasses.replace(own, refine=lambda one: asked.append(one) or sharper)
+    assert refined.mask.tolist() == [[False, True], [False, True]]
+    assert (refined.box, refined.confidence, refined.threshold) == ((1, 0, 2, 2), own.confidence, 0.5)
+    assert np.array_equal(refined.probability, sharper)
+    assert all(one.refine is None and one.box == own.box for one in asked)
+    asked.clear()
+    nothing = refined.decided_by(Decision(threshold=0.999999))
+    nothing = dataclasses.replace(nothing, scores=own.scores / 2)
+    assert (nothing.empty, nothing.box, nothing.mask.any(), asked) == (True, None, False, [])
+
+
 def test_a_certain_mask_has_score_one():
     assert predict([[1, 0], [0, 1]]).score == 1
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refseg.cli.options import add_device
+from refseg.cli.options import add_device, add_refine, model_name
 from refseg.cli.outputs import check_outputs, result_files
 from refseg.errors import ConfigError
 from refseg.writers.table import aligned
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save", type=Path, metavar="FILE", help="write every mask there, as `refseg score` reads them"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    add_refine(parser)
     add_device(parser)
 
 
@@ -86,11 +87,11 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.evaluation.result import make_result
     from refseg.predictor import load
 
-    segmenter = load(arguments.model, arguments.device)
+    segmenter = load(arguments.model, arguments.device, refine=arguments.refine)
     lines: list[str] = []
     timing = Timing()
     images = min(arguments.limit or data.num_images, data.num_images)
-    save = partial(line_of, model=arguments.model, fingerprint=segmenter.fingerprint)
+    save = partial(line_of, model=model_name(arguments), fingerprint=segmenter.fingerprint)
     outcomes = gather(
         evaluate(
             segmenter,
@@ -110,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         write_text(arguments.save, "".join(f"{line}\n" for line in sorted(lines)))
     made_by = {
-        "model": arguments.model,
+        "model": model_name(arguments),
         "fingerprint": segmenter.fingerprint,
         "threshold": segmenter.decision.threshold,
         "relative_threshold": segmenter.decision.relative_threshold,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_device"]
+__all__ = ["add_device", "add_refine", "model_name"]
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -15,3 +15,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="auto (a CUDA GPU, else Apple's, else the processor), cpu, cuda, cuda:1, mps (default: auto)",
     )
+
+
+def add_refine(parser: argparse.ArgumentParser) -> None:
+    """Declare `--refine`."""
+    parser.add_argument(
+        "--refine",
+        metavar="NAME",
+        help="sam or sam2: sharpens the borders of the masks; needs the extra refseg[peers] (default: as they are)",
+    )
+
+
+def model_name(arguments: argparse.Namespace) -> str:
+    """Return the name of a model in results: with what refines its masks, if anything does."""
+    return arguments.model if arguments.refine is None else f"{arguments.model}, refined by {arguments.refine}"

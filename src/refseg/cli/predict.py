@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refseg.cli.options import add_device
+from refseg.cli.options import add_device, add_refine, model_name
 from refseg.errors import EXIT_CODE, ConfigError, ExpressionError, ImageError, InputError
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the largest width times height of an image, against files that fill the memory (default: 100 million)",
     )
+    add_refine(parser)
     add_device(parser)
 
 
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     first = next(opened, None)  # a model is slow to load: not before there is an image to segment
     if first is None:
         return EXIT_CODE
-    segmenter = load(arguments.model, arguments.device)
+    segmenter = load(arguments.model, arguments.device, refine=arguments.refine)
     if segmenter.domain not in (None, PHOTOS):  # whether an image is a photo is not guessed
         _tell(f"note: the model {arguments.model} is trained on {segmenter.domain}; on photos its masks mean nothing")
     for given, name, image in itertools.chain([first], opened):
@@ -117,7 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
         for index, prediction in enumerate(segmenter.segment(encoding, expressions)):
             if arguments.threshold is not None:
                 prediction = prediction.decided_by(Decision(threshold=arguments.threshold))
-            about = {"image": given, **prediction.to_dict(), "model": arguments.model}
+            about = {"image": given, **prediction.to_dict(), "model": model_name(arguments)}
             about = results.add(f"{name}__{index:03d}-{words[index]}", prediction.mask, shown, about)
             if prediction.truncated:
                 _tell(f"{_short(prediction.expression)} is longer than the model reads; its end was cut off")

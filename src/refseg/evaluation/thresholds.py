@@ -57,7 +57,7 @@ class Thresholds:
             return
         target, ignored = target_of(sample, PROTOCOLS["refseg"])
         assert target is not None
-        probability = prediction.probability
+        probability = prediction.unrefined.probability
         highest = float(probability.max())
         self._highest.append(highest)
         self._fixed.append([_iou(probability > one, target, ignored) for one in THRESHOLDS])

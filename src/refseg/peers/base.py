@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,12 +18,14 @@ from torch.nn import functional as F
 
 from refseg.inputs.frame import Frame
 from refseg.inputs.read import ImageSource, read_image
-from refseg.peers.library import enough_memory
+from refseg.peers.library import computing
 from refseg.peers.table import PeerEntry
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, Encoding, Prediction
 
-__all__ = ["Found", "Peer", "size_in_square"]
+__all__ = ["Found", "Peer", "named", "part_of", "size_in_square"]
+
+T = TypeVar("T")
 
 LARGEST_SQUARE = 1024
 """Side of the square that answers are kept in, pixels; of smaller images it is their longer side."""
@@ -84,14 +85,14 @@ class Peer(BaseSegmenter):
         encodings = []
         for source in images:
             image = read_image(source, max_pixels=max_pixels)
-            with self._computing():
+            with computing(self._one_at_a_time):
                 arrays = {name: value.float().cpu().numpy() for name, value in self.look(image).items()}
             frame = Frame(image.height, image.width, min(max(image.size), LARGEST_SQUARE))
             encodings.append(Encoding(self.fingerprint, frame, arrays))
         return encodings
 
     def _answer(self, image: Encoding, expressions: Sequence[str], decision: Decision) -> list[Prediction]:
-        with self._computing():
+        with computing(self._one_at_a_time):
             # Copied, as PyTorch has no read-only tensors.
             seen = {name: torch.tensor(array, device=self._device) for name, array in image.arrays.items()}
             return [
@@ -106,10 +107,15 @@ class Peer(BaseSegmenter):
                 for expression, found in zip(expressions, self.find(seen, image.frame, expressions), strict=True)
             ]
 
-    @contextmanager
-    def _computing(self) -> Iterator[None]:
-        with self._one_at_a_time, torch.inference_mode(), enough_memory():
-            yield
+
+def named(part: str, values: Mapping[str, T]) -> dict[str, T]:
+    """Return values by names that say which part of a model they belong to."""
+    return {f"{part}.{name}": value for name, value in values.items()}
+
+
+def part_of(part: str, values: Mapping[str, T]) -> dict[str, T]:
+    """Return the values of a part under their own names."""
+    return {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}
 
 
 def size_in_square(frame: Frame) -> tuple[int, int]:

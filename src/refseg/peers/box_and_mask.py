@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from refseg.inputs.frame import Frame
-from refseg.peers.base import Found, Peer
+from refseg.peers.base import Found, Peer, named, part_of
 from refseg.peers.grounding_dino import GroundingDino
 from refseg.peers.sam import Sam
 from refseg.peers.table import PeerEntry
@@ -41,25 +41,17 @@ class BoxAndMask(Peer):
 
     def look(self, image: Image.Image) -> dict[str, Tensor]:
         """Return what both networks compute from an RGB image alone."""
-        return _named("boxes", self.detector.encode(image)) | _named("masks", self.masks.encode(image))
+        return named("boxes", self.detector.encode(image)) | named("masks", self.masks.encode(image))
 
     def find(self, seen: Mapping[str, Tensor], frame: Frame, expressions: Sequence[str]) -> Iterator[Found]:
         """Yield the answer to each expression."""
         for expression in expressions:
             truncated = self.detector.is_too_long(expression)
-            boxes, scores = self.detector.boxes(_of("boxes", seen), expression)
+            boxes, scores = self.detector.boxes(part_of("boxes", seen), expression)
             if not len(boxes):
                 yield Found(None, 0.0, truncated)
                 continue
-            maps, expected = self.masks.masks(_of("masks", seen), boxes, frame.height, frame.width)
+            maps, expected = self.masks.masks(part_of("masks", seen), boxes, frame.height, frame.width)
             weights = scores * expected
             best = weights.max().clamp(min=1e-6)  # an IoU of 0 may be expected of all masks
             yield Found((maps * (weights / best)[:, None, None]).amax(dim=0), float(weights.max()), truncated)
-
-
-def _named(part: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{part}.{name}": value for name, value in values.items()}
-
-
-def _of(part: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(f"{part}."): value for name, value in values.items() if name.startswith(f"{part}.")}

@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
 
 from refseg.errors import ConfigError, WeightsError, one_line
 
-__all__ = ["enough_memory", "load_network", "load_tokenizer", "transformers"]
+__all__ = ["computing", "enough_memory", "load_network", "load_tokenizer", "transformers"]
 
 NOT_ENOUGH = ("not enough memory", "can't allocate memory", "out of memory")
 """What PyTorch says of a machine whose memory is used up; on a processor it has no type of error for that."""
@@ -78,6 +79,17 @@ def load_tokenizer(folder: Path) -> Any:
             return library.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
         raise WeightsError(f"{folder}: its tokenizer cannot be loaded: {one_line(error)}") from None
+
+
+@contextmanager
+def computing(one_at_a_time: Lock) -> Iterator[None]:
+    """Compute without gradients, while no other thread does with the same lock.
+
+    Raises:
+        WeightsError: the memory does not suffice.
+    """
+    with one_at_a_time, torch.inference_mode(), enough_memory():
+        yield
 
 
 @contextmanager

@@ -15,16 +15,15 @@ from refseg.peers.box_and_mask import BoxAndMask
 from refseg.peers.florence import Florence
 from refseg.peers.grounding_dino import GroundingDino
 from refseg.peers.library import transformers
+from refseg.peers.refine import Refiner
 from refseg.peers.sam import Sam, Sam2
 from refseg.peers.stored import StoredPeer
-from refseg.peers.table import PeerEntry, peer_entry
+from refseg.peers.table import SAM, SAM2, Part, peer_entry, refiner_part
 from refseg.runtimes.torch import pick_device
 
-__all__ = ["load_peer"]
+__all__ = ["load_peer", "load_refiner"]
 
-MASK_MAKERS: MappingProxyType[str, type[Sam]] = MappingProxyType(
-    {"grounding-dino-sam": Sam, "grounding-dino-sam2": Sam2}
-)
+MASK_MAKERS: MappingProxyType[str, type[Sam]] = MappingProxyType({SAM.repository: Sam, SAM2.repository: Sam2})
 
 
 def load_peer(stored: StoredPeer, device: str | torch.device = "auto") -> Peer:
@@ -42,29 +41,43 @@ def load_peer(stored: StoredPeer, device: str | torch.device = "auto") -> Peer:
     """
     entry, place = peer_entry(stored.peer), pick_device(device)
     transformers()  # before anything is downloaded for it
-    folders = _folders(entry)
-    if entry.name in MASK_MAKERS:
-        boxes, masks = folders
-        detector = GroundingDino(boxes, place)
-        return BoxAndMask(entry, detector, MASK_MAKERS[entry.name](masks, place), place, stored.decision)
-    (folder,) = folders
-    return Florence(entry, folder, place, stored.decision)
+    folders = [_folder(part, entry.name) for part in entry.parts]
+    masks = MASK_MAKERS.get(entry.parts[-1].repository)
+    if masks is not None:
+        detector = GroundingDino(folders[0], place)
+        return BoxAndMask(entry, detector, masks(folders[1], place), place, stored.decision)
+    return Florence(entry, folders[0], place, stored.decision)
 
 
-def _folders(entry: PeerEntry) -> list[Path]:
-    """Return the folder of each part's files."""
-    folders = []
-    for part in entry.parts:
-        folder = cached_files(part.repository, part.files, revision=part.revision)
-        if folder is None:
-            # By default Python prints warnings to stderr, also where logging is not set up.
-            logging.getLogger(__name__).warning(
-                "%s: downloads %d MB, %s at revision %s of the Hugging Face Hub; licence: %s",
-                *(entry.name, part.megabytes, part.repository, part.revision, part.licence),
-            )
-            try:
-                folder = download_files(part.repository, part.files, revision=part.revision)
-            except DownloadError as error:
-                raise DownloadError(f"{entry.name}: {part.repository} was not downloaded: {error}") from None
-        folders.append(folder)
-    return folders
+def load_refiner(name: str, device: str | torch.device = "auto") -> Refiner:
+    """Load what sharpens the borders of masks; its files are downloaded as those of a model.
+
+    Args:
+        name: of the table.
+        device: see `runtimes.torch.pick_device`.
+
+    Raises:
+        UnknownNameError: there is no such refiner.
+        ConfigError: as `load_peer`.
+        DownloadError: as `load_peer`.
+        WeightsError: as `load_peer`.
+    """
+    part, place = refiner_part(name), pick_device(device)
+    transformers()
+    return Refiner(name, part, MASK_MAKERS[part.repository](_folder(part, name), place))
+
+
+def _folder(part: Part, name: str) -> Path:
+    """Return the folder of a part's files."""
+    folder = cached_files(part.repository, part.files, revision=part.revision)
+    if folder is not None:
+        return folder
+    # By default Python prints warnings to stderr, also where logging is not set up.
+    logging.getLogger(__name__).warning(
+        "%s: downloads %d MB, %s at revision %s of the Hugging Face Hub; licence: %s",
+        *(name, part.megabytes, part.repository, part.revision, part.licence),
+    )
+    try:
+        return download_files(part.repository, part.files, revision=part.revision)
+    except DownloadError as error:
+        raise DownloadError(f"{name}: {part.repository} was not downloaded: {error}") from None

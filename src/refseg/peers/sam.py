@@ -17,6 +17,9 @@ from refseg.peers.preparation import Preparation
 
 __all__ = ["Sam", "Sam2"]
 
+SUREST = 10.0
+"""The logits of a draft lie within plus and minus this: those of hard masks would be infinite."""
+
 
 class Sam:
     """Makes masks of boxes. The image is encoded once; a box takes the small mask decoder.
@@ -52,11 +55,27 @@ class Sam:
     ) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n"]]:
         """Return the probabilities of the pixels of each box's object, and the IoU that the model expects of them.
 
+        As `logits`.
+        """
+        logits, expected = self.logits(levels, boxes, height, width)
+        return logits.sigmoid(), expected
+
+    def logits(
+        self,
+        levels: Mapping[str, Tensor],
+        boxes: Float[Tensor, "n 4"],
+        height: int,
+        width: int,
+        draft: Float[Tensor, "r c"] | None = None,
+    ) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n"]]:
+        """Return the logits of the pixels of each box's object, and the IoU that the model expects of its mask.
+
         Args:
             levels: of `encode`.
             boxes: (x0, y0, x1, y1) in fractions of the image.
             height: of the image, pixels.
             width: of the image, pixels.
+            draft: logits of a mask to start from, of the image without border at any size; all boxes share it.
 
         Returns:
             Maps of the image without border, not of its proportions, and the expected IoU, 0..1.
@@ -67,10 +86,25 @@ class Sam:
         found = self.network(
             image_embeddings=kept if len(kept) > 1 else kept[0],
             input_boxes=(boxes * scale)[None],
+            input_masks=None if draft is None else self._low(draft, seen_height, seen_width),
             multimask_output=False,  # as a box is not ambiguous
         )
         logits = F.interpolate(found.pred_masks[0], (self.side, self.side), mode="bilinear", align_corners=False)[:, 0]
-        return logits[:, :seen_height, :seen_width].sigmoid(), found.iou_scores[0, :, 0].clamp(0, 1)
+        return logits[:, :seen_height, :seen_width], found.iou_scores[0, :, 0].clamp(0, 1)
+
+    def _low(self, draft: Float[Tensor, "r c"], height: int, width: int) -> Float[Tensor, "1 1 s s"]:
+        """Return a draft at the low resolution in which the network reads masks; the border is no object.
+
+        Args:
+            draft: logits of the image without border.
+            height: at which the network sees the image, pixels.
+            width: at which the network sees the image, pixels.
+        """
+        low = 4 * self.network.prompt_encoder.image_embedding_size[0]
+        size = tuple(max(1, round(side * low / self.side)) for side in (height, width))
+        finite = draft.clamp(-SUREST, SUREST)[None, None]
+        logits = F.interpolate(finite, size, mode="bilinear", align_corners=False, antialias=True)
+        return F.pad(logits, (0, low - size[1], 0, low - size[0]), value=-SUREST)
 
 
 class Sam2(Sam):

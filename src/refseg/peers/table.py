@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from refseg.errors import UnknownNameError
 
-__all__ = ["PEERS", "Part", "PeerEntry", "peer_entry"]
+__all__ = ["PEERS", "REFINERS", "SAM", "SAM2", "Part", "PeerEntry", "peer_entry", "refiner_part"]
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 BASIC = ("config.json", "preprocessor_config.json", "model.safetensors")
@@ -114,6 +114,20 @@ PEERS: MappingProxyType[str, PeerEntry] = MappingProxyType(
         )
     }
 )
+
+REFINERS: MappingProxyType[str, Part] = MappingProxyType({"sam": SAM, "sam2": SAM2})
+"""What sharpens the borders of any model's masks (`refine`)."""
+
+
+def refiner_part(name: str) -> Part:
+    """Return the files of a refiner.
+
+    Raises:
+        UnknownNameError: there is no such refiner.
+    """
+    if name not in REFINERS:
+        raise UnknownNameError("refiner of masks", name, REFINERS)
+    return REFINERS[name]
 
 
 def peer_entry(name: str) -> PeerEntry:

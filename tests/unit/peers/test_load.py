@@ -20,7 +20,7 @@ from refseg.peers import library
 from refseg.peers import load as load_module
 from refseg.peers.load import load_peer
 from refseg.peers.stored import StoredPeer, find_peer, write_peer
-from refseg.peers.table import PEERS, peer_entry
+from refseg.peers.table import PEERS, REFINERS, peer_entry
 from refseg.predictor import load
 from refseg.values import Calibration, Decision, Encoding, Segmenter
 
@@ -147,13 +147,19 @@ def test_every_part_is_pinned():
 
 def test_the_page_lists_what_the_table_says():
     page = (Path(__file__).parents[3] / "docs" / "peers.md").read_text(encoding="utf-8")
-    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `") and " MB " in row}
+    rows = {
+        row.split("`")[1]: row
+        for row in page.splitlines()
+        if row.startswith("| `") and " MB | " in row and row.count("|") == 6
+    }
     assert list(rows) == list(PEERS)
     for name, entry in PEERS.items():
         _, _, size, licence, _, trained, _ = (cell.strip() for cell in rows[name].split("|"))
         assert (size, licence) == (f"{entry.megabytes} MB", entry.licence)
         assert trained.strip("*") == ("yes" if entry.trained_on_refcoco else "no")
         assert all(part.repository in page for part in entry.parts)
+    for name, part in REFINERS.items():
+        assert f"| `{name}` | `{part.repository}` | {part.megabytes} MB | {part.licence} |" in page
 
 
 def test_no_look_up_leaves_the_machine(hub_cache, photo, monkeypatch):

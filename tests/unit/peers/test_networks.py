@@ -75,6 +75,37 @@ def test_masks_are_those_of_the_whole_network(folder_of, image, kind, repository
     assert (maps[0] - maps[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize(("kind", "repository", "network"), [(Sam, SAM, "SamModel"), (Sam2, SAM2, "Sam2Model")])
+def test_a_draft_enters_the_whole_network_as_its_low_resolution_mask(folder_of, image, kind, repository, network):
+    found = kind(folder_of(repository), CPU)
+    whole = getattr(transformers, network).from_pretrained(folder_of(repository)).eval()
+    pixels = torch.from_numpy(found.preparation.pixels(image))
+    height, width = pixels.shape[-2:]
+    square = torch.zeros(1, 3, 64, 64)
+    square[0, :, :height, :width] = pixels
+    low = 4 * whole.prompt_encoder.image_embedding_size[0]
+    rows, columns = height * low // 64, width * low // 64
+    boxes = torch.tensor([[0.1, 0.2, 0.5, 0.9]])
+    # Of the size at which it enters, so that it is not resized; hard masks have infinite logits.
+    draft = torch.full((rows, columns), -torch.inf)
+    draft[rows // 4 :, : columns // 2] = torch.inf
+    small = torch.full((1, 1, low, low), -10.0)
+    small[0, 0, :rows, :columns] = draft.clamp(-10, 10)
+    with torch.inference_mode():
+        levels = found.encode(image)
+        logits, _ = found.logits(levels, boxes, image.height, image.width, draft)
+        without, _ = found.logits(levels, boxes, image.height, image.width)
+        outputs = whole(
+            pixel_values=square,
+            input_boxes=(boxes * torch.tensor([width, height, width, height]))[None],
+            input_masks=small,
+            multimask_output=False,
+        )
+    expected = torch.nn.functional.interpolate(outputs.pred_masks[0], (64, 64), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(logits, expected[:, 0, :height, :width], atol=1e-4, rtol=1e-5)
+    assert (logits - without).abs().max() > 1e-3
+
+
 def test_florence_writes_what_the_whole_network_writes(hub_cache, folder_of, image):
     from refseg.peers.load import load_peer
 
