@@ -51,6 +51,9 @@ class TrainingSpec:
     """Returns the modules that do most of the work, none inside another, to be recomputed, or sharded, one by one."""
     cell_size: Callable[[Any], int]
     """Returns the side of a token of the image in pixels, from the config."""
+    image_side: tuple[str, ...] = ("visual.",)
+    """The prefixes of the parameters that depend on which image encoder the model has: the encoder's own, and those of
+    the layers that read its features."""
 
 
 def training_spec(model: Model) -> TrainingSpec:
@@ -172,6 +175,7 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
             layer_id=_cris_layer_id,
             blocks=_cris_blocks,
             cell_size=lambda config: 16,
+            image_side=("visual.", "neck.project3.", "neck.project4.", "neck.project5."),
         ),
         "risclip": TrainingSpec(
             objectives={"grounding": _grounding, "mask": _mask},

@@ -21,6 +21,7 @@ from refseg.models.convert import adopt_clip
 from refseg.models.families import build
 from refseg.models.folder import WEIGHTS, load_model
 from refseg.models.hub import resolve
+from refseg.training.families import training_spec
 from refseg.training.recipes import Recipe
 
 __all__ = ["Start", "load_backbone", "load_clip", "start_of"]
@@ -45,7 +46,9 @@ def start_of(
     Args:
         recipe: the recipe.
         name: of the recipe, for messages.
-        init: the model whose weights it starts from: a name in `refseg models`, a folder or a Hub name; or `none`.
+        init: the model whose weights it starts from: a name in `refseg models`, a folder or a Hub name; or `none`. Of a
+            model with another image encoder, a recipe with a `backbone` takes the weights of all other layers but those
+            that read the encoder's features.
         clip: the CLIP whose encoders it starts from (see `load_clip`).
         backbone: the file of ImageNet's weights of its image encoder (see `load_backbone`).
 
@@ -58,45 +61,55 @@ def start_of(
             f"{name}: starts from the model of {recipe.init}: give it with --init, such as --init "
             f"runs/{recipe.init}/last, or --init none to start from random weights"
         )
-    digests = {}
+    digests, whole = {}, False
     if init is not None and init != "none":
         folder = resolve(init)
-        model = _from_model(recipe, name, init, load_model(folder))
+        model, whole = _from_model(recipe, name, init, load_model(folder))
         with (folder / WEIGHTS).open("rb") as file:
             digests["start"] = hashlib.file_digest(file, "sha256").hexdigest()
     elif recipe.model is None:
         raise ConfigError(f"{name}: which model to start from? give --init, such as --init shapes")
     else:
         model = build(recipe.model)
-    if clip is not None or (recipe.clip is not None and "start" not in digests):
+    if clip is not None or (recipe.clip is not None and not whole):
         load_clip(model, recipe.clip, clip, name)
-    if backbone is not None or (recipe.backbone is not None and "start" not in digests):
+    if backbone is not None or (recipe.backbone is not None and not whole):
         digests["backbone"] = load_backbone(model, recipe.backbone or "its backbone", backbone, name)
     if model.clip is not None:
         digests["CLIP"] = model.clip.sha256
     return Start(model, digests)
 
 
-def _from_model(recipe: Recipe, name: str, init: str, start: Model) -> Model:
+def _from_model(recipe: Recipe, name: str, init: str, start: Model) -> tuple[Model, bool]:
+    """Return the recipe's model with the weights of another one, and whether these include its image encoder's."""
     if recipe.model is None:
-        return start
-    if not _may_start_from(recipe.model, start.spec):
+        return start, True
+    same_encoder = _has_encoder_of(start.spec, recipe.model)
+    if same_encoder is None or (not same_encoder and recipe.backbone is None):
         raise ConfigError(f"{init}: is another model than the recipe {name} trains")
-    model = build(recipe.model)
-    model.clip = start.clip
+    model, state = build(recipe.model), start.state_dict()
+    if not same_encoder:
+        image_side = training_spec(model).image_side
+        state = {key: value for key, value in state.items() if not key.startswith(image_side)}
+    else:
+        model.clip = start.clip
     # The second stage adds a decoder to what the first one has trained.
-    model.load_state_dict(model.state_dict() | start.state_dict())
-    return model
+    model.load_state_dict(model.state_dict() | state)
+    return model, same_encoder
 
 
-def _may_start_from(spec: ModelSpec, start: ModelSpec) -> bool:
-    """Return whether weights fit: the sizes are equal, but a first stage of RISCLIP may have no decoder yet."""
+def _has_encoder_of(start: ModelSpec, spec: ModelSpec) -> bool | None:
+    """Return whether a model that another one starts from has the same image encoder; None if its weights do not fit.
+
+    They fit if all other sizes are equal, but a first stage of RISCLIP may have no decoder yet.
+    """
     if type(start.config) is not type(spec.config):
-        return False
+        return None
     wanted, found = _sizes(spec), _sizes(start)
     if found.get("decoder_blocks") == []:
         found["decoder_blocks"] = wanted["decoder_blocks"]
-    return found == wanted
+    same_encoder = found.get("vision") == wanted.get("vision")
+    return same_encoder if found | {"vision": wanted.get("vision")} == wanted else None
 
 
 def _sizes(spec: ModelSpec) -> dict[str, Any]:

@@ -64,3 +64,26 @@ def test_a_file_that_does_not_fit_is_an_error(small, file, tmp_path):
 def test_a_model_that_is_given_brings_its_own(small, tmp_path):
     folder = save_model(build(small.model), tmp_path / "model", name="model")
     assert "backbone" not in start_of(small, "photos", init=str(folder)).digests
+
+
+def test_the_backbone_takes_the_place_of_another_image_encoder(small, file, tmp_path):
+    torch.manual_seed(5)
+    shapes = build(recipe("shapes").model)
+    folder = save_model(shapes, tmp_path / "shapes", name="shapes")
+    start = start_of(small, "photos", init=str(folder), backbone=str(file))
+    found, given = start.model.state_dict(), shapes.state_dict()
+    assert set(start.digests) == {"start", "backbone"}
+    anew = ("visual.", "neck.project3.", "neck.project4.", "neck.project5.")
+    taken = [key for key in found if not key.startswith(anew)]
+    assert all(torch.equal(found[key], given[key]) for key in taken)
+    assert {key.split(".")[0] for key in taken} == {"text", "neck", "decoder", "projector"}
+    assert torch.equal(found["visual.stem.0.weight"], torch.load(file)[port_name("stem.0.weight")])
+
+
+def test_another_image_encoder_needs_the_file_of_its_weights(small, tmp_path):
+    folder = save_model(build(recipe("shapes").model), tmp_path / "shapes", name="shapes")
+    with pytest.raises(ConfigError, match="--backbone FILE"):
+        start_of(small, "photos", init=str(folder))
+    other = save_model(build(small.model), tmp_path / "photos", name="photos")
+    with pytest.raises(ConfigError, match="another model"):
+        start_of(recipe("shapes-2"), "shapes-2", init=str(other))

@@ -147,7 +147,7 @@ def cris_photos(**changes: Any) -> ModelSpec:
         config=CRISConfig(
             vision=EfficientNetConfig(),
             text=TextConfig(width=width, heads=4, layers=3, output_dim=width),
-            neck_channels=(64, width, 128),
+            neck_channels=(64, width, 96),
             decoder_heads=4,
             decoder_hidden=256,
             dropout=0.0,
