@@ -30,7 +30,7 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
         "ablate": "train the rows of the paper's ablation and print its table",
         "convert": "convert checkpoints of other projects to model folders, and back",
         "models": "list the models that have a name",
-        "data": "fetch, check, describe and show data sets",
+        "data": "fetch, check, describe, label and show data sets",
     }
 )
 OWN_PARSE = frozenset({"data", "train"})

@@ -64,7 +64,7 @@ class Peer(BaseSegmenter):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the revisions, which determine weights and preprocessing."""
-        revisions = " ".join(f"{part.repository}@{part.revision}" for part in self.entry.parts)
+        revisions = " ".join(part.source for part in self.entry.parts)
         return hashlib.sha256(f"{self.entry.name} {revisions}".encode()).hexdigest()
 
     @abstractmethod

@@ -93,7 +93,7 @@ class Refined(BaseSegmenter):
     def fingerprint(self) -> str:
         """SHA-256 of the segmenter's fingerprint and the refiner's revision."""
         part = self.refiner.part
-        return hashlib.sha256(f"{self.segmenter.fingerprint} {part.repository}@{part.revision}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.segmenter.fingerprint} {part.source}".encode()).hexdigest()
 
     def ground(self, image: Encoding, expression: str, /) -> PatchMap:
         """Return the patch-level map of an expression (see `BaseSegmenter.ground`)."""

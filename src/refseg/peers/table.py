@@ -29,6 +29,11 @@ class Part:
     """Of the weights, as their authors state it."""
     files: tuple[str, ...] = BASIC
 
+    @property
+    def source(self) -> str:
+        """The repository and the commit."""
+        return f"{self.repository}@{self.revision}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class PeerEntry:

@@ -20,7 +20,7 @@ from refseg.errors import OutputError
 from refseg.files import replacing
 from refseg.writers.overlay import mask_image, overlay, shrunk
 
-__all__ = ["DEFAULT_FOLDER", "LINES", "OVERLAY_SIDE", "ResultFolder", "file_name", "write_mask"]
+__all__ = ["DEFAULT_FOLDER", "LINES", "OVERLAY_SIDE", "ResultFolder", "append_line", "file_name", "write_mask"]
 
 DEFAULT_FOLDER = "predictions"
 LINES = "results.jsonl"
@@ -126,7 +126,7 @@ class ResultFolder:
                     overlay(shown, shrunk(mask, shown.size)).save(Path(draft, f"{name}_overlay.jpg"), quality=90)
                 written = [file.replace(folder / file.name) for file in sorted(Path(draft).iterdir())]
             try:
-                _append(folder / LINES, line)
+                append_line(folder / LINES, line)
             except OSError:
                 for file in written:
                     file.unlink()
@@ -138,8 +138,12 @@ class ResultFolder:
         return about
 
 
-def _append(path: Path, line: bytes) -> None:
-    """Append a line to a file completely or not at all."""
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line to a file completely or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     before = path.stat().st_size if path.exists() else 0
     with path.open("ab", buffering=0) as file:
         try:

@@ -6,9 +6,12 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from refseg.cli.main import main
+from refseg.models.folder import save_model
 from refseg.peers.table import PEERS
 
 pytestmark = pytest.mark.slow  # PyTorch networks of another library
@@ -49,6 +52,27 @@ def test_calibrate_and_forget(capsys):
     assert main(["calibrate", "calibrated", "--forget", "--out", "plain"]) == 0
     stored = json.loads(Path("plain/config.json").read_text())
     assert (stored["peer"], stored["decision"]["calibration"], stored["about"]) == ("grounding-dino-sam2", None, {})
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+def test_photos_labelled_by_another_model_train_one_of_ones_own(photo_pixels, make_tiny, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)  # no TensorBoard
+    Path("photos").mkdir()
+    for number in range(4):
+        Image.fromarray(np.roll(photo_pixels, 9 * number, axis=1)).save(f"photos/{number}.png")
+    Path("words.txt").write_text("the red disc\nthe blue square\n")
+    label = ["data", "label", "grounding-dino-sam2", "photos", "--expressions", "words.txt", "--out", "labelled"]
+    assert main(label) == 0
+    rows = [json.loads(line) for line in Path("labelled/data.jsonl").read_text().splitlines()]
+    assert {row["licence"] for row in rows} == {"Apache-2.0"}
+    assert all(row["revision"].count("@") == 2 and 0 < row["score"] <= 1 for row in rows)
+    assert main(["data", "check", "labelled"]) == 0
+    start = save_model(make_tiny(seed=9), "start")
+    train = ["train", "finetune", "data=labelled", "--init", str(start), "--out", "run", "--device", "cpu"]
+    assert main([*train, "epochs=1", "batch_size=1", "precision=float32", "workers=0"]) == 0
+    capsys.readouterr()
+    assert main(["predict", "photos/0.png", "the red disc", "--model", "run/last", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["expression"] == "the red disc"
 
 
 def test_an_error_is_one_line(photo, capsys, monkeypatch):

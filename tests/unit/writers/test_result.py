@@ -77,7 +77,7 @@ def test_a_line_that_cannot_be_written_takes_its_files_with_it(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     results = ResultFolder(tmp_path / "run")
-    monkeypatch.setattr("refseg.writers.result._append", full)
+    monkeypatch.setattr("refseg.writers.result.append_line", full)
     with pytest.raises(OutputError, match="No space"):
         results.add("cup", MASK, Image.new("RGB", (4, 3)), {})
     assert not (tmp_path / "run").exists()
