@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from refseg.models.folder import load_model, save_model
     from refseg.models.hub import push_to_hub
     from refseg.predictor import Predictor, load, predict
+    from refseg.runtimes.export import export
     from refseg.values import Calibration, Decision, Encoding, Expression, PatchMap, Prediction, Sample, Segmenter
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "convert",
     "create_model",
+    "export",
     "load",
     "load_model",
     "predict",
@@ -54,6 +56,7 @@ _HOMES = {
     "Segmenter": "refseg.values",
     "convert": "refseg.models.convert",
     "create_model": "refseg.models.families",
+    "export": "refseg.runtimes.export",
     "load": "refseg.predictor",
     "load_model": "refseg.models.folder",
     "predict": "refseg.predictor",

@@ -1,8 +1,9 @@
-"""Files that are written completely or not at all, and the cache folder."""
+"""Files and folders that are written completely or not at all, and the cache folder."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from refseg.errors import OutputError
 
-__all__ = ["replacing", "user_cache", "write_bytes", "write_text"]
+__all__ = ["new_folder", "replacing", "user_cache", "write_bytes", "write_text"]
 
 
 @contextmanager
@@ -31,6 +32,24 @@ def replacing(path: Path) -> Iterator[Path]:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; without an error, it becomes `path` at the end.
+
+    Raises:
+        OutputError: `path` exists.
+        OSError: the folder cannot be written.
+    """
+    if os.path.lexists(path):
+        raise OutputError(f"{path}: exists already; name a new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as temporary:
+        draft = Path(temporary, path.name)
+        draft.mkdir()
+        yield draft
+        draft.replace(path)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -64,6 +64,25 @@ class Predictor(BaseSegmenter):
 
         return cls(TorchRuntime(model, device), model.inputs, model.decision, domain)
 
+    @classmethod
+    def from_export(cls, folder: Path, device: str | torch.device = "auto") -> Predictor:
+        """Return a predictor of an exported model (see `refseg.export`), which PyTorch is not needed for.
+
+        Args:
+            folder: of the exported model.
+            device: `auto` or `cpu`.
+
+        Raises:
+            ConfigError: the description of the model is broken, ONNX Runtime is not installed, or the device is
+                another one.
+            WeightsError: a graph is missing or broken.
+        """
+        from refseg.models.exported import read_export
+        from refseg.runtimes.onnx import OnnxRuntime
+
+        stored = read_export(folder)
+        return cls(OnnxRuntime(folder, str(device)), stored.inputs, stored.decision, stored.domain)
+
     @property
     def device(self) -> str:
         """The device that it computes on, such as `cpu`."""
@@ -116,8 +135,9 @@ def load(
 ) -> BaseSegmenter:
     """Load a model: the bundled one, or one by its name in `refseg models`, its folder, or its Hub name `user/name`.
 
-    Models of refseg give a `Predictor`. Other people's models (`refseg.peers`) need the extra `refseg[peers]`; their
-    files are downloaded once, after a line with their size and licence.
+    Models of refseg give a `Predictor`; exported ones (`refseg.export`) too, without PyTorch. Other people's models
+    (`refseg.peers`) need the extra `refseg[peers]`; their files are downloaded once, after a line with their size and
+    licence.
 
     A process that has loaded a model must not be forked afterwards: PyTorch's threads do not exist in the child, which
     may wait for them forever. Start other processes with the method `spawn`, or load the model in each of them.
@@ -140,6 +160,10 @@ def load(
 
         refiner = load_refiner(refine, device)
         return Refined(load(model, device), refiner)
+    from refseg.models.exported import find_export
+
+    if (exported := find_export(model)) is not None:
+        return Predictor.from_export(exported, device)
     from refseg.models.folder import load_model, read_folder
     from refseg.models.hub import resolve
     from refseg.peers.stored import find_peer

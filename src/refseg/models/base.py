@@ -15,7 +15,7 @@ from refseg.config import from_dict, replace, to_dict
 from refseg.encoders.pretrained import ClipSource
 from refseg.errors import ConfigError, did_you_mean
 from refseg.inputs.preprocessing import Inputs
-from refseg.models.grid import STRIDE
+from refseg.models.grid import STRIDE, to_quarter
 from refseg.values import Decision
 
 __all__ = ["Model", "ModelSpec", "PatchMapModel", "check_clip_sizes"]
@@ -173,3 +173,10 @@ class PatchMapModel(Model):
     @abstractmethod
     def map_logits(self, cosines: Float[Tensor, "B g g"]) -> Float[Tensor, "B 1 g g"]:
         """Return the logits of a map of cosines, positive for patches that are predicted to belong to the target."""
+
+    def patch_map(
+        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B g g"], Float[Tensor, "B 1 h w"]]:
+        """Return the cosines (see `ground`), and the logits by them alone, resized to S/4 on a side."""
+        cosines = self.ground(image, tokens, padding)
+        return cosines, to_quarter(self.map_logits(cosines).float(), self.inputs.image_size)

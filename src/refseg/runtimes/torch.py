@@ -14,7 +14,6 @@ from torch import Tensor
 
 from refseg.errors import ConfigError
 from refseg.models.base import Model, PatchMapModel
-from refseg.models.grid import to_quarter
 
 __all__ = ["TorchRuntime", "pick_device"]
 
@@ -67,8 +66,7 @@ class TorchRuntime:
         if not isinstance(model, PatchMapModel):
             return None
         with torch.inference_mode():
-            cosines = model.ground(self._image(image), self._tensor(tokens), self._tensor(padding))
-            logits = to_quarter(model.map_logits(cosines).float(), model.inputs.image_size)
+            cosines, logits = model.patch_map(self._image(image), self._tensor(tokens), self._tensor(padding))
             return cosines.float().cpu().numpy(), logits[:, 0].cpu().numpy()
 
     def _image(self, arrays: Mapping[str, ndarray]) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from refseg.data.formats.photos import ANNOTATIONS, photo_records, series_splits
 from refseg.data.formats.record import Problem, Record
 from refseg.data.formats.regions import paint
 from refseg.errors import ConfigError, DataError, ImageError, OutputError
+from refseg.files import new_folder
 from refseg.masks import encode_rle
 
 __all__ = ["Report", "describe_folder"]
@@ -79,12 +79,8 @@ def describe_folder(
         why = f"; the first problem: {problems[0]}" if problems else ""
         raise DataError(f"{folder}: nothing there can be described without ambiguity{why}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".describe-", dir=out.parent) as temporary:
-            draft = Path(temporary, "data")
-            draft.mkdir()
+        with new_folder(out) as draft:
             _write(records, folder, draft, copy=copy)
-            draft.replace(out)
     except OSError as error:
         hint = "" if copy else "; links may not be allowed there: copy the photos (--copy)"
         raise OutputError(f"{out}: cannot be written: {error.strerror}{hint}") from None

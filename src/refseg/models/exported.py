@@ -1,0 +1,72 @@
+"""Reads and writes the description of an exported model, `export.json`, which stands beside its graphs.
+
+Importing this module does not import PyTorch: predicting with an exported model does not need it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from refseg import __version__
+from refseg.config import from_dict, load_json, save_json, to_dict
+from refseg.inputs.preprocessing import Inputs
+from refseg.models.families import MODELS
+from refseg.values import Decision
+
+__all__ = ["DESCRIPTION", "Exported", "Precision", "find_export", "read_export", "write_export"]
+
+DESCRIPTION = "export.json"
+
+Precision: TypeAlias = Literal["float32", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """All of an exported model but its graphs."""
+
+    format: Literal["onnx"]
+    """Of the graphs."""
+    family: str
+    inputs: Inputs
+    decision: Decision
+    precision: Precision = "float32"
+    """In which the weights are stored; all values are computed in float32."""
+    domain: str | None = None
+    """The kind of images that it was trained on, such as `photos`; None: not known."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values: those of the model folder, and how the export was made. Loading ignores them."""
+    refseg: str = __version__
+    """The version that wrote it."""
+
+
+def find_export(model: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of an exported model that a path stands for, None if it is another model."""
+    if isinstance(model, str) and model in MODELS:
+        return None
+    folder = Path(os.path.expanduser(model))
+    return folder if (folder / DESCRIPTION).is_file() else None
+
+
+def read_export(folder: Path) -> Exported:
+    """Read the description of an exported model.
+
+    Raises:
+        ConfigError: it is missing or broken.
+    """
+    path = folder / DESCRIPTION
+    values = load_json(path)
+    about = values.pop("about", {})
+    return replace(from_dict(Exported, values, where=str(path)), about=about)
+
+
+def write_export(exported: Exported, folder: Path) -> None:
+    """Write the description of an exported model into its folder.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    save_json(to_dict(exported), folder / DESCRIPTION)

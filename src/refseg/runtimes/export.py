@@ -1,0 +1,291 @@
+"""Writes a model as two ONNX graphs, and compares what they compute with what PyTorch computes."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from numpy import ndarray
+from torch import Tensor, nn
+
+from refseg.errors import ConfigError, OutputError, WeightsError, one_line
+from refseg.files import new_folder
+from refseg.inputs.clip_bpe import END_TOKEN, START_TOKEN
+from refseg.inputs.preprocessing import Inputs
+from refseg.models.base import Model, PatchMapModel
+from refseg.models.exported import Exported, Precision, write_export
+from refseg.models.folder import load_model, read_folder
+from refseg.models.hub import resolve
+from refseg.runtimes.base import Runtime, probabilities
+from refseg.runtimes.onnx import (
+    COSINES,
+    EXPRESSION_GRAPH,
+    IMAGE_GRAPH,
+    LOGITS,
+    MAP_LOGITS,
+    PADDING,
+    PIXELS,
+    PREFIX,
+    TOKENS,
+    OnnxRuntime,
+    onnxruntime,
+)
+from refseg.runtimes.torch import TorchRuntime
+
+__all__ = ["export"]
+
+OPSET = 20
+"""The first version of ONNX whose GridSample is what PyTorch computes."""
+TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 2e-2}
+"""The largest difference of a probability, and of a feature in relation to the largest one."""
+
+
+def export(
+    model: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    to: Literal["onnx"] = "onnx",
+    precision: Precision = "float32",
+) -> Path:
+    """Write a model for another runtime than PyTorch, and return the folder; `refseg.load` reads it.
+
+    The folder has two graphs, one for images and one for expressions, so that an image is still encoded once for all
+    expressions. The numbers of images, of expressions and of tokens are free; the side of images is the model's. What
+    the graphs compute is compared with PyTorch first: if it differs, nothing is left.
+
+    Args:
+        model: a name from `refseg models`, a model folder, or a Hub name `user/name`.
+        folder: to write; it must not exist.
+        to: the format of the graphs.
+        precision: in which the weights are stored. `float16` halves the files; values are computed in float32.
+
+    Raises:
+        UnknownNameError: there is no such model.
+        WeightsError: it has no weights here, they are broken, or the graphs compute something else.
+        ConfigError: its config is broken, `to` or `precision` is unknown, or the extra `refseg[export]` is missing.
+        DownloadError: the model cannot be fetched.
+        OutputError: the folder exists, or cannot be written.
+    """
+    if to != "onnx" or precision not in TOLERANCE:
+        raise ConfigError(f"a model is exported to onnx, as {' or '.join(TOLERANCE)}, got {to} and {precision}")
+    _check_libraries()
+    source = resolve(model if isinstance(model, str) else Path(model))
+    stored, loaded = read_folder(source), load_model(source)
+    try:
+        with new_folder(Path(folder)) as draft:
+            _write_graphs(loaded, draft, precision)
+            eager = TorchRuntime(loaded, "cpu")
+            deviation = _largest_deviation(eager, OnnxRuntime(draft), loaded.inputs)
+            if not deviation <= TOLERANCE[precision]:
+                raise WeightsError(
+                    f"{source}: its graphs compute other values than PyTorch, which differ by {deviation:g}"
+                )
+            made = {
+                "source": os.fspath(model),
+                "fingerprint": eager.fingerprint,
+                "largest_deviation": deviation,
+                "libraries": {name: importlib.import_module(name).__version__ for name in ("torch", "onnxruntime")},
+            }
+            exported = Exported(
+                format=to,
+                family=stored.family,
+                inputs=loaded.inputs,
+                decision=loaded.decision,
+                precision=precision,
+                domain=stored.domain,
+                about={**stored.about, "export": made},
+            )
+            write_export(exported, draft)
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{os.fspath(folder)}: cannot be written: {error.strerror or error}") from None
+    return Path(folder)
+
+
+def _check_libraries() -> None:
+    onnxruntime()
+    try:
+        for name in ("onnx", "onnxscript"):
+            importlib.import_module(name)
+    except ImportError:
+        raise ConfigError("exporting needs the library onnxscript: pip install 'refseg[export]'") from None
+
+
+# ── the graphs ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _ImageGraph(nn.Module):
+    """From pixels to all that depends on the images alone."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.model.encode_image(pixels).values())
+
+
+class _ExpressionGraph(nn.Module):
+    """From one encoded image and several expressions to logits, and to the patch-level map of a model that has one."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: dict[str, Tensor], tokens: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
+        logits = self.model.decode(image, tokens, padding)
+        if isinstance(self.model, PatchMapModel):
+            return logits, *self.model.patch_map(image, tokens, padding)
+        return (logits,)
+
+
+def _write_graphs(model: Model, folder: Path, precision: Precision) -> None:
+    """Write both graphs of a model in evaluation mode, with weights of a precision.
+
+    Raises:
+        ConfigError: the model has an operation that ONNX lacks.
+        OSError: they cannot be written.
+    """
+    side, length = model.inputs.image_size, model.inputs.word_length
+    # Two of each, as the tracer takes a number of one for a constant.
+    pixels, tokens = torch.zeros(2, 3, side, side), torch.zeros(2, length, dtype=torch.int64)
+    with torch.no_grad():
+        features = {name: value[:1] for name, value in model.encode_image(pixels).items()}
+    image = _traced(_ImageGraph(model), (pixels,), [PIXELS], list(features), {PIXELS: {0: "images"}})
+    free = {0: "expressions", 1: "length"}
+    expression = _traced(
+        _ExpressionGraph(model),
+        (features, tokens, tokens == 0),
+        [*(PREFIX + name for name in features), TOKENS, PADDING],
+        [LOGITS, *([COSINES, MAP_LOGITS] if isinstance(model, PatchMapModel) else [])],
+        {"image": {name: {} for name in features}, TOKENS: free, PADDING: free},
+    )
+    for program, name in ((image, IMAGE_GRAPH), (expression, EXPRESSION_GRAPH)):
+        if precision == "float16":
+            _store_in_float16(program.model)
+        program.save(folder / name, external_data=True)  # weights beside the graph, which has at most 2 GB
+
+
+def _traced(
+    module: nn.Module, arguments: tuple[Any, ...], inputs: list[str], outputs: list[str], free: dict[str, Any]
+) -> torch.onnx.ONNXProgram:
+    """Return the graph of a module.
+
+    Args:
+        module: it is put into evaluation mode.
+        arguments: example arguments of the module.
+        inputs: the names of the arguments.
+        outputs: the names of what it returns.
+        free: by argument, the names of the axes that may have any length.
+
+    Raises:
+        ConfigError: the module has an operation that ONNX lacks.
+    """
+    passes = importlib.import_module("onnx_ir.passes.common")
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module.eval(),
+                arguments,
+                input_names=inputs,
+                output_names=outputs,
+                dynamic_shapes=free,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ConfigError(f"this model cannot be converted to ONNX: {one_line(error)}") from None
+    assert program is not None
+    # Without the traces of the tracer, which name the files of this machine.
+    passes.ClearMetadataAndDocStringPass()(program.model)
+    return program
+
+
+def _store_in_float16(model: Any) -> None:
+    """Store matrices and convolution kernels in float16; the graph starts by casting them to float32.
+
+    Args:
+        model: an `onnx_ir.Model`.
+    """
+    ir = importlib.import_module("onnx_ir")
+    graph = model.graph
+    for name, weight in list(graph.initializers.items()):
+        if weight.dtype != ir.DataType.FLOAT or len(weight.shape) < 2:
+            continue
+        with np.errstate(over="ignore"):  # a weight that is too large is found by the comparison with PyTorch
+            half = ir.tensor(weight.const_value.numpy().astype(np.float16), name=f"{name}.float16")
+        stored = ir.Value(name=half.name, shape=weight.shape, type=ir.TensorType(half.dtype), const_value=half)
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
+        graph.initializers.pop(name)
+        graph.register_initializer(stored)
+        cast.outputs[0].name = name
+        ir.convenience.replace_all_uses_with(weight, cast.outputs[0])
+        graph.insert_before(graph[0], cast)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Show none of the warnings of the exporter, which are about its own code."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+# ── the comparison ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _largest_deviation(eager: Runtime, exported: Runtime, inputs: Inputs) -> float:
+    """Compare two runtimes of a model on random images and expressions, in other numbers than it was traced with.
+
+    Returns:
+        The largest difference of a probability, or of a feature in relation to the largest one.
+    """
+    rng = np.random.default_rng(0)
+    deviations = []
+    for images, expressions, length in ((1, 1, inputs.word_length), (3, 5, inputs.word_length), (1, 17, 3)):
+        pixels = rng.standard_normal((images, 3, inputs.image_size, inputs.image_size), dtype=np.float32)
+        tokens, padding = _random_tokens(rng, expressions, min(length, inputs.word_length))
+        features, others = eager.encode(pixels), exported.encode(pixels)
+        deviations += [_relative(features[name], others[name]) for name in features]
+        for index in range(images):
+            given = ({name: part[index : index + 1] for name, part in arrays.items()} for arrays in (features, others))
+            logits = [
+                runtime.decode(image, tokens, padding) for runtime, image in zip((eager, exported), given, strict=True)
+            ]
+            first, second = map(probabilities, logits)
+            deviations.append(float(np.abs(first - second).max()))
+    return float(np.max(deviations))  # not finite if one of them is not
+
+
+def _relative(expected: Float[ndarray, "..."], found: Float[ndarray, "..."]) -> float:
+    return float(np.abs(expected - found).max() / max(np.abs(expected).max(), 1e-6))
+
+
+def _random_tokens(
+    rng: np.random.Generator, count: int, length: int
+) -> tuple[Int64[ndarray, "{count} {length}"], Bool[ndarray, "{count} {length}"]]:
+    """Return expressions of random tokens and of different lengths, and where they are padding."""
+    tokens = np.zeros((count, length), np.int64)
+    for row in tokens:
+        end = rng.integers(1, length)
+        row[: end + 1] = [START_TOKEN, *rng.integers(1, START_TOKEN, end - 1), END_TOKEN]
+    return tokens, tokens == 0
