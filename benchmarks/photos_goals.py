@@ -10,8 +10,8 @@ ellipse in the middle of it.
 - by name: expressions that only name what they refer to ("dog", "both dogs", "grass"); "animals" are the people and the
   five common animals, "macro" is the mean over all names with at least 10 photos in the data;
 - among several: one of several things of the same name is referred to, by its side, rank, size, colour or relation;
-- absent: names that are known not to be in the photo, "recognised" if the answer is that nothing fits, and "false" of
-  the names that are there.
+- absent: names that are known not to be in the photo, recognised if the answer is that nothing fits; "rare" are names of
+  things that photos hardly ever show, none of which was trained on; "rejected" are names of things that are there.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ def goals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     named = [one for one in present if (one.attributes["style"], one.attributes["form"]) in NAMED]
     several = [one for one in present if one.attributes["targets"] == 1 and one.attributes["distractors"]]
     absent = [one for one in outcomes if not one.present and one.attributes["style"] == "name"]
+    rare = [one for one in absent if one.attributes["form"] == "rare"]
+    absent = [one for one in absent if one.attributes["form"] != "rare"]
     by_name: dict[str, list[Outcome]] = defaultdict(list)
     for one in named:
         by_name[str(one.attributes["name"])].append(one)
@@ -101,8 +103,15 @@ def goals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             for (style, form), of_form in _grouped(several).items()
         },
         "absent_recognised": _mean([float(one.empty) for one in absent]),
+        "rare_recognised": _mean([float(one.empty) for one in rare]),
         "present_rejected": _mean([float(one.empty) for one in named]),
-        "n": {"by_name": len(named), "several": len(several), "absent": len(absent), "all": len(outcomes)},
+        "n": {
+            "by_name": len(named),
+            "several": len(several),
+            "absent": len(absent),
+            "rare": len(rare),
+            "all": len(outcomes),
+        },
     }
 
 
@@ -142,13 +151,22 @@ def main() -> None:
         segmenter = refseg.load(model)
         systems[model] = lambda of, chosen, segmenter=segmenter: evaluate(segmenter, of, chosen, of.objects)  # type: ignore[misc]
     results = {}
-    print(f"{'':16} animals   macro several points   human  absent rejected")
+    print(f"{'':16} animals   macro several points   human  absent    rare rejected")
     for name, system in systems.items():
         found = goals(system(data, tqdm(images, name, leave=False)))
         if human is not None:
             found["human"] = _mean_iou(one for one in system(human, range(human.num_images)) if one.present)
         results[name] = found
-        row = ("animals", "macro", "several", "several_pointing", "human", "absent_recognised", "present_rejected")
+        row = (
+            "animals",
+            "macro",
+            "several",
+            "several_pointing",
+            "human",
+            "absent_recognised",
+            "rare_recognised",
+            "present_rejected",
+        )
         print(
             f"{name[-16:]:16}" + "".join("       -" if found.get(key) is None else f"{found[key]:8.3f}" for key in row)
         )

@@ -58,7 +58,7 @@ class TrainingConfig:
 
     # ── parameters and learning rates ──
     freeze: tuple[str, ...] = ()
-    """Parts of the model that do not learn, such as `visual` and `text`: their attributes in the model."""
+    """Parts of the model that do not learn: names of its modules, such as `visual`, `text` or `visual.stages.0`."""
     freeze_norm: bool = False
     """Whether batch normalisation keeps its running statistics, as batches of a few images need."""
     optimizer: Literal["adam", "adamw"] = "adam"

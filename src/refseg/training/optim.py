@@ -34,13 +34,15 @@ def freeze(model: Model, config: TrainingConfig) -> None:
     Raises:
         ConfigError: the model has no such part, or no parameter would learn.
     """
-    parts = [name for name, _ in model.named_children()]
+    parts = {name for name, _ in model.named_modules() if name}
     for name in config.freeze:
         if name not in parts:
-            raise ConfigError(f"freeze: the model has no part {name!r}; its parts are {', '.join(parts)}")
-    frozen, unreached = {*config.freeze, *model.frozen_parts}, without_gradient(model, config.objective)
+            children = ", ".join(child for child, _ in model.named_children())
+            raise ConfigError(f"freeze: the model has no part {name!r}; its parts are {children}, and parts of these")
+    frozen = tuple(f"{part}." for part in (*config.freeze, *model.frozen_parts))
+    unreached = without_gradient(model, config.objective)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad = name.partition(".")[0] not in frozen and name not in unreached
+        parameter.requires_grad = not name.startswith(frozen) and name not in unreached
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError("freeze: no parameter would learn")
 
@@ -48,9 +50,8 @@ def freeze(model: Model, config: TrainingConfig) -> None:
 def set_mode(model: Model, config: TrainingConfig) -> None:
     """Put a model into training mode, and its frozen parts into evaluation mode."""
     model.train()
-    for name, part in model.named_children():
-        if name in config.freeze or name in model.frozen_parts:
-            part.eval()
+    for name in (*config.freeze, *model.frozen_parts):
+        model.get_submodule(name).eval()
     if config.freeze_norm:
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -45,6 +45,8 @@ KEEP = {"colour": 0.15, "behind": 0.05, "next": 0.2, "left": 0.5, "right": 0.5, 
 """Probability that an expression that fits nothing is kept, by form: else many forms would tell that nothing fits."""
 UNSEEN = 0.06
 """Up to this fraction of pixels that might have a colour, it is certainly not that of the object."""
+RARE = 0.25
+"""Fraction of the photos that are asked for a thing that such photos hardly ever show."""
 SYNONYM, KIND = 0.4, 0.15
 """How often another word, and a word for more than the name, are said, compared with the usual word."""
 THE = 0.25
@@ -70,8 +72,14 @@ class Described:
         return not self.targets
 
 
-def describe(photo: Photo, rng: np.random.Generator) -> list[tuple[Described, ...]]:
-    """Return expressions for a photo: of each target together, then those that fit nothing, one by one."""
+def describe(photo: Photo, rng: np.random.Generator, rare: Sequence[str] = ()) -> list[tuple[Described, ...]]:
+    """Return expressions for a photo: of each target together, then those that fit nothing, one by one.
+
+    Args:
+        photo: the photo.
+        rng: chooses among what can be said.
+        rare: words for things that such photos hardly ever show; some photos are asked for one of them.
+    """
     visible = [
         index for index, thing in enumerate(photo.things) if thing.single and _visible(thing) and nouns(thing.name)
     ]
@@ -80,7 +88,10 @@ def describe(photo: Photo, rng: np.random.Generator) -> list[tuple[Described, ..
     found += _together(photo, rng)
     found = [group for group in found if group]
     wanted = max(1, round(sum(map(len, found)) / (2 * PER_TARGET))) if photo.things else 1
-    return [*found, *((one,) for one in _nothing(photo, rng, wanted))]
+    nothing = _nothing(photo, rng, wanted)
+    if rare and rng.random() < RARE:
+        nothing += _rare(photo, rng, _pick(rng, rare))
+    return [*found, *((one,) for one in nothing)]
 
 
 def _spoken(photo: Photo) -> list[str]:
@@ -409,6 +420,14 @@ def _absent_anchor(photo: Photo, rng: np.random.Generator, name: str, absent: Se
     place, templates = _pick(rng, list(_related_to(nouns(anchor)[0], anchor, name)))
     query = Query(noun=nouns(name)[0], place=place)
     return _absent(_worded(rng, query, _pick(rng, templates)), query, "relation", place.how, name)
+
+
+def _rare(photo: Photo, rng: np.random.Generator, word: str) -> list[Described]:
+    """Return an expression for a thing that such photos hardly ever show, unless this photo has one."""
+    query = Query(noun=nouns(word)[0])
+    if denote(query, photo).possible:
+        return []
+    return [_absent(_worded(rng, query, "{n}"), query, "name", "rare", word)]
 
 
 def _wrong_colour(photo: Photo, rng: np.random.Generator, name: str) -> Described | None:

@@ -12,12 +12,14 @@
 - `carries`: how deep something on it reaches into its box at least, as a fraction of its height;
 - `held`: whether people say "the person with the ..." of who holds or wears it.
 
-`labelled.toml` has the lists of names that are labelled completely in known collections.
+`labelled.toml` has the lists of names that are labelled completely in known collections. `rare.txt` has words for
+things that everyday photos hardly ever show, of which some are kept for validation and test.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +28,10 @@ from importlib.resources import files
 
 from refseg.errors import UnknownNameError
 
-__all__ = ["Name", "Noun", "kind_nouns", "labelled_names", "lookup", "nouns", "surely_absent"]
+__all__ = ["Name", "Noun", "kind_nouns", "labelled_names", "lookup", "nouns", "rare_words", "surely_absent"]
+
+KEPT = 0.35
+"""Fraction of the rare words that are not learnt from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +118,17 @@ def labelled_names(label: str) -> frozenset[str]:
     if label not in lists:
         raise UnknownNameError("list of labelled names", label, lists)
     return frozenset(lists[label])
+
+
+@cache
+def rare_words(*, learnt: bool) -> tuple[str, ...]:
+    """Return words for things that everyday photos hardly ever show: those to learn from, or those kept to test with.
+
+    They are divided by a hash of each.
+    """
+    words = _read("rare.txt").split("\n")
+    kept = {word for word in words if hashlib.sha256(word.encode()).digest()[0] < 256 * KEPT}
+    return tuple(word for word in words if word and (word in kept) != learnt)
 
 
 @cache

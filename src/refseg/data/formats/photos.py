@@ -40,7 +40,7 @@ from jaxtyping import Bool, UInt8
 from numpy import ndarray
 
 from refseg.data.describe.expressions import Described, describe
-from refseg.data.describe.names import labelled_names
+from refseg.data.describe.names import labelled_names, rare_words
 from refseg.data.describe.photo import KINDS, Photo, things_of
 from refseg.data.formats.folder import json_lines
 from refseg.data.formats.record import Problem, Record, Report, Source, safe_name, shown, take, take_size
@@ -176,7 +176,7 @@ def photo_records(folder: Path, row: Any, split: str, *, seed: int = 0, componen
     rng = np.random.default_rng((seed, int.from_bytes(key, "big")))
     return [
         _record(photo, group, f"{image}/{number}", image, size, split, ignored)
-        for number, group in enumerate(describe(photo, rng))
+        for number, group in enumerate(describe(photo, rng, _rare(row, split)))
     ]
 
 
@@ -197,6 +197,11 @@ def _labelled(row: Any) -> frozenset[str]:
     if not all(isinstance(name, str) for name in given):
         raise DataError(f"field 'labelled' must be a list of names, got {shown(given)}")
     return frozenset(given)
+
+
+def _rare(row: Any, split: str) -> tuple[str, ...]:
+    """Return words for things that a photo hardly ever shows: those of the known collections are of everyday life."""
+    return rare_words(learnt=split == "train") if isinstance(row.get("labelled"), str) else ()
 
 
 def _hides(void: Bool[ndarray, "H W"]) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from refseg.data.describe.colours import PALETTES
 from refseg.data.describe.expressions import STYLES, describe
-from refseg.data.describe.names import kind_nouns, lookup, nouns
+from refseg.data.describe.names import kind_nouns, lookup, nouns, rare_words
 from refseg.data.describe.photo import things_of
 from refseg.data.describe.queries import Depth, Query, Related, denote
 from refseg.data.shapes.queries import Centre, Ordinal, Side, SizeExtreme
@@ -375,3 +375,12 @@ def test_words_for_more_than_a_name_count_all_that_they_may_mean(draw):
 def test_an_unknown_name_is_said_as_it_is_written():
     assert [noun.singular for noun in nouns("Traffic_Cone")] == ["traffic cone"]
     assert not lookup("Traffic_Cone").absent
+
+
+def test_rare_words_are_no_words_of_annotated_names_and_are_divided():
+    learnt, kept = set(rare_words(learnt=True)), set(rare_words(learnt=False))
+    assert not learnt & kept
+    assert len(learnt) > len(kept) > 30
+    for word in learnt | kept:
+        assert lookup(word).name == word
+        assert nouns(word)[0].might_mean == {word}

@@ -10,6 +10,7 @@ from PIL import Image
 
 from refseg.data.catalogue import open_data
 from refseg.data.check import check
+from refseg.data.describe.names import rare_words
 from refseg.data.formats.photos import photos, series_of, series_splits
 from refseg.errors import DataError
 
@@ -85,6 +86,20 @@ def test_what_is_absent_has_no_mask(folder):
     assert absent
     assert all(one.attributes["absent"] for sample in absent for one in sample.expressions)
     assert all(not one.attributes["absent"] for one in data[0].expressions)
+
+
+def test_photos_of_known_collections_are_asked_for_rare_things(folder):
+    known = folder(*[{"labelled": "coco80", "split": split} for split in ("train", "test") for _ in range(8)])
+    found = {}
+    for split in ("train", "test"):
+        samples = open_data(f"{known}:{split}")
+        rare = [one for one in samples if one.expressions[0].attributes["form"] == "rare"]
+        found[split] = {one.attributes["name"] for one in rare}
+        assert all(one.load_mask is None for one in rare)
+        assert found[split] <= set(rare_words(learnt=split == "train"))
+    assert found["train"] or found["test"]
+    own = open_data(f"{folder({'labelled': ['dog', 'cat']}, *[{}] * 9)}:all")
+    assert not any(one.expressions[0].attributes["form"] == "rare" for one in own)
 
 
 def test_void_pixels_are_ignored(folder, made):
