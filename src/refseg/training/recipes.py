@@ -44,7 +44,7 @@ class Recipe:
     """The image encoder whose ImageNet weights the run starts from, by its usual name; `--backbone` gives their
     file."""
     init: str | None = None
-    """The recipe whose weights the run starts from; `--init` gives them."""
+    """The recipe whose weights the run starts from, which `--init` gives; or the name of a model of this package."""
     protocol: str = "refseg"
     """How validation compares masks, as with `refseg evaluate --protocol`."""
     options: str = ""
@@ -546,25 +546,56 @@ OVERFIT_TRAINING = TrainingConfig(
 # ── the table ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _B, _L = "CLIP ViT-B/16, frozen", "CLIP ViT-L"
-PHOTOS_TRAINING = TrainingConfig(
-    epochs=8,
-    batch_size=16,
-    expressions_per_image=6,
-    sizes=((0.0, 224), (0.8, 320)),
-    freeze=("visual",),
-    optimizer="adamw",
-    learning_rate=1.5e-3,
-    weight_decay=0.01,
-    max_norm=1.0,
-    schedule="cosine",
-    warmup_steps=100,
-    precision="bfloat16",
-    mirror=0.5,
-    zoom=0.15,
-    validation_images=100,
-    workers=1,
-    save_every=100,
+HARD_FORMS = ("side", "superlative", "ordinal", "middle", "size", "depth", "corner", "colour")
+"""Forms of expressions about photos that single out one of several objects."""
+FINE_DETAIL = ("visual.stem", "visual.stages.0", "visual.stages.1", "visual.stages.2")
+"""The layers of an EfficientNet up to stride 8, which cost most of the gradient's time and change least."""
+PHOTOS = Recipe(
+    summary="",
+    model=cris_photos(),
+    training=TrainingConfig(
+        epochs=8,
+        steps_per_epoch=300,
+        batch_size=16,
+        expressions_per_image=6,
+        optimizer="adamw",
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        max_norm=1.0,
+        schedule="cosine",
+        warmup_steps=100,
+        precision="bfloat16",
+        mirror=0.5,
+        zoom=0.15,
+        validation_images=100,
+        workers=1,
+        save_every=100,
+    ),
+    data="",
+    validation="",
+    hardware=TWO_CORES,
+    expected="",
 )
+
+
+def _photos(number: int, summary: str, minutes: str, *, image_size: int, **training: Any) -> Recipe:
+    """Return one of the runs that trained the bundled model for photos, each from the last weights of the one before.
+
+    `scripts/bundle_model.py photos RUNS --train` runs all of them.
+    """
+    start = f"--init runs/photos-{number - 1}/last" if number > 1 else "--backbone efficientnet-lite0-57934424.pth"
+    return dataclasses.replace(
+        PHOTOS,
+        summary=f"Train the bundled model for photos, stage {number} of 3: {summary}.",
+        model=cris_photos(image_size=image_size),
+        training=replace(PHOTOS.training, sizes=((0.0, image_size),), seed=number - 1, **training),
+        init="shapes" if number == 1 else f"photos-{number - 1}",
+        backbone="EfficientNet-Lite0" if number == 1 else None,
+        options=f"{start} data=photos:train",
+        hardware=f"{TWO_CORES}, {minutes}",
+        expected="docs/photos.md has the scores of the last stage",
+    )
+
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
@@ -650,16 +681,22 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             hardware=f"{TWO_CORES}, ten minutes",
             expected="not measured",
         ),
-        "photos": Recipe(
-            summary="Train a small CRIS on photos with generated expressions, over a frozen EfficientNet-Lite0.",
-            model=cris_photos(),
-            training=PHOTOS_TRAINING,
-            data="",
-            validation="",
-            backbone="EfficientNet-Lite0",
-            options="--backbone efficientnet-lite0-57934424.pth data=photos:train",
-            hardware=TWO_CORES,
-            expected="not measured",
+        "photos-1": _photos(
+            1,
+            "neck, decoder and text encoder of `shapes`, over a frozen EfficientNet-Lite0",
+            "15 minutes",
+            image_size=192,
+            freeze=("visual",),
+            stop_after=600,
+        ),
+        "photos-2": _photos(
+            2,
+            "the upper layers of the image encoder learn too, and hard forms weigh more",
+            "75 minutes",
+            image_size=192,
+            freeze=FINE_DETAIL,
+            backbone_factor=0.2,
+            emphasis=tuple((form, 2.0) for form in HARD_FORMS),
         ),
         "finetune": Recipe(
             summary="Fine-tune a trained model on data of your own.",

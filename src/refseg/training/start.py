@@ -18,7 +18,7 @@ from refseg.encoders.weights_file import read_weights
 from refseg.errors import ConfigError, WeightsError, one_line
 from refseg.models.base import Model, ModelSpec
 from refseg.models.convert import adopt_clip
-from refseg.models.families import build
+from refseg.models.families import MODELS, build
 from refseg.models.folder import WEIGHTS, load_model
 from refseg.models.hub import resolve
 from refseg.training.families import training_spec
@@ -46,9 +46,10 @@ def start_of(
     Args:
         recipe: the recipe.
         name: of the recipe, for messages.
-        init: the model whose weights it starts from: a name in `refseg models`, a folder or a Hub name; or `none`. Of a
-            model with another image encoder, a recipe with a `backbone` takes the weights of all other layers but those
-            that read the encoder's features.
+        init: the model whose weights it starts from: a name in `refseg models`, a folder or a Hub name; or `none`. It
+            need not be given where the recipe starts from a model that comes with the package. Of a model with another
+            image encoder, a recipe with a `backbone` takes the weights of all other layers but those that read the
+            encoder's features.
         clip: the CLIP whose encoders it starts from (see `load_clip`).
         backbone: the file of ImageNet's weights of its image encoder (see `load_backbone`).
 
@@ -56,6 +57,8 @@ def start_of(
         ConfigError: no weights are given and the recipe needs some, or they are of another model.
     """
     torch.manual_seed(recipe.training.seed)
+    if init is None and recipe.init in MODELS and MODELS[recipe.init].weights is not None:
+        init = recipe.init  # it comes with the package
     if init is None and recipe.init is not None:
         raise ConfigError(
             f"{name}: starts from the model of {recipe.init}: give it with --init, such as --init "

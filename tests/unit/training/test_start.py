@@ -22,7 +22,7 @@ LAYERS = {
 
 @pytest.fixture
 def small():
-    return recipe("photos", **{"model.vision": SMALL})
+    return recipe("photos-1", **{"model.vision": SMALL})
 
 
 def port_name(key):
@@ -43,34 +43,34 @@ def file(tmp_path):
 
 
 def test_the_image_encoder_has_the_weights_of_the_file(small, file):
-    start = start_of(small, "photos", backbone=str(file))
+    start = start_of(small, "photos-1", backbone=str(file))
     found, stored = start.model.visual.state_dict(), torch.load(file)
     assert all(torch.equal(value, stored[port_name(key)]) for key, value in found.items())
-    other = start_of(small, "photos", backbone="none")
+    other = start_of(small, "photos-1", backbone="none")
     assert start.digests["backbone"] != other.digests["backbone"]
 
 
 def test_a_file_that_does_not_fit_is_an_error(small, file, tmp_path):
     with pytest.raises(ConfigError, match="--backbone FILE"):
-        start_of(small, "photos")
+        start_of(small, "photos-1")
     with pytest.raises(WeightsError, match=r"none\.pth"):
-        start_of(small, "photos", backbone=str(tmp_path / "none.pth"))
+        start_of(small, "photos-1", backbone=str(tmp_path / "none.pth"))
     with pytest.raises(WeightsError, match="does not fit"):
-        start_of(recipe("photos"), "photos", backbone=str(file))
+        start_of(recipe("photos-1"), "photos-1", backbone=str(file))
     with pytest.raises(ConfigError, match="no EfficientNet"):
         start_of(recipe("shapes"), "shapes", backbone=str(file))
 
 
 def test_a_model_that_is_given_brings_its_own(small, tmp_path):
     folder = save_model(build(small.model), tmp_path / "model", name="model")
-    assert "backbone" not in start_of(small, "photos", init=str(folder)).digests
+    assert "backbone" not in start_of(small, "photos-1", init=str(folder)).digests
 
 
 def test_the_backbone_takes_the_place_of_another_image_encoder(small, file, tmp_path):
     torch.manual_seed(5)
     shapes = build(recipe("shapes").model)
     folder = save_model(shapes, tmp_path / "shapes", name="shapes")
-    start = start_of(small, "photos", init=str(folder), backbone=str(file))
+    start = start_of(small, "photos-1", init=str(folder), backbone=str(file))
     found, given = start.model.state_dict(), shapes.state_dict()
     assert set(start.digests) == {"start", "backbone"}
     anew = ("visual.", "neck.project3.", "neck.project4.", "neck.project5.")
@@ -83,7 +83,7 @@ def test_the_backbone_takes_the_place_of_another_image_encoder(small, file, tmp_
 def test_another_image_encoder_needs_the_file_of_its_weights(small, tmp_path):
     folder = save_model(build(recipe("shapes").model), tmp_path / "shapes", name="shapes")
     with pytest.raises(ConfigError, match="--backbone FILE"):
-        start_of(small, "photos", init=str(folder))
+        start_of(small, "photos-1", init=str(folder))
     other = save_model(build(small.model), tmp_path / "photos", name="photos")
     with pytest.raises(ConfigError, match="another model"):
         start_of(recipe("shapes-2"), "shapes-2", init=str(other))
