@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional
@@ -12,18 +13,21 @@ from refseg.encoders.clip_text import TextConfig
 from refseg.encoders.clip_vit import ViTConfig
 from refseg.encoders.efficientnet import EfficientNetConfig
 from refseg.inputs.preprocessing import Inputs
-from refseg.models.base import ModelSpec
+from refseg.masks import intersection_and_union
+from refseg.models.base import ModelSpec, PatchMapModel
 from refseg.models.clip_map.model import CLIPMapConfig
 from refseg.models.clipseg.model import CLIPSegConfig
 from refseg.models.cris.model import CRISConfig
 from refseg.models.families import FAMILIES, build
 from refseg.models.folder import load_model, save_model
 from refseg.models.risclip.model import RISCLIPConfig
+from refseg.predictor import Predictor, load
+from refseg.runtimes.export import export
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Objective
 from refseg.training.families import training_spec
 from refseg.training.optim import freeze, set_mode, without_gradient
-from refseg.values import Calibration, Decision
+from refseg.values import Calibration, Decision, Encoding
 
 START, END = 49406, 49407
 RESNET = ResNetConfig(layers=(1, 1, 1, 1), width=8, heads=4, output_dim=24, pretrained_size=96)
@@ -204,6 +208,38 @@ def test_a_model_folder_keeps_spec_and_weights(model, tmp_path):
         assert torch.equal(loaded(*inputs(2, 64, 12)), model(*inputs(2, 64, 12)))
     loaded.train()(*inputs(2, 64, 12)).square().mean().backward()
     assert next(loaded.visual.parameters()).grad.any()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")  # the tracer's numbers are no integers
+def test_an_exported_model_answers_as_the_model_does(model, tmp_path):
+    with torch.no_grad():  # the last layers of residual branches are 0 at first, and would hide those before them
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    eager = Predictor.from_model(model, "cpu")
+    exported = load(export(save_model(model, tmp_path / "model", domain="photos"), tmp_path / "exported"))
+    assert (exported.inputs, exported.decision, exported.domain) == (INPUTS, DECISION, "photos")
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in ((96, 96), (50, 120), (130, 70))]
+    words = [f"{side} thing, number {number}" for number in range(6) for side in ("left", "right", "red")][:17]
+    scenes, expected = exported.encode(images), [eager.segment(scene, words) for scene in eager.encode(images)]
+    for scene, answers in zip(scenes, expected, strict=True):
+        for count in (1, 3, 17):
+            for found, answer in zip(exported.segment(scene, words[:count]), answers[:count], strict=True):
+                np.testing.assert_allclose(found.scores, answer.scores, atol=1e-4)
+                assert found.score == pytest.approx(answer.score, abs=1e-3)
+                shared, either = intersection_and_union(found.mask, answer.mask)
+                assert shared >= 0.99 * either
+    assert len({round(float(answer.scores.mean()), 6) for answers in expected for answer in answers}) > 6
+    # One by one, in another order, and from a file.
+    scenes[1].save(tmp_path / "scene.safetensors")
+    for answer in reversed(expected[1]):
+        (found,) = exported.segment(Encoding.load(tmp_path / "scene.safetensors"), [answer.expression])
+        np.testing.assert_allclose(found.scores, answer.scores, atol=1e-4)
+    if isinstance(model, PatchMapModel):
+        first, second = (each.ground(each.encode(images[1]), words[0]) for each in (exported, eager))
+        np.testing.assert_allclose(first.cosines, second.cosines, atol=1e-4)
+        np.testing.assert_allclose(first.probability, second.probability, atol=1e-4)
 
 
 def test_gradients_reach_all_parameters_that_learn(model):

@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.evaluation.calibrate import calibrate
     from refseg.predictor import load
 
+    _decision(arguments.model)  # whether it can be written again, before it is measured
     data = open_data(arguments.dataset, arguments.data)
     for note in data.notes():
         print(f"refseg: note: {note}", file=sys.stderr)
@@ -96,15 +97,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _forget(model: str, out: Path) -> int:
+    decision = _decision(model).unmeasured()
+    _write(model, out, decision, {"calibration": None})
+    print(f"{out} is the model without a calibration; its threshold is {decision.threshold:g}")
+    return 0
+
+
+def _decision(model: str) -> Decision:
+    """Return the stored decision of a model folder, or of a model of other people."""
     from refseg.models.folder import read_folder
     from refseg.models.hub import resolve
     from refseg.peers.stored import find_peer
 
     peer = find_peer(model)
-    decision = (read_folder(resolve(model)).spec if peer is None else peer).decision.unmeasured()
-    _write(model, out, decision, {"calibration": None})
-    print(f"{out} is the model without a calibration; its threshold is {decision.threshold:g}")
-    return 0
+    return (read_folder(resolve(model)).spec if peer is None else peer).decision
 
 
 def _write(model: str, out: Path, decision: Decision, about: dict[str, Any]) -> None:

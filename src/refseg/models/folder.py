@@ -25,6 +25,7 @@ from refseg.errors import ConfigError, OutputError, UnknownNameError, WeightsErr
 from refseg.files import replacing
 from refseg.models.base import Model, ModelSpec
 from refseg.models.checked import build_checked
+from refseg.models.exported import find_export
 from refseg.models.families import MODELS, family
 from refseg.values import Decision
 
@@ -187,6 +188,10 @@ def read_folder(folder: str | Path) -> ModelFolder:
         raise not_a_folder(folder)
     path = folder / CONFIG
     if not path.is_file():
+        if find_export(folder) is not None:
+            raise WeightsError(
+                f"{folder}: is an exported model, which can only predict; give the model folder that it was made from"
+            )
         inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))[:3]
         hint = f", but there are model folders in it: {', '.join(map(str, inside))}" if inside else ""
         raise WeightsError(f"{folder}: not a model folder: it has no {CONFIG}{hint}")

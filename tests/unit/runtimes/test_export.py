@@ -1,0 +1,98 @@
+"""Exporting: a folder is written whole, with graphs that compute what the model does, or there is none."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import sys
+
+import numpy as np
+import pytest
+
+from refseg.cli.main import main
+from refseg.errors import ConfigError, OutputError, UnknownNameError, WeightsError
+from refseg.models.exported import read_export
+from refseg.predictor import load
+from refseg.runtimes.export import export
+from refseg.runtimes.torch import TorchRuntime
+
+MODULE = importlib.import_module("refseg.runtimes.export")
+
+
+def test_another_format_or_precision_is_an_error(model_folder, tmp_path, unchecked):
+    for options in ({"to": "torch"}, {"precision": "float8"}):
+        with pytest.raises(ConfigError):
+            export(model_folder, tmp_path / "out", **options)
+    with pytest.raises(UnknownNameError):
+        export("shape", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_replaced(model_folder, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="exists already"):
+        export(model_folder, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "onnx", "onnxscript"])
+def test_without_the_libraries_it_says_what_to_install(model_folder, tmp_path, monkeypatch, library):
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ConfigError, match="pip install"):
+        export(model_folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_folder_that_cannot_be_written_is_not_left(model_folder, tmp_path, monkeypatch, number):
+    def fail(model, folder, precision):
+        (folder / "image.onnx").touch()
+        raise OSError(number, "cannot")
+
+    monkeypatch.setattr(MODULE, "_write_graphs", fail)
+    with pytest.raises(OutputError, match="cannot be written"):
+        export(model_folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["encode", "decode"])
+@pytest.mark.parametrize("error", [0.01, float("nan")])
+def test_graphs_that_compute_something_else_are_not_left(model_folder, make_tiny, tmp_path, monkeypatch, part, error):
+    class Wrong(TorchRuntime):
+        def __init__(self, folder):
+            super().__init__(load(model_folder, "cpu").runtime.model, "cpu")
+
+        def encode(self, pixels):
+            arrays = super().encode(pixels)
+            return (
+                {name: array + error * np.ptp(array) for name, array in arrays.items()} if part == "encode" else arrays
+            )
+
+        def decode(self, image, tokens, padding):
+            return super().decode(image, tokens, padding) + (error if part == "decode" else 0)
+
+    monkeypatch.setattr(MODULE, "_write_graphs", lambda model, folder, precision: None)
+    monkeypatch.setattr(MODULE, "OnnxRuntime", Wrong)
+    with pytest.raises(WeightsError, match="other values"):
+        export(model_folder, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")  # the tracer's numbers are no integers
+def test_weights_in_float16(model_folder, photo, tmp_path, capsys):
+    folder = tmp_path / "half"
+    assert main(["export", str(model_folder), "--out", str(folder), "--precision", "float16"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith(f"{folder}: ")
+    assert printed.err == ""
+    assert read_export(folder).precision == "float16"
+    assert read_export(folder).about["name"] == "tiny"
+    weights = (model_folder / "model.safetensors").stat().st_size
+    assert sum(file.stat().st_size for file in folder.glob("*.data")) < 0.6 * weights
+    texts = [file.read_bytes() for file in folder.glob("*.onnx")]
+    assert not any(b"site-packages" in text or b".py" in text for text in texts)
+    eager, exported = load(model_folder, "cpu"), load(folder)
+    words = ["the cup on the left", "blue square"]
+    answers = [each.segment(each.encode(photo), words) for each in (eager, exported)]
+    for one, other in zip(*answers, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=2e-2)
