@@ -146,7 +146,7 @@ def load(
         model: the name or the path.
         device: `auto` (a CUDA GPU, else Apple's, else the processor), `cpu`, `cuda`, `cuda:1`, `mps`, or a
             `torch.device`.
-        refine: `sam` or `sam2`, which sharpens the borders of the masks; it needs the extra `refseg[peers]`.
+        refine: `sam`, `sam2` or `sam3`, which sharpens the borders of the masks; it needs the extra `refseg[peers]`.
 
     Raises:
         UnknownNameError: there is no such model, or no such refiner.

@@ -52,13 +52,17 @@ def _row(entry: ModelEntry) -> dict[str, Any]:
 
 
 def _peer_row(entry: PeerEntry) -> dict[str, Any]:
-    trained = "trained on RefCOCO" if entry.trained_on_refcoco else "not trained on RefCOCO"
+    trained = {
+        True: "trained on RefCOCO",
+        False: "not trained on RefCOCO",
+        None: "not known to be zero-shot on RefCOCO",
+    }
     return {
         "name": entry.name,
         "family": "peer",
         "parameters": entry.parameters,
         "weights": f"downloaded at first use, {entry.megabytes} MB; needs the extra `refseg[peers]`",
         "licence": entry.licence,
-        "summary": entry.summary,
-        "score": f"published {entry.published}; {trained}",
+        "summary": entry.summary if entry.caution is None else f"{entry.summary}; {entry.caution}",
+        "score": f"published {entry.published}; {trained[entry.trained_on_refcoco]}",
     }

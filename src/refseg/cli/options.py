@@ -22,7 +22,7 @@ def add_refine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--refine",
         metavar="NAME",
-        help="sam or sam2: sharpens the borders of the masks; needs the extra refseg[peers] (default: as they are)",
+        help="sam, sam2 or sam3: sharpens the borders of the masks; needs the extra refseg[peers] (default: none)",
     )
 
 

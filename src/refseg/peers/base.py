@@ -23,7 +23,7 @@ from refseg.peers.table import PeerEntry
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, Encoding, Prediction
 
-__all__ = ["Found", "Peer", "named", "part_of", "size_in_square"]
+__all__ = ["Found", "Peer", "named", "part_of", "several", "size_in_square"]
 
 T = TypeVar("T")
 
@@ -106,6 +106,24 @@ class Peer(BaseSegmenter):
                 )
                 for expression, found in zip(expressions, self.find(seen, image.frame, expressions), strict=True)
             ]
+
+
+def several(maps: Float[Tensor, "n h w"], scores: Float[Tensor, "n"], truncated: bool) -> Found:
+    """Return the answer of a model that finds any number of objects.
+
+    An expression may have several referents. The probability of a pixel is that of an object's mask times the object's
+    score relative to the best one's. So the decision's threshold says how much weaker than the best a second referent
+    may be: at 0.5, half as probable.
+
+    Args:
+        maps: the probabilities of the pixels of each object.
+        scores: of the objects, 0..1.
+        truncated: whether the end of the expression was not read.
+    """
+    if not len(scores):
+        return Found(None, 0.0, truncated)
+    best = scores.max().clamp(min=1e-6)  # an IoU of 0 may be expected of all masks
+    return Found((maps * (scores / best)[:, None, None]).amax(dim=0), float(scores.max()), truncated)
 
 
 def named(part: str, values: Mapping[str, T]) -> dict[str, T]:

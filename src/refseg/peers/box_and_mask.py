@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from refseg.inputs.frame import Frame
-from refseg.peers.base import Found, Peer, named, part_of
+from refseg.peers.base import Found, Peer, named, part_of, several
 from refseg.peers.grounding_dino import GroundingDino
 from refseg.peers.sam import Sam
 from refseg.peers.table import PeerEntry
@@ -21,9 +21,7 @@ __all__ = ["BoxAndMask"]
 class BoxAndMask(Peer):
     """A detector of what an expression names, and a maker of masks; both encode the image once.
 
-    An expression may have several referents. The score of one is its box's score times the IoU expected of its mask;
-    the probability of a pixel is that of the mask times the referent's score relative to the best one's. So the
-    decision's threshold says how much weaker than the best a second referent may be: at 0.5, half as probable.
+    The score of an object is its box's score times the IoU expected of its mask.
 
     Args:
         entry: of the table.
@@ -52,6 +50,4 @@ class BoxAndMask(Peer):
                 yield Found(None, 0.0, truncated)
                 continue
             maps, expected = self.masks.masks(part_of("masks", seen), boxes, frame.height, frame.width)
-            weights = scores * expected
-            best = weights.max().clamp(min=1e-6)  # an IoU of 0 may be expected of all masks
-            yield Found((maps * (weights / best)[:, None, None]).amax(dim=0), float(weights.max()), truncated)
+            yield several(maps, scores * expected, truncated)

@@ -17,13 +17,16 @@ from refseg.peers.grounding_dino import GroundingDino
 from refseg.peers.library import transformers
 from refseg.peers.refine import Refiner
 from refseg.peers.sam import Sam, Sam2
+from refseg.peers.sam3 import Sam3, Sam3Choice, Sam3Network
 from refseg.peers.stored import StoredPeer
-from refseg.peers.table import SAM, SAM2, Part, peer_entry, refiner_part
+from refseg.peers.table import SAM, SAM2, SAM3, Part, peer_entry, refiner_part
 from refseg.runtimes.torch import pick_device
 
 __all__ = ["load_peer", "load_refiner"]
 
-MASK_MAKERS: MappingProxyType[str, type[Sam]] = MappingProxyType({SAM.repository: Sam, SAM2.repository: Sam2})
+LOGGER = logging.getLogger(__name__)
+"""By default Python prints warnings to stderr, also where logging is not set up."""
+SAMS: MappingProxyType[str, type[Sam]] = MappingProxyType({SAM.repository: Sam, SAM2.repository: Sam2})
 
 
 def load_peer(stored: StoredPeer, device: str | torch.device = "auto") -> Peer:
@@ -42,11 +45,16 @@ def load_peer(stored: StoredPeer, device: str | torch.device = "auto") -> Peer:
     entry, place = peer_entry(stored.peer), pick_device(device)
     transformers()  # before anything is downloaded for it
     folders = [_folder(part, entry.name) for part in entry.parts]
-    masks = MASK_MAKERS.get(entry.parts[-1].repository)
-    if masks is not None:
-        detector = GroundingDino(folders[0], place)
-        return BoxAndMask(entry, detector, masks(folders[1], place), place, stored.decision)
-    return Florence(entry, folders[0], place, stored.decision)
+    if entry.caution is not None:
+        LOGGER.warning("%s: %s", entry.name, entry.caution)
+    if len(folders) == 2:
+        boxes, masks = folders
+        maker = SAMS[entry.parts[1].repository](masks, place)
+        return BoxAndMask(entry, GroundingDino(boxes, place), maker, place, stored.decision)
+    (folder,) = folders
+    if entry.parts == (SAM3,):
+        return Sam3(entry, Sam3Network(folder, place), place, stored.decision)
+    return Florence(entry, folder, place, stored.decision)
 
 
 def load_refiner(name: str, device: str | torch.device = "auto") -> Refiner:
@@ -64,7 +72,8 @@ def load_refiner(name: str, device: str | torch.device = "auto") -> Refiner:
     """
     part, place = refiner_part(name), pick_device(device)
     transformers()
-    return Refiner(name, part, MASK_MAKERS[part.repository](_folder(part, name), place))
+    folder = _folder(part, name)
+    return Refiner(name, part, Sam3Choice(folder, place) if part is SAM3 else SAMS[part.repository](folder, place))
 
 
 def _folder(part: Part, name: str) -> Path:
@@ -72,8 +81,7 @@ def _folder(part: Part, name: str) -> Path:
     folder = cached_files(part.repository, part.files, revision=part.revision)
     if folder is not None:
         return folder
-    # By default Python prints warnings to stderr, also where logging is not set up.
-    logging.getLogger(__name__).warning(
+    LOGGER.warning(
         "%s: downloads %d MB, %s at revision %s of the Hugging Face Hub; licence: %s",
         *(name, part.megabytes, part.repository, part.revision, part.licence),
     )

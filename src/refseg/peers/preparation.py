@@ -1,4 +1,4 @@
-"""How a photo becomes the pixels of another project's model, read from the `preprocessor_config.json` beside it.
+"""How a photo becomes the pixels of another project's model, read from the JSON file beside it that says so.
 
 The library's own image processors are not used: some need torchvision, which a PyTorch for the CPU may lack.
 """
@@ -21,6 +21,8 @@ from refseg.errors import WeightsError, one_line
 __all__ = ["Preparation"]
 
 FILE = "preprocessor_config.json"
+WITH_TOKENIZER = "processor_config.json"
+"""Of SAM 3: the file of a processor of images and words, which has that of images in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,14 @@ class Preparation:
         """
         path = folder / FILE
         try:
-            stated: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if path.is_file():
+                stated: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            else:
+                path = folder / WITH_TOKENIZER
+                # The processor of SAM 3 resizes so where its file does not say how.
+                stated = {"resample": Image.Resampling.BILINEAR} | json.loads(path.read_text(encoding="utf-8"))[
+                    "image_processor"
+                ]
             return cls(
                 size={name: int(value) for name, value in stated["size"].items()},
                 mean=_three(stated["image_mean"]),

@@ -1,4 +1,4 @@
-"""Sharper borders for the masks of any model: its mask and its box are the prompt of SAM, or of SAM 2."""
+"""Sharper borders for the masks of any model, which SAM or SAM 2 draws anew, or SAM 3 has found too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Lock
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,19 +20,45 @@ from refseg.inputs.read import ImageSource, read_image
 from refseg.masks import iou
 from refseg.peers.base import named, part_of
 from refseg.peers.library import computing
-from refseg.peers.sam import Sam
 from refseg.peers.table import Part
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, Encoding, PatchMap, Prediction
 
-__all__ = ["Refined", "Refiner"]
+__all__ = ["MaskMaker", "Refined", "Refiner"]
 
 SAME_OBJECT = 0.5
 """A refined mask of lower IoU with the mask that it was made of is of something else, and is not used."""
 
 
+@runtime_checkable
+class MaskMaker(Protocol):
+    """A network that makes a mask anew from a draft of it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def encode(self, image: Image.Image, /) -> dict[str, Tensor]:
+        """Return all that is computed from an RGB image alone, by name."""
+        ...
+
+    def redraw(
+        self, levels: Mapping[str, Tensor], words: str, box: Float[Tensor, "4"], draft: Float[Tensor, "H W"], /
+    ) -> Float[Tensor, "h w"]:
+        """Return the logits of the object's pixels, of the image without border at any size and proportions.
+
+        Args:
+            levels: of `encode`.
+            words: what the mask is of.
+            box: around the mask, (x0, y0, x1, y1) in fractions of the image.
+            draft: logits of the image's pixels, which may be infinite.
+        """
+        ...
+
+
 class Refiner:
-    """SAM as a maker of sharper masks; the image is encoded once, and each mask takes the small mask decoder.
+    """What makes masks sharper; the image is encoded once, and each mask takes the rest of the network.
 
     Args:
         name: in the table of refiners.
@@ -39,7 +66,7 @@ class Refiner:
         masks: the network.
     """
 
-    def __init__(self, name: str, part: Part, masks: Sam) -> None:
+    def __init__(self, name: str, part: Part, masks: MaskMaker) -> None:
         self.name, self.part, self.masks = name, part, masks
         self._one_at_a_time = Lock()
 
@@ -51,8 +78,8 @@ class Refiner:
     def sharpen(self, levels: Mapping[str, Tensor], own: Prediction) -> Float[ndarray, "H W"]:
         """Return probabilities whose mask, at the threshold of a prediction, has sharper borders than its own.
 
-        The prompt is the box of its mask, and the logits of its probabilities relative to the threshold. Where the
-        answer is another object, the probabilities of the prediction itself are returned.
+        The draft is the logits of its probabilities relative to the threshold. Where the answer is another object, the
+        probabilities of the prediction itself are returned.
 
         Args:
             levels: of `encode`.
@@ -62,11 +89,10 @@ class Refiner:
         height, width = own.frame.height, own.frame.width
         probability = own.probability
         with computing(self._one_at_a_time):
-            box = torch.tensor([own.box]) / torch.tensor([width, height, width, height])
+            box = torch.tensor(own.box) / torch.tensor([width, height, width, height])
             draft = torch.from_numpy(probability).logit() - _logit(own.threshold)
-            device = self.masks.network.device
-            logits, _ = self.masks.logits(levels, box.to(device), height, width, draft.to(device))
-            whole = F.interpolate(logits[None], (height, width), mode="bilinear", align_corners=False)[0, 0].cpu()
+            logits = self.masks.redraw(levels, own.expression, box.to(self.masks.device), draft.to(self.masks.device))
+            whole = F.interpolate(logits[None, None], (height, width), mode="bilinear", align_corners=False)[0, 0].cpu()
             # Their own threshold is a logit of 0.
             sharp = (whole + _logit(own.threshold)).sigmoid().numpy()
         return sharp if iou(sharp > own.threshold, own.mask) >= SAME_OBJECT else probability
@@ -112,7 +138,7 @@ class Refined(BaseSegmenter):
     def _answer(self, image: Encoding, expressions: Sequence[str], decision: Decision) -> list[Prediction]:
         # Copied, as PyTorch has no read-only tensors.
         levels = {
-            name: torch.tensor(array, device=self.refiner.masks.network.device)
+            name: torch.tensor(array, device=self.refiner.masks.device)
             for name, array in part_of("refiner", image.arrays).items()
         }
         return [

@@ -50,6 +50,20 @@ class Sam:
         levels = embeddings if isinstance(embeddings, list) else [embeddings]
         return {f"level{number}": one for number, one in enumerate(levels)}
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        device: torch.device = self.network.device
+        return device
+
+    def redraw(
+        self, levels: Mapping[str, Tensor], words: str, box: Float[Tensor, "4"], draft: Float[Tensor, "H W"]
+    ) -> Float[Tensor, "h w"]:
+        """Return the logits of the object in a box whose mask a draft is (see `refine.MaskMaker`)."""
+        height, width = draft.shape
+        logits, _ = self.logits(levels, box[None], height, width, draft)
+        return logits[0]
+
     def masks(
         self, levels: Mapping[str, Tensor], boxes: Float[Tensor, "n 4"], height: int, width: int
     ) -> tuple[Float[Tensor, "n h w"], Float[Tensor, "n"]]:

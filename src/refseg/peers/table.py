@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from refseg.errors import UnknownNameError
 
-__all__ = ["PEERS", "REFINERS", "SAM", "SAM2", "Part", "PeerEntry", "peer_entry", "refiner_part"]
+__all__ = ["PEERS", "REFINERS", "SAM", "SAM2", "SAM3", "Part", "PeerEntry", "peer_entry", "refiner_part"]
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 BASIC = ("config.json", "preprocessor_config.json", "model.safetensors")
@@ -46,8 +46,13 @@ class PeerEntry:
     summary: str
     published: str
     """Scores that its authors, or others, published; what the metric is."""
-    trained_on_refcoco: bool
-    """Whether images or expressions of RefCOCO, RefCOCO+ or RefCOCOg were trained on: if so, it is not zero-shot."""
+    trained_on_refcoco: bool | None
+    """Whether images or expressions of RefCOCO, RefCOCO+ or RefCOCOg were trained on; None: not known.
+
+    Only if they were not, it is zero-shot.
+    """
+    caution: str | None = None
+    """What its user is told when it is loaded."""
 
     @property
     def megabytes(self) -> int:
@@ -86,6 +91,20 @@ FLORENCE = Part(
     licence="MIT",
     files=(*BASIC, *TOKENIZER, "generation_config.json"),
 )
+FLORENCE_LARGE = Part(
+    repository="florence-community/Florence-2-large-ft",
+    revision="26b734a54fdfbf9c398351eedfabb7f27fc470b7",
+    megabytes=1557,
+    licence="MIT",
+    files=(*BASIC, *TOKENIZER, "generation_config.json"),
+)
+SAM3 = Part(
+    repository="facebook/sam3",
+    revision="3c879f39826c281e95690f02c7821c4de09afae7",
+    megabytes=3444,
+    licence="SAM License",
+    files=("config.json", "processor_config.json", "model.safetensors", *TOKENIZER),
+)
 BOXES = "refcoco:val: 50.8 % of the boxes are right (IoU of 0.5 or more); none for the masks"
 
 PEERS: MappingProxyType[str, PeerEntry] = MappingProxyType(
@@ -116,11 +135,29 @@ PEERS: MappingProxyType[str, PeerEntry] = MappingProxyType(
                 published="refcoco:val: mean IoU 78.0",
                 trained_on_refcoco=True,
             ),
+            PeerEntry(
+                name="florence-2-large",
+                parts=(FLORENCE_LARGE,),
+                parameters=776_000_000,
+                summary="Florence-2 (large, fine-tuned): reads whole expressions and writes polygons",
+                published="refcoco:val: mean IoU 80.5",
+                trained_on_refcoco=True,
+            ),
+            PeerEntry(
+                name="sam3",
+                parts=(SAM3,),
+                parameters=840_000_000,
+                summary="SAM 3, whose owners give out the weights on request only",
+                published="no score of referring expressions by itself",
+                trained_on_refcoco=None,
+                caution="reads noun phrases only ('red cup'), and answers with all objects that they name; words for "
+                "positions and relations ('the cup on the left') are not understood",
+            ),
         )
     }
 )
 
-REFINERS: MappingProxyType[str, Part] = MappingProxyType({"sam": SAM, "sam2": SAM2})
+REFINERS: MappingProxyType[str, Part] = MappingProxyType({"sam": SAM, "sam2": SAM2, "sam3": SAM3})
 """What sharpens the borders of any model's masks (`refine`)."""
 
 

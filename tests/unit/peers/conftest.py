@@ -260,9 +260,84 @@ def make_florence(folder):
     prepares(folder, {"height": 64, "width": 64}, resample=3)
 
 
+def make_sam3(folder):
+    from transformers import CLIPTokenizer, Sam3VideoConfig, Sam3VideoModel
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={token: number for number, token in enumerate(tokens)}, merges=[]).save_pretrained(folder)
+    backbone = {
+        "model_type": "sam3_vit_model",
+        "hidden_size": 32,
+        "intermediate_size": 16,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 56,
+        "pretrain_image_size": 28,
+        "patch_size": 14,
+        "window_size": 2,
+        "global_attn_indexes": [1],
+    }
+    vision = {
+        "model_type": "sam3_vision_model",
+        "backbone_config": backbone,
+        "fpn_hidden_size": 32,
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+    }
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 16, "dropout": 0.0}
+    detector = {
+        "vision_config": vision,
+        "text_config": {
+            "model_type": "clip_text_model",
+            "vocab_size": len(tokens),
+            "hidden_size": 16,
+            "intermediate_size": 16,
+            "projection_dim": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 32,
+            "bos_token_id": len(tokens) - 2,
+            "eos_token_id": len(tokens) - 1,
+        },
+        "geometry_encoder_config": {**small, "num_layers": 1, "roi_size": 2},
+        "detr_encoder_config": {**small, "num_layers": 1},
+        "detr_decoder_config": {**small, "num_layers": 2, "num_queries": 12},
+        "mask_decoder_config": {"hidden_size": 32, "num_attention_heads": 2, "num_upsampling_stages": 3},
+    }
+    tracker = {
+        "vision_config": vision,
+        "prompt_encoder_config": {"hidden_size": 32, "image_size": 56, "patch_size": 14, "mask_input_channels": 4},
+        "mask_decoder_config": {
+            "hidden_size": 32,
+            "mlp_dim": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 16,
+        },
+        "num_maskmem": 2,
+        "memory_attention_hidden_size": 32,
+        "memory_attention_num_layers": 1,
+        "memory_attention_feed_forward_hidden_size": 16,
+        "memory_attention_rope_feat_sizes": [4, 4],
+        "memory_encoder_hidden_size": 32,
+        "memory_encoder_output_channels": 8,
+        "mask_downsampler_embed_dim": 32,
+        "memory_fuser_num_layers": 1,
+        "memory_fuser_embed_dim": 32,
+        "memory_fuser_intermediate_dim": 16,
+    }
+    # The published files are those of the model for videos, of which the model for images is a part.
+    save(Sam3VideoModel(Sam3VideoConfig(detector_config=detector, tracker_config=tracker)), folder)
+    size = {"height": 56, "width": 56}
+    stated = {"image_processor": {"size": size, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2}}
+    (folder / "processor_config.json").write_text(json.dumps(stated))
+
+
 MAKERS = {
     "IDEA-Research/grounding-dino-tiny": make_grounding_dino,
     "facebook/sam-vit-base": make_sam,
     "facebook/sam2.1-hiera-tiny": make_sam2,
     "florence-community/Florence-2-base-ft": make_florence,
+    "florence-community/Florence-2-large-ft": make_florence,
+    "facebook/sam3": make_sam3,
 }

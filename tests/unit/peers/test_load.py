@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,6 +100,13 @@ def test_where_no_box_is_found_nothing_fits(peer, photo, monkeypatch):
     assert (answer.empty, answer.object_score, answer.box) == (True, 0, None)
 
 
+@pytest.mark.parametrize("peer", ["sam3"], indirect=True)
+def test_where_no_object_is_found_nothing_fits(peer, photo, monkeypatch):
+    monkeypatch.setattr("refseg.peers.sam3.INSTANCE_THRESHOLD", 1.0)
+    (answer,) = peer.segment(peer.encode(photo), WORDS[:1])
+    assert (answer.empty, answer.object_score, answer.box) == (True, 0, None)
+
+
 @pytest.mark.parametrize("peer", ["grounding-dino-sam"], indirect=True)
 def test_the_threshold_says_how_much_weaker_another_referent_may_be(peer, photo, monkeypatch):
     boxes = torch.tensor([[0.0, 0.0, 0.5, 1.0], [0.5, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.5]])
@@ -156,7 +164,7 @@ def test_the_page_lists_what_the_table_says():
     for name, entry in PEERS.items():
         _, _, size, licence, _, trained, _ = (cell.strip() for cell in rows[name].split("|"))
         assert (size, licence) == (f"{entry.megabytes} MB", entry.licence)
-        assert trained.strip("*") == ("yes" if entry.trained_on_refcoco else "no")
+        assert trained.strip("*") == {True: "yes", False: "no", None: "not known"}[entry.trained_on_refcoco]
         assert all(part.repository in page for part in entry.parts)
     for name, part in REFINERS.items():
         assert f"| `{name}` | `{part.repository}` | {part.megabytes} MB | {part.licence} |" in page
@@ -187,6 +195,33 @@ def test_what_is_missing_is_announced_and_downloaded_at_its_revision(hub_cache, 
     lines = [record.getMessage() for record in caplog.records if record.name == load_module.__name__]
     for line, part in zip(lines, entry.parts, strict=True):
         assert all(word in line for word in (str(part.megabytes), part.licence, part.revision, part.repository))
+
+
+def test_files_that_their_owners_do_not_give_out_are_an_error_with_what_to_do(hub_cache, tmp_path, monkeypatch):
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError
+
+    def gated(*_, local_files_only, **__):
+        if local_files_only:
+            raise FileNotFoundError
+        raise GatedRepoError("403\nnot you", response=SimpleNamespace(headers={}, request=None))
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("refseg.models.hub._connection_error", lambda: None)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", gated)
+    for load_it in (lambda: load("sam3", "cpu"), lambda: load("shapes", "cpu", refine="sam3")):
+        with pytest.raises(DownloadError) as caught:
+            load_it()
+        assert "https://huggingface.co/facebook/sam3" in str(caught.value)
+        assert "hf auth login" in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_a_model_does_not_read_is_said_once_when_it_is_loaded(hub_cache, photo, caplog):
+    peer = load("sam3", "cpu")
+    peer.segment(peer.encode(photo), WORDS)
+    lines = [record.getMessage() for record in caplog.records if record.name == load_module.__name__]
+    assert lines == [f"sam3: {PEERS['sam3'].caution}"]
 
 
 def test_without_files_and_network_is_an_error(hub_cache, monkeypatch, tmp_path):

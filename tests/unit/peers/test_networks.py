@@ -11,6 +11,7 @@ from refseg.inputs.frame import Frame
 from refseg.peers.florence import polygons
 from refseg.peers.grounding_dino import GroundingDino
 from refseg.peers.sam import Sam, Sam2
+from refseg.peers.sam3 import Sam3Choice, Sam3Network
 from refseg.peers.stored import StoredPeer
 
 pytestmark = pytest.mark.slow  # PyTorch networks of another library
@@ -18,10 +19,11 @@ pytestmark = pytest.mark.slow  # PyTorch networks of another library
 transformers = pytest.importorskip("transformers", exc_type=ImportError)
 
 CPU = torch.device("cpu")
-DINO, SAM, SAM2, FLORENCE = (
+DINO, SAM, SAM2, SAM3, FLORENCE = (
     "IDEA-Research/grounding-dino-tiny",
     "facebook/sam-vit-base",
     "facebook/sam2.1-hiera-tiny",
+    "facebook/sam3",
     "florence-community/Florence-2-base-ft",
 )
 
@@ -104,6 +106,37 @@ def test_a_draft_enters_the_whole_network_as_its_low_resolution_mask(folder_of, 
     expected = torch.nn.functional.interpolate(outputs.pred_masks[0], (64, 64), mode="bilinear", align_corners=False)
     torch.testing.assert_close(logits, expected[:, 0, :height, :width], atol=1e-4, rtol=1e-5)
     assert (logits - without).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("words", ["red  disc", "cup " * 20])
+def test_objects_are_those_of_the_whole_network(folder_of, image, words, monkeypatch):
+    monkeypatch.setattr("refseg.peers.sam3.INSTANCE_THRESHOLD", 0.0)
+    found = Sam3Network(folder_of(SAM3), CPU)
+    whole = transformers.Sam3Model.from_pretrained(folder_of(SAM3)).eval()
+    pixels = torch.from_numpy(found.preparation.pixels(image))[None]
+    read = " ".join(words.split())
+    # The library's processor does not cut, and its network cannot read more than 32.
+    tokens = found.tokenizer(read, return_tensors="pt", padding="max_length", max_length=32, truncation=True)
+    with torch.inference_mode():
+        logits, scores = found.objects(found.encode(image), words)
+        outputs = whole(pixel_values=pixels, input_ids=tokens.input_ids, attention_mask=tokens.attention_mask)
+    expected = (outputs.pred_logits[0].sigmoid() * outputs.presence_logits[0].sigmoid()).sort(descending=True)
+    assert len(scores) == 12
+    torch.testing.assert_close(scores, expected.values, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, outputs.pred_masks[0, expected.indices], atol=1e-4, rtol=1e-4)
+    assert (logits[0] - logits[-1]).abs().max() > 1e-3
+
+
+def test_the_object_that_shares_most_with_a_draft_is_chosen(folder_of, monkeypatch):
+    maker = Sam3Choice(folder_of(SAM3), CPU)
+    left, right = torch.full((2, 16, 16), -3.0)
+    left[:, :8] = right[:, 8:] = 3.0
+    monkeypatch.setattr(maker, "objects", lambda *_: (torch.stack([left, right]), torch.tensor([0.9, 0.4])))
+    draft = torch.full((64, 96), -torch.inf)
+    draft[:, 60:] = torch.inf
+    assert torch.equal(maker.redraw({}, "cup", torch.tensor([0.6, 0.0, 1.0, 1.0]), draft), right)
+    monkeypatch.setattr(maker, "objects", lambda *_: (torch.zeros(0, 16, 16), torch.zeros(0)))
+    assert not (maker.redraw({}, "cup", torch.tensor([0.6, 0.0, 1.0, 1.0]), draft) > 0).any()
 
 
 def test_florence_writes_what_the_whole_network_writes(hub_cache, folder_of, image):

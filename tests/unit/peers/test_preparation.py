@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from refseg.errors import WeightsError
@@ -42,6 +43,19 @@ def test_pixels_equal_those_of_the_librarys_processor(read, kind, stated, height
     found = read(**stated).pixels(image)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_pixels_of_sam_3_are_those_of_its_processor_on_torchvision(tmp_path, height, width):
+    """Its processor needs torchvision, which resizes bytes by this call of PyTorch."""
+    size = {"height": 56, "width": 56}
+    stated = {"image_processor": {"size": size, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(stated))
+    pixels = np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    channels = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(channels, (56, 56), mode="bilinear", antialias=True)[0]
+    found = Preparation.read(tmp_path).pixels(Image.fromarray(pixels))
+    np.testing.assert_allclose(found, (resized.float().numpy() / 255 - 0.5) / 0.5, atol=2 / 255 + 1e-6)
 
 
 def test_no_side_vanishes(read):

@@ -32,13 +32,13 @@ def sharp(refined, monkeypatch):
     """Lets the network answer with the left half of the image, and records what it is asked."""
     asked = []
 
-    def logits(levels, boxes, height, width, draft):
-        asked.append((boxes, draft))
-        found = torch.full((1, 64, 64), -5.0)
-        found[..., :48] = 5.0
-        return found, torch.ones(1)
+    def redraw(levels, words, box, draft):
+        asked.append((box, draft))
+        found = torch.full((64, 64), -5.0)
+        found[:, :48] = 5.0
+        return found
 
-    monkeypatch.setattr(refined.refiner.masks, "logits", logits)
+    monkeypatch.setattr(refined.refiner.masks, "redraw", redraw)
     monkeypatch.setattr("refseg.peers.refine.SAME_OBJECT", 0.0)
     return asked
 
@@ -73,8 +73,8 @@ def test_the_prompt_is_the_box_and_the_logits_of_the_mask(refined, photo, sharp)
     assert np.array_equal(answer.mask, np.arange(96)[None].repeat(64, 0) < 72)
     assert np.array_equal(answer.probability > answer.threshold, answer.mask)
     assert answer.box == (0, 0, 72, 64)
-    (boxes, draft), *_ = sharp
-    np.testing.assert_allclose(boxes[0] * torch.tensor([96, 64, 96, 64]), own.box, rtol=1e-6)
+    (box, draft), *_ = sharp
+    np.testing.assert_allclose(box * torch.tensor([96, 64, 96, 64]), own.box, rtol=1e-6)
     assert np.array_equal((draft > 0).numpy(), own.mask)
 
 
@@ -114,7 +114,7 @@ def test_another_decision_is_another_prompt(refined, photo, sharp):
 
 def test_a_mask_of_another_object_is_not_used(refined, photo, sharp, monkeypatch):
     monkeypatch.setattr("refseg.peers.refine.SAME_OBJECT", 0.5)
-    monkeypatch.setattr(refined.refiner.masks, "logits", lambda *_: (torch.full((1, 64, 64), -5.0), torch.ones(1)))
+    monkeypatch.setattr(refined.refiner.masks, "redraw", lambda *_: torch.full((1, 1), -torch.inf))
     (answer,) = refined.segment(refined.encode(photo), WORDS[:1])
     assert np.array_equal(answer.mask, answer.unrefined.mask)
     assert np.array_equal(answer.probability, answer.unrefined.probability)
