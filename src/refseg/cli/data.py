@@ -531,10 +531,11 @@ def _add_label(parser: argparse.ArgumentParser) -> None:
 
 def _label(arguments: argparse.Namespace) -> int:
     from refseg.data.formats.record import NOTE, Problem
-    from refseg.data.label import asked_of_all, asked_of_each, label, labeller
+    from refseg.data.label import asked_of_all, asked_of_each, check_settings, label, labeller
     from refseg.predictor import load
 
     folder, problems = arguments.folder, list[Problem]()
+    check_settings(folder, arguments.out, arguments.min_score)  # a model is slow to load
     if arguments.expressions is None:
         photos = asked_of_each(folder, problems)
     else:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from refseg.errors import ConfigError, DataError, ImageError, OutputError, count
 from refseg.files import replacing, write_text
 from refseg.inputs.clip_bpe import check_expression
 from refseg.inputs.read import image_suffixes, read_image
+from refseg.models.exported import find_export, read_export
 from refseg.models.families import MODELS
 from refseg.models.folder import read_folder
 from refseg.models.hub import resolve
@@ -32,7 +32,7 @@ from refseg.segmenter import BaseSegmenter
 from refseg.values import Prediction
 from refseg.writers.result import append_line
 
-__all__ = ["Labeller", "Labels", "Photo", "asked_of_all", "asked_of_each", "label", "labeller"]
+__all__ = ["Labeller", "Labels", "Photo", "asked_of_all", "asked_of_each", "check_settings", "label", "labeller"]
 
 ANSWERS, TABLE = "labels.jsonl", "data.jsonl"
 NOT_STATED = "not stated"
@@ -91,9 +91,7 @@ def labeller(model: str, refine: str | None, segmenter: BaseSegmenter) -> Labell
         entry = peer_entry(peer.peer)
         revision, licence = " ".join(part.source for part in entry.parts), entry.licence
     else:
-        revision = segmenter.fingerprint
-        known = MODELS[model].licence if model in MODELS else read_folder(resolve(model)).about.get("licence")
-        licence = known if isinstance(known, str) else NOT_STATED
+        revision, licence = segmenter.fingerprint, _own_licence(model)
     if refine is None:
         return Labeller(model=model, revision=revision, licence=licence)
     part = refiner_part(refine)
@@ -102,6 +100,14 @@ def labeller(model: str, refine: str | None, segmenter: BaseSegmenter) -> Labell
         revision=f"{revision} {part.source}",
         licence=", ".join(dict.fromkeys((licence, part.licence))),
     )
+
+
+def _own_licence(model: str) -> str:
+    if model in MODELS:
+        return MODELS[model].licence
+    exported = find_export(model)
+    about = read_folder(resolve(model)).about if exported is None else read_export(exported).about
+    return str(about.get("licence", NOT_STATED))
 
 
 def asked_of_all(folder: Path, expressions: Path) -> list[Photo]:
@@ -121,10 +127,11 @@ def asked_of_all(folder: Path, expressions: Path) -> list[Photo]:
         reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
         raise DataError(f"{expressions}: cannot be read: {reason}") from None
     texts = tuple(dict.fromkeys(check_expression(line.strip()) for line in lines if line.strip()))
+    paths = [path.relative_to(folder) for path in existing_folder(folder).rglob("*") if path.is_file()]
     files = sorted(
-        path.relative_to(existing_folder(folder)).as_posix()
-        for path in existing_folder(folder).rglob("*")
-        if path.suffix.lower() in image_suffixes() and path.name[0] != "."
+        path.as_posix()
+        for path in paths
+        if path.suffix.lower() in image_suffixes() and not any(part.startswith(".") for part in path.parts)
     )
     if not (texts and files):
         raise DataError(f"{folder}: holds no photos" if texts else f"{expressions}: holds no expression")
@@ -197,10 +204,7 @@ def label(
         DataError: no mask is kept.
         OutputError: `out` holds something else, or cannot be written.
     """
-    if not 0 <= least <= 1:
-        raise ConfigError(f"the lowest score of a mask must lie in 0..1, got {least}")
-    if out.resolve().is_relative_to(folder.resolve()):
-        raise ConfigError(f"{out}: lies within the folder of the photos; name a folder elsewhere")
+    check_settings(folder, out, least)
     photos, problems = list(photos), list[Problem]()
     try:
         answers = _earlier(out, by)
@@ -238,6 +242,18 @@ def label(
     )
 
 
+def check_settings(folder: Path, out: Path, least: float) -> None:
+    """Check what `label` is given, so far as it needs no model.
+
+    Raises:
+        ConfigError: as `label`.
+    """
+    if not 0 <= least <= 1:
+        raise ConfigError(f"the lowest score of a mask must lie in 0..1, got {least}")
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ConfigError(f"{out}: lies within the folder of the photos; name a folder elsewhere")
+
+
 def _earlier(out: Path, by: Labeller) -> dict[str, list[dict[str, Any]]]:
     """Return the answers of an earlier run by photo; of a new folder none, whose file of answers is begun."""
     out.mkdir(parents=True, exist_ok=True)
@@ -252,12 +268,14 @@ def _earlier(out: Path, by: Labeller) -> dict[str, list[dict[str, Any]]]:
     if whole != content:  # a line that was cut off when its process was killed
         with path.open("r+b") as file:
             file.truncate(len(whole))
-    lines: list[Any] = []
-    with suppress(ValueError):
-        lines = [json.loads(line) for line in whole.splitlines()]
-    if not lines or lines[0] != begin:
+    try:
+        first, *lines = [json.loads(line) for line in whole.split(b"\n")[:-1]]
+        answers = {line["image"]: line["answers"] for line in lines}
+    except (ValueError, KeyError, TypeError):
+        raise OutputError(f"{path}: is broken; name a new folder") from None
+    if first != begin:
         raise OutputError(f"{path}: is not of {by.model} at this revision; name a new folder")
-    return {line["image"]: line["answers"] for line in lines[1:]}
+    return answers
 
 
 def _answer(prediction: Prediction) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from refseg.data.label import ANSWERS, Labeller, asked_of_all, asked_of_each, la
 from refseg.errors import ConfigError, DataError, OutputError
 from refseg.inputs.frame import Frame
 from refseg.masks import decode_rle
+from refseg.models.exported import Exported, write_export
 from refseg.models.families import MODELS
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, Encoding, Prediction
@@ -55,6 +56,8 @@ def photos(tmp_path):
     (folder / "images").mkdir(parents=True)
     Image.fromarray(pixels).save(folder / "a.png")
     Image.fromarray(pixels[::-1]).save(folder / "images" / "b.png")
+    (folder / ".thumbnails").mkdir()
+    Image.fromarray(pixels).save(folder / ".thumbnails" / "a.png")
     return folder
 
 
@@ -136,6 +139,9 @@ def test_a_folder_of_something_else_is_not_written_to(photos, words, tmp_path):
     with pytest.raises(OutputError):
         label(StandIn(), other, photos, asked, out)
     assert (out / ANSWERS).read_bytes() == before
+    (out / ANSWERS).write_text("{}\n[]\n")
+    with pytest.raises(OutputError):
+        label(StandIn(), BY, photos, asked, out)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("mine")
     with pytest.raises(OutputError):
@@ -195,10 +201,14 @@ def test_what_cannot_be_asked_is_an_error(photos, words, tmp_path):
         asked_of_all(photos, words)
 
 
-def test_what_labels_is_named_with_its_revision_and_licence(predictor, model_folder):
+def test_what_labels_is_named_with_its_revision_and_licence(predictor, model_folder, tmp_path):
     own = labeller("shapes", None, predictor)
     assert (own.model, own.revision, own.licence) == ("shapes", predictor.fingerprint, MODELS["shapes"].licence)
     assert labeller(str(model_folder), None, predictor).licence == "not stated"
+    inputs, decision = predictor.inputs, predictor.decision
+    exported = Exported(format="onnx", family="cris", inputs=inputs, decision=decision, about={"licence": "MIT"})
+    write_export(exported, tmp_path)
+    assert labeller(str(tmp_path), None, predictor).licence == "MIT"
     peer = labeller("grounding-dino-sam2", None, predictor)
     assert peer.licence == "Apache-2.0"
     assert [len(source.partition("@")[2]) for source in peer.revision.split()] == [40, 40]
