@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     for model in models:
         print(f"{model['name']:<{width}}  {model['parameters'] / 1e6:7.2f} M  {model['summary']}")
         print(f"{'':<{width}}  weights: {model['weights']}; licence: {model['licence']}")
-        print(f"{'':<{width}}  score: {model['score']}")
+        print(f"{'':<{width}}  score: {model['score']}; exports: {', '.join(model['exports']) or 'none'}")
     return 0
 
 
@@ -48,6 +48,7 @@ def _row(entry: ModelEntry) -> dict[str, Any]:
         "licence": entry.licence,
         "summary": entry.summary,
         "score": entry.score,
+        "exports": ["onnx"],
     }
 
 
@@ -65,4 +66,5 @@ def _peer_row(entry: PeerEntry) -> dict[str, Any]:
         "licence": entry.licence,
         "summary": entry.summary if entry.caution is None else f"{entry.summary}; {entry.caution}",
         "score": f"published {entry.published}; {trained[entry.trained_on_refcoco]}",
+        "exports": [],
     }

@@ -334,7 +334,8 @@ def test_the_models_command(capsys):
     assert [model["name"] for model in listed] == [*MODELS, *PEERS]
     for model in listed:
         entry = (MODELS | PEERS)[model["name"]]
-        assert set(model) == {"name", "family", "parameters", "weights", "licence", "summary", "score"}
+        assert set(model) == {"name", "family", "parameters", "weights", "licence", "summary", "score", "exports"}
+        assert model["exports"] == (["onnx"] if model["name"] in MODELS else [])
         assert (model["parameters"], model["licence"]) == (entry.parameters, entry.licence)
         assert model["name"] in table
         assert model["score"] in table
