@@ -22,7 +22,7 @@ class Whole(Prediction):
 
     @property
     def probability(self):
-        return self.scores
+        return self.scores if self.refine is None else self.refine(self.unrefined)
 
 
 def sample(target, ignored=None):
@@ -45,6 +45,16 @@ def collect(*cases):
         scores = np.array([values], dtype=np.float32)
         tried.add(one, one.expressions[0], Whole("cup", scores, Frame(1, len(values), 4), Decision(threshold=0.3)))
     return tried
+
+
+def test_thresholds_are_chosen_for_the_model_s_own_mask_of_a_refined_one():
+    one, tried = sample([1, 1, 0, 0]), Thresholds()
+    scores = np.array([[0.9, 0.48, 0.1, 0.0]], dtype=np.float32)
+    wrong = np.ones((1, 4), np.float32)
+    refined = Whole("cup", scores, Frame(1, 4, 4), Decision(threshold=0.3), refine=lambda _: wrong)
+    tried.add(one, one.expressions[0], refined)
+    own = collect(([0.9, 0.48, 0.1, 0.0], [1, 1, 0, 0]))
+    assert tried.choose() == own.choose()
 
 
 def test_by_hand():
