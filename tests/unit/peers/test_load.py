@@ -35,7 +35,8 @@ def peer(request, hub_cache):
     return load(request.param, "cpu")
 
 
-every_peer = pytest.mark.parametrize("peer", list(PEERS), indirect=True)
+# florence-2-large is florence-2 in another size.
+every_peer = pytest.mark.parametrize("peer", [name for name in PEERS if name != "florence-2-large"], indirect=True)
 
 
 # ── the same call ──
@@ -279,6 +280,13 @@ def test_an_unknown_name_is_an_error_that_knows_all_names():
     with pytest.raises(UnknownNameError) as caught:
         load("florence-3")
     assert {"shapes", "florence-2"} <= set(caught.value.known)
+
+
+def test_the_large_florence_is_loaded_from_its_own_files(hub_cache, folder_of):
+    peer = load("florence-2-large", "cpu")
+    (part,) = peer.entry.parts
+    assert part.repository == "florence-community/Florence-2-large-ft"
+    assert peer.network.config._name_or_path == str(folder_of(part.repository))
 
 
 # ── decisions ──
