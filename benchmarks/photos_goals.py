@@ -10,8 +10,8 @@ ellipse in the middle of it.
 - by name: expressions that only name what they refer to ("dog", "both dogs", "grass"); "animals" are the people and the
   five common animals, "macro" is the mean over all names with at least 10 photos in the data;
 - among several: one of several things of the same name is referred to, by its side, rank, size, colour or relation;
-- absent: names that are known not to be in the photo, recognised if the answer is that nothing fits; "rare" names things
-  that photos hardly ever show, none of which was trained on; "rejected" are names of things that are there.
+- absent: names that are known not to be in the photo, recognised if the answer is that nothing fits; "rare" names what
+  photos hardly ever show, none of which was trained on; "rejected" are names of things that are there.
 """
 
 from __future__ import annotations

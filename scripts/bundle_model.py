@@ -1,12 +1,16 @@
-"""Train the bundled model, or put a trained run into the package: its weights in half precision, and its log.
+"""Train a bundled model, or put a trained run into the package: its weights in half precision, and its log.
 
-    python scripts/bundle_model.py runs --train     # runs/shapes-1 to runs/shapes-12, about eight hours
-    python scripts/bundle_model.py runs             # src/refseg/models/weights/shapes and docs/results/shapes
-
-then
-
+    python scripts/bundle_model.py shapes runs --train     # runs/shapes-1 to runs/shapes-12, about eight hours
+    python scripts/bundle_model.py shapes runs             # src/refseg/models/weights/shapes and docs/results/shapes
     refseg calibrate shapes shapes:val --thresholds --rejections 0.015 --out src/refseg/models/weights/shapes
     refseg evaluate shapes shapes:test --out docs/results/shapes/test.json
+
+and for photos (docs/photos.md), with a folder PHOTOS of annotated ones and ImageNet's weights of EfficientNet-Lite0
+
+    python scripts/bundle_model.py photos runs --train --photos PHOTOS --backbone efficientnet-lite0-57934424.pth
+    python scripts/bundle_model.py photos runs
+    refseg calibrate photos PHOTOS:val --thresholds --rejections 0.05 --out src/refseg/models/weights/photos
+    refseg evaluate photos PHOTOS:test --out docs/results/photos/test.json
 
 The stages are recipes (`refseg train --list`), whose numbers are those that trained the model on record; the weights
 come out different (see `docs/training.md`). A stage that is done is not repeated, and one that was stopped is resumed.
@@ -18,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from compose_photos import make_folder
 from name_looks import name_looks
 from part_words import part_words
 
@@ -25,20 +30,37 @@ from refseg.cli.main import main as refseg
 from refseg.models.families import WEIGHTS
 from refseg.models.folder import load_model, read_folder, save_model
 
-STAGES = range(1, 13)
+STAGES = {"shapes": 12, "photos": 3}
+"""The number of stages of each model."""
+DOMAINS = {"shapes": "generated scenes", "photos": "photos"}
 
 
-def train(runs: Path) -> None:
-    """Run all stages."""
-    for number in STAGES:
+def train_shapes(runs: Path) -> None:
+    """Run all stages of the model for generated scenes."""
+    for number in range(1, STAGES["shapes"] + 1):
         start = runs / f"shapes-{number - 1}" / "last"
         if number == 7:
             start = _once(name_looks, start, runs / "encoder")
         if number == 8:
             start = _once(part_words, start, runs / "words")
-        words = ["train", f"shapes-{number}", "--out", str(runs / f"shapes-{number}")]
-        if refseg([*words, *(() if number == 1 else ("--init", str(start)))]):
-            raise SystemExit(1)
+        _run(runs / f"shapes-{number}", *(() if number == 1 else ("--init", str(start))))
+
+
+def train_photos(runs: Path, photos: Path, backbone: Path) -> None:
+    """Run all stages of the model for photos."""
+    composed = runs / "composed"
+    if not (composed / "annotations.jsonl").exists():
+        make_folder(photos, composed)
+    data = f"data={photos}:train"
+    _run(runs / "photos-1", "--backbone", str(backbone), data)
+    _run(runs / "photos-2", "--init", str(runs / "photos-1" / "last"), data)
+    both = f"{data},{composed}:train"
+    _run(runs / "photos-3", "--init", str(runs / "photos-2" / "last"), both, f"validation={photos}:val")
+
+
+def _run(folder: Path, *words: str) -> None:
+    if refseg(["train", folder.name, "--out", str(folder), *words]):
+        raise SystemExit(1)
 
 
 def _once(make: Callable[[Path, Path], float], source: Path, target: Path) -> Path:
@@ -47,26 +69,33 @@ def _once(make: Callable[[Path, Path], float], source: Path, target: Path) -> Pa
     return target
 
 
-def bundle(run: Path) -> None:
+def bundle(name: str, run: Path) -> None:
     """Write the model folder and the record."""
     model, about = load_model(run / "last"), read_folder(run / "last").about
-    save_model(model, WEIGHTS / "shapes", dtype=torch.float16, name="shapes", domain="generated scenes", extra=about)
-    record = Path("docs/results/shapes")
+    save_model(model, WEIGHTS / name, dtype=torch.float16, name=name, domain=DOMAINS[name], extra=about)
+    record = Path("docs/results") / name
     record.mkdir(parents=True, exist_ok=True)
-    for name in ("log.jsonl", "training.json"):
-        shutil.copyfile(run / name, record / name)
+    for file in ("log.jsonl", "training.json"):
+        shutil.copyfile(run / file, record / file)
 
 
 def main() -> None:
     """Train or bundle."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=STAGES)
     parser.add_argument("runs", type=Path, help="the folder of the runs")
     parser.add_argument("--train", action="store_true", help="run the stages that are not done")
+    parser.add_argument("--photos", type=Path, help="the folder of annotated photos, to train photos")
+    parser.add_argument("--backbone", type=Path, help="ImageNet's weights of EfficientNet-Lite0, to train photos")
     arguments = parser.parse_args()
-    if arguments.train:
-        train(arguments.runs)
+    if not arguments.train:
+        bundle(arguments.model, arguments.runs / f"{arguments.model}-{STAGES[arguments.model]}")
+    elif arguments.model == "shapes":
+        train_shapes(arguments.runs)
+    elif arguments.photos is None or arguments.backbone is None:
+        parser.error("photos --train needs --photos and --backbone")
     else:
-        bundle(arguments.runs / f"shapes-{STAGES[-1]}")
+        train_photos(arguments.runs, arguments.photos, arguments.backbone)
 
 
 if __name__ == "__main__":

@@ -309,10 +309,10 @@ NEAREST = (("nearest", 1.5),)
 def _stage(number: int, summary: str, minutes: str, *, image_size: int = 192, **training: Any) -> Recipe:
     """Return one of the twelve runs that trained the bundled model, each from the last weights of the one before.
 
-    The numbers are those on record (`docs/results/shapes`), and `scripts/bundle_model.py --train` runs all of them, but
-    the weights come out different: the drill of stages 5 to 9 asked for ordinals and "nearest" (a quarter each), then
-    for textures (a third), and for no other form, and the code no longer has it; and `scripts/name_looks.py` was run
-    with another seed and for a time, not for a number of steps.
+    The numbers are those on record (`docs/results/shapes`), and `scripts/bundle_model.py shapes RUNS --train` runs all
+    of them, but the weights come out different: the drill of stages 5 to 9 asked for ordinals and "nearest" (a quarter
+    each), then for textures (a third), and for no other form, and the code no longer has it; and
+    `scripts/name_looks.py` was run with another seed and for a time, not for a number of steps.
     """
     before = f"shapes-{number - 1}"
     start = {7: "encoder", 8: "words"}.get(number, f"{before}/last")
@@ -584,14 +584,15 @@ def _photos(number: int, summary: str, minutes: str, *, image_size: int, **train
     `scripts/bundle_model.py photos RUNS --train` runs all of them.
     """
     start = f"--init runs/photos-{number - 1}/last" if number > 1 else "--backbone efficientnet-lite0-57934424.pth"
+    data = "photos:train" if number < 3 else "photos:train,composed:train validation=photos:val"
     return dataclasses.replace(
         PHOTOS,
         summary=f"Train the bundled model for photos, stage {number} of 3: {summary}.",
         model=cris_photos(image_size=image_size),
-        training=replace(PHOTOS.training, sizes=((0.0, image_size),), seed=number - 1, **training),
+        training=replace(PHOTOS.training, seed=number - 1, **training),
         init="shapes" if number == 1 else f"photos-{number - 1}",
         backbone="EfficientNet-Lite0" if number == 1 else None,
-        options=f"{start} data=photos:train",
+        options=f"{start} data={data}",
         hardware=f"{TWO_CORES}, {minutes}",
         expected="docs/photos.md has the scores of the last stage",
     )
@@ -686,14 +687,29 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "neck, decoder and text encoder of `shapes`, over a frozen EfficientNet-Lite0",
             "15 minutes",
             image_size=192,
+            sizes=((0.0, 192),),
             freeze=("visual",),
             stop_after=600,
         ),
         "photos-2": _photos(
             2,
             "the upper layers of the image encoder learn too, and hard forms weigh more",
-            "75 minutes",
+            "22 minutes",
             image_size=192,
+            sizes=((0.0, 192),),
+            freeze=FINE_DETAIL,
+            backbone_factor=0.2,
+            emphasis=tuple((form, 2.0) for form in HARD_FORMS),
+            stop_after=600,
+        ),
+        "photos-3": _photos(
+            3,
+            "also photos that were composed of several (scripts/compose_photos.py)",
+            "an hour",
+            image_size=256,
+            sizes=((0.0, 192), (0.75, 256)),
+            epochs=8,
+            steps_per_epoch=250,
             freeze=FINE_DETAIL,
             backbone_factor=0.2,
             emphasis=tuple((form, 2.0) for form in HARD_FORMS),
