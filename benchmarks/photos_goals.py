@@ -1,7 +1,7 @@
 """Measure what models know of photos, beside answers that look at no words: names, positions, human sentences, absence.
 
     python benchmarks/photos_goals.py photos shapes --data PHOTOS:test --out docs/results/photos/goals.json
-    python benchmarks/photos_goals.py photos --data PHOTOS:test --human my-sentences:all
+    python benchmarks/photos_goals.py photos --data PHOTOS:test --root RefCOCO --human refcoco:testA refcoco:testB
 
 PHOTOS is a folder of photos with masks and names (docs/photos.md). A model answers each expression with the thresholds
 and the calibration that its folder has. Two baselines read no words: the largest annotated object of the photo, and an
@@ -135,13 +135,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help="names of `refseg models`, or model folders")
     parser.add_argument("--data", required=True, metavar="FOLDER:SPLIT", help="photos with masks and names")
-    parser.add_argument("--human", metavar="DATASET:SPLIT", help="photos with sentences that people wrote")
+    parser.add_argument(
+        "--human", nargs="*", default=(), metavar="DATASET:SPLIT", help="photos with sentences that people wrote"
+    )
     parser.add_argument("--root", type=Path, help="the folder of the public data sets, for --human")
     parser.add_argument("--limit", type=int, help="the first photos only")
     parser.add_argument("--out", type=Path, help="JSON file")
     arguments = parser.parse_args()
     data = open_data(arguments.data)
-    human = open_data(arguments.human, arguments.root) if arguments.human else None
+    human = [open_data(name, arguments.root) for name in arguments.human]
     images = range(min(data.num_images, arguments.limit or data.num_images))
     systems: dict[str, Callable[[DataSet, Iterable[int]], list[Outcome]]] = {
         "largest object": lambda of, chosen: answered(largest_object, of, chosen),
@@ -154,8 +156,8 @@ def main() -> None:
     print(f"{'':16} animals   macro several points   human  absent    rare rejected")
     for name, system in systems.items():
         found = goals(system(data, tqdm(images, name, leave=False)))
-        if human is not None:
-            found["human"] = _mean_iou(one for one in system(human, range(human.num_images)) if one.present)
+        sentences = [one for part in human for one in system(part, range(part.num_images)) if one.present]
+        found["human"], found["n"]["human"] = _mean_iou(sentences), len(sentences)
         results[name] = found
         row = (
             "animals",
