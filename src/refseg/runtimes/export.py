@@ -261,18 +261,16 @@ def _largest_deviation(eager: Runtime, exported: Runtime, inputs: Inputs) -> flo
     """
     rng = np.random.default_rng(0)
     deviations = []
-    for images, expressions, length in ((1, 1, inputs.word_length), (3, 5, inputs.word_length), (1, 17, 3)):
+    for images, expressions, length in ((1, 1, inputs.word_length), (3, 5, min(3, inputs.word_length))):
         pixels = rng.standard_normal((images, 3, inputs.image_size, inputs.image_size), dtype=np.float32)
-        tokens, padding = _random_tokens(rng, expressions, min(length, inputs.word_length))
+        tokens, padding = _random_tokens(rng, expressions, length)
         features, others = eager.encode(pixels), exported.encode(pixels)
         deviations += [_relative(features[name], others[name]) for name in features]
-        for index in range(images):
-            given = ({name: part[index : index + 1] for name, part in arrays.items()} for arrays in (features, others))
-            logits = [
-                runtime.decode(image, tokens, padding) for runtime, image in zip((eager, exported), given, strict=True)
-            ]
-            first, second = map(probabilities, logits)
-            deviations.append(float(np.abs(first - second).max()))
+        expected, found = (
+            probabilities(runtime.decode({name: part[-1:] for name, part in arrays.items()}, tokens, padding))
+            for runtime, arrays in ((eager, features), (exported, others))
+        )
+        deviations.append(float(np.abs(expected - found).max()))
     return float(np.max(deviations))  # not finite if one of them is not
 
 
