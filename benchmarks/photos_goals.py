@@ -11,7 +11,8 @@ ellipse in the middle of it.
   five common animals, "macro" is the mean over all names with at least 10 photos in the data;
 - among several: one of several things of the same name is referred to, by its side, rank, size, colour or relation;
 - absent: names that are known not to be in the photo, recognised if the answer is that nothing fits; "rare" names what
-  photos hardly ever show, none of which was trained on; "rejected" are names of things that are there.
+  photos hardly ever show, none of which was trained on; "unknown" is anything that is asked of photos in which nothing
+  is annotated; "rejected" are names of things that are there.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ def goals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     absent = [one for one in outcomes if not one.present and one.attributes["style"] == "name"]
     rare = [one for one in absent if one.attributes["form"] == "rare"]
     absent = [one for one in absent if one.attributes["form"] != "rare"]
+    shown = {one.image for one in present}
+    unknown = [one for one in outcomes if one.image not in shown]
     by_name: dict[str, list[Outcome]] = defaultdict(list)
     for one in named:
         by_name[str(one.attributes["name"])].append(one)
@@ -104,12 +107,14 @@ def goals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         },
         "absent_recognised": _mean([float(one.empty) for one in absent]),
         "rare_recognised": _mean([float(one.empty) for one in rare]),
+        "unknown_photo_recognised": _mean([float(one.empty) for one in unknown]),
         "present_rejected": _mean([float(one.empty) for one in named]),
         "n": {
             "by_name": len(named),
             "several": len(several),
             "absent": len(absent),
             "rare": len(rare),
+            "unknown_photo": len(unknown),
             "all": len(outcomes),
         },
     }
@@ -153,7 +158,7 @@ def main() -> None:
         segmenter = refseg.load(model)
         systems[model] = lambda of, chosen, segmenter=segmenter: evaluate(segmenter, of, chosen, of.objects)  # type: ignore[misc]
     results = {}
-    print(f"{'':16} animals   macro several points   human  absent    rare rejected")
+    print(f"{'':16} animals   macro several points   human  absent    rare unknown rejected")
     for name, system in systems.items():
         found = goals(system(data, tqdm(images, name, leave=False)))
         sentences = [one for part in human for one in system(part, range(part.num_images)) if one.present]
@@ -167,6 +172,7 @@ def main() -> None:
             "human",
             "absent_recognised",
             "rare_recognised",
+            "unknown_photo_recognised",
             "present_rejected",
         )
         print(

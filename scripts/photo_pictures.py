@@ -53,7 +53,7 @@ PAGE = 12
 TOP = {
     "cats.jpg": ("the cats", "the cat on the left"),
     "horse.jpg": ("the horse", "the person"),
-    "stairs.jpg": ("the dog", "the violin"),
+    "room.jpg": ("the dog", "the violin"),
 }
 """What the picture of the README asks of the photos in the package."""
 
