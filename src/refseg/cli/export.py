@@ -8,7 +8,14 @@ they were made with; if it differs, nothing is left.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from refseg.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from refseg.data.dataset import DataSet
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -22,20 +29,53 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the new folder to write")
     parser.add_argument(
         "--precision",
-        choices=("float32", "float16"),
+        choices=("float32", "float16", "int8"),
         default="float32",
-        help="in which the weights are stored: float16 halves the files; all values are computed in float32 (default: "
-        "float32)",
+        help="in which the weights are stored: float16 halves the files, int8 quarters them and rounds the factors of "
+        "products too (default: float32)",
     )
+    parser.add_argument(
+        "--on",
+        metavar="DATASET:SPLIT",
+        help="then score the model and the exported one on a data set, and print the loss in mean IoU",
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="ROOT", help="with --on: the folder that holds the public data sets"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="with --on: only the first N images")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
+    if arguments.on is None and (arguments.data is not None or arguments.limit is not None):
+        raise ConfigError("--data and --limit need --on")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise ConfigError(f"--limit must be at least 1, got {arguments.limit}")
     from refseg.models.exported import read_export
     from refseg.runtimes.export import export
 
+    data = None
+    if arguments.on is not None:  # whether there is such a data set, before the model is exported
+        from refseg.data.catalogue import open_data
+
+        data = open_data(arguments.on, arguments.data)
     folder = export(arguments.model, arguments.out, to=arguments.to, precision=arguments.precision)
     made = read_export(folder).about["export"]
     size = sum(file.stat().st_size for file in folder.iterdir())
-    print(f"{folder}: {size / 1e6:.1f} MB; differs from PyTorch by {made['largest_deviation']:.1e} at most")
+    print(f"{folder}: {size / 1e6:.1f} MB; differs from PyTorch by {made['largest_deviation']:.1e} at most", flush=True)
+    if data is not None:
+        before, after = (_mean_iou(model, data, arguments.limit) for model in (arguments.model, folder))
+        print(f"mean IoU on {arguments.on}: {before:.4f} by PyTorch, {after:.4f} exported; loss {before - after:.4f}")
     return 0
+
+
+def _mean_iou(model: str | Path, data: DataSet, limit: int | None) -> float:
+    from refseg.evaluation.evaluate import evaluate
+    from refseg.evaluation.metrics import summarise
+    from refseg.predictor import load
+
+    images = range(min(data.num_images, limit or data.num_images))
+    mean_iou = summarise(evaluate(load(model, "cpu"), data, images, progress=sys.stderr.isatty()))["mean_iou"]
+    if mean_iou is None:
+        raise DataError("no expression of these images has a target, so that there is no IoU")
+    return float(mean_iou)

@@ -21,7 +21,7 @@ __all__ = ["DESCRIPTION", "Exported", "Precision", "find_export", "read_export",
 
 DESCRIPTION = "export.json"
 
-Precision: TypeAlias = Literal["float32", "float16"]
+Precision: TypeAlias = Literal["float32", "float16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Exported:
     inputs: Inputs
     decision: Decision
     precision: Precision = "float32"
-    """In which the weights are stored; all values are computed in float32."""
+    """In which the weights are stored; values are computed in float32, products with weights of int8 in integers."""
     domain: str | None = None
     """The kind of images that it was trained on, such as `photos`; None: not known."""
     about: Mapping[str, Any] = field(default_factory=dict)

@@ -35,6 +35,14 @@ def test_nothing_is_replaced(model_folder, tmp_path):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_data_without_a_data_set_is_an_error(model_folder, tmp_path, capsys):
+    words = ["export", str(model_folder), "--out", str(tmp_path / "out")]
+    for more in (["--limit", "2"], ["--on", "shapes:val", "--limit", "0"], ["--on", "shapes:nonsense"]):
+        assert main([*words, *more]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("library", ["onnxruntime", "onnx", "onnxscript"])
 def test_without_the_libraries_it_says_what_to_install(model_folder, tmp_path, monkeypatch, library):
     monkeypatch.setitem(sys.modules, library, None)
@@ -79,20 +87,23 @@ def test_graphs_that_compute_something_else_are_not_left(model_folder, make_tiny
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")  # the tracer's numbers are no integers
-def test_weights_in_float16(model_folder, photo, tmp_path, capsys):
-    folder = tmp_path / "half"
-    assert main(["export", str(model_folder), "--out", str(folder), "--precision", "float16"]) == 0
+@pytest.mark.parametrize(("precision", "size", "deviation"), [("float16", 0.6, 2e-2), ("int8", 0.4, 0.2)])
+def test_smaller_weights(model_folder, photo, tmp_path, capsys, precision, size, deviation):
+    folder = tmp_path / "small"
+    words = ["export", str(model_folder), "--out", str(folder), "--precision", precision]
+    assert main([*words, "--on", "shapes:val", "--limit", "2"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{folder}: ")
+    assert "mean IoU on shapes:val: 0." in printed.out
     assert printed.err == ""
-    assert read_export(folder).precision == "float16"
+    assert read_export(folder).precision == precision
     assert read_export(folder).about["name"] == "tiny"
     weights = (model_folder / "model.safetensors").stat().st_size
-    assert sum(file.stat().st_size for file in folder.glob("*.data")) < 0.6 * weights
+    assert sum(file.stat().st_size for file in folder.glob("*.data")) < size * weights
     texts = [file.read_bytes() for file in folder.glob("*.onnx")]
     assert not any(b"site-packages" in text or b".py" in text for text in texts)
     eager, exported = load(model_folder, "cpu"), load(folder)
     words = ["the cup on the left", "blue square"]
     answers = [each.segment(each.encode(photo), words) for each in (eager, exported)]
     for one, other in zip(*answers, strict=True):
-        np.testing.assert_allclose(one.scores, other.scores, atol=2e-2)
+        np.testing.assert_allclose(one.scores, other.scores, atol=deviation)
