@@ -6,14 +6,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.t
 # Two processes with one thread each are faster on two cores than one process with two.
 # Compiled files are kept, as the tests start many processes, even where the environment turns that off.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
-SCENE := src/refseg/data/shapes/scene.png
-EXPRESSIONS := "the top ring" "second ring from the top" "the leftmost ring" "the checkered heart" "the blue star"
+PHOTOS := src/refseg/data/examples/
+EXPRESSIONS := "the cat on the left" "the person" "the horse" "the violin"
 
 .PHONY: demo test check docs bench clean
 
 demo: .venv/core  ## words in, masks out
 	@rm -rf demo
-	$(BIN)/refseg predict $(SCENE) $(EXPRESSIONS) --out demo
+	$(BIN)/refseg predict $(PHOTOS) $(EXPRESSIONS) --out demo
 	@echo "Look at:" && ls demo/*_overlay.jpg
 
 test: .venv/full  ## everything that needs neither a GPU nor real photos

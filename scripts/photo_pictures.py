@@ -69,6 +69,10 @@ def answers(model: BaseSegmenter, photos: Sequence[tuple[Path, str]], file: Path
     panels(shown, columns=columns, width=width).save(file, quality=85)
 
 
+def _tallness(row: dict[str, int]) -> float:
+    return row["height"] / row["width"]
+
+
 def main() -> None:
     """Write the pictures, and print the credits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,6 +93,7 @@ def main() -> None:
         row["image"][-16:-4]: row for row in rows if row.get("photo_licence") in FREE and row["split"] == "test"
     }
     chosen = [(arguments.photos / by_number[number]["image"], expression) for number, expression in SHOWN.items()]
+    chosen.sort(key=lambda one: _tallness(by_number[one[0].stem[-12:]]))  # rows of photos of similar shapes
     for start in range(0, len(chosen), PAGE):
         file = arguments.out / f"photos-{start // PAGE + 1}.jpg"
         answers(model, chosen[start : start + PAGE], file, columns=4, width=260)

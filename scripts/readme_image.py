@@ -1,4 +1,4 @@
-"""Draws the image of the README: the bundled model's masks in the bundled scene.
+"""Draws the picture of docs/shapes.md: the bundled model's masks in the bundled scene.
 
 python scripts/readme_image.py docs/images/demo.png
 """
@@ -24,7 +24,7 @@ EXPRESSIONS = (
 def main(target: str) -> None:
     """Segment the scene by each expression and write the panels."""
     image = Image.open(EXAMPLE).convert("RGB")
-    predictor = refseg.load()
+    predictor = refseg.load("shapes")
     found = predictor.segment(predictor.encode(image), EXPRESSIONS)
     shown = [
         (overlay(image, one.mask), f"{one.expression} - " + ("nothing fits" if one.empty else f"score {one.score:.2f}"))

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BUNDLED", "Predictor", "load", "predict"]
 
-BUNDLED = "shapes"
-"""The model that comes with the package."""
+BUNDLED = "photos"
+"""The model for photos that comes with the package."""
 CHUNK = 16
 """Expressions computed together, which bounds the memory however many are asked."""
 

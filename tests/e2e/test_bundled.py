@@ -1,4 +1,4 @@
-"""The model that comes with the package does what is claimed of it."""
+"""The models that come with the package do what is claimed of them."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import refseg
+from refseg.data.examples import EXAMPLES
 from refseg.data.shapes import EXAMPLE, Shapes
 from refseg.evaluation.evaluate import evaluate
 from refseg.evaluation.metrics import summarise
@@ -18,7 +19,7 @@ RECORD = Path(__file__).parents[2] / "docs" / "results" / "shapes" / "test.json"
 
 @pytest.fixture(scope="module")
 def bundled():
-    return refseg.load(device="cpu")
+    return refseg.load("shapes", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -87,3 +88,64 @@ def test_what_is_measured_here_agrees_with_the_record(bundled):
     # Sixty scenes hold some 450 expressions: three standard errors of a share near 0.9 are 0.043.
     assert summary["mean_iou"] == pytest.approx(record["mean_iou"], abs=0.05)
     assert summary["pointing"] == pytest.approx(record["pointing"], abs=0.05)
+
+
+# ── photos ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PHOTOS = RECORD.parents[1] / "photos"
+OBJECTS = {
+    ("cats.jpg", "the cat on the left"): (3, 36, 205, 188),
+    ("cats.jpg", "the cat on the right"): (190, 14, 397, 196),
+    ("horse.jpg", "the horse"): (90, 35, 340, 236),
+    ("horse.jpg", "the person"): (57, 48, 133, 254),
+}
+"""Boxes of objects, read off the photos by eye."""
+
+
+@pytest.fixture(scope="module")
+def for_photos():
+    return refseg.load(device="cpu")
+
+
+def test_the_model_for_photos_is_the_default(for_photos):
+    assert for_photos.domain == "photos"
+    assert for_photos.fingerprint == refseg.load("photos", device="cpu").fingerprint
+
+
+def test_it_segments_what_words_mean_in_photos(for_photos):
+    for (file, expression), (x0, y0, x1, y1) in OBJECTS.items():
+        (found,) = for_photos.segment(for_photos.encode(EXAMPLES / file), [expression])
+        box = np.zeros_like(found.mask)
+        box[y0:y1, x0:x1] = True
+        assert (box & found.mask).sum() / found.mask.sum() > 0.8, expression
+        assert found.mask[box].mean() > 0.3, expression
+
+
+def test_what_is_not_in_a_photo_is_rejected(for_photos):
+    photo = for_photos.encode(EXAMPLES / "horse.jpg")
+    assert all(found.empty for found in for_photos.segment(photo, ["the submarine", "the violin", "the bus"]))
+
+
+def test_its_file_is_small_and_says_what_it_was_trained_on():
+    folder = WEIGHTS / "photos"
+    assert (folder / "model.safetensors").stat().st_size <= 20_000_000
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"{(folder / 'model.safetensors').stat().st_size:,} bytes" in card
+    assert f"{MODELS['photos'].parameters:,} parameters" in card
+
+
+def test_its_scores_are_those_of_the_record_and_beat_the_model_that_knows_no_photos():
+    record = json.loads((PHOTOS / "goals.json").read_text(encoding="utf-8"))
+    found, shapes = record["systems"]["photos"], record["systems"]["shapes"]
+    readme, page = (
+        " ".join((Path(__file__).parents[2] / name).read_text(encoding="utf-8").split())
+        for name in ("README.md", "docs/photos.md")
+    )
+    for key in ("animals", "macro", "several", "human"):
+        assert f"{found[key]:.3f}" in readme
+        assert f" {found[key]:.3f} |" in page
+    for key in ("several_pointing", "absent_recognised", "present_rejected"):
+        assert f"{100 * found[key]:.0f} %" in readme
+        assert f" {100 * found[key]:.0f} % |" in page
+    for key, least in {"animals": 0.68, "macro": 0.42, "several": 0.45, "several_pointing": 0.72}.items():
+        assert found[key] >= least > shapes[key]

@@ -53,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expressions", metavar="FILE", help="a text file of more expressions, one a line; - is stdin")
     parser.add_argument(
         "--model",
-        default="shapes",
+        default="photos",
         help=(
-            "a name from `refseg models`, a model folder, or a Hub name such as user/name (default: shapes, the "
-            "bundled model; it is trained on generated scenes, not on photos)"
+            "a name from `refseg models`, a model folder, or a Hub name such as user/name (default: photos, a small "
+            "model in the package)"
         ),
     )
     parser.add_argument(
