@@ -242,7 +242,7 @@ def test_the_bundled_model_is_the_default(tmp_path, photo, monkeypatch, model_fo
     asked = []
     monkeypatch.setattr("refseg.models.hub.resolve", lambda name: asked.append(name) or model_folder)
     assert main(["predict", str(photo), CUP]) == 0
-    assert asked == ["shapes"]
+    assert asked == ["photos"]
     assert len(files_in(Path("predictions"))) == 3
 
 
