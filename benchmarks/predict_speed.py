@@ -27,7 +27,7 @@ EXPRESSIONS = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="shapes")
+    parser.add_argument("--model", default="photos")
     parser.add_argument("--image", type=Path, default=EXAMPLE)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=20, help="of what is timed within a process; a fourth of it else")
