@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from tqdm import trange
 from refseg.data.describe.names import labelled_names, lookup, nouns
 from refseg.data.describe.photo import Thing, things_of
 from refseg.data.formats.photos import series_splits, split_in
+from refseg.files import new_folder
 from refseg.inputs.read import read_image
 from refseg.masks import decode_rle, encode_rle
 
@@ -237,7 +237,7 @@ def _scaled_mask(mask: Bool[ndarray, "H W"], tile: tuple[int, int]) -> Bool[ndar
 
 
 def compose(photos: Sequence[Annotated], folder: Path, count: int, seed: int) -> None:
-    """Write a folder of photos that were made."""
+    """Write photos that were made into an empty folder."""
     rng = np.random.default_rng(seed)
     by_name: dict[str, list[tuple[Annotated, int]]] = defaultdict(list)
     for photo in photos:
@@ -246,7 +246,7 @@ def compose(photos: Sequence[Annotated], folder: Path, count: int, seed: int) ->
                 by_name[thing.name].append((photo, index))
     names = sorted(name for name, donors in by_name.items() if len(donors) >= 8)
     weights = np.array([len(by_name[name]) for name in names]) ** NAMES
-    (folder / "images").mkdir(parents=True)
+    (folder / "images").mkdir()
     with (folder / "annotations.jsonl").open("w") as lines:
         for number in trange(count):
             made = None
@@ -285,16 +285,12 @@ def _one(
 
 
 def make_folder(photos: Path, out: Path, count: int = 4000, seed: int = 0) -> None:
-    """Compose photos of those of a folder that are for training.
-
-    The folder `out` appears when it is complete.
-    """
+    """Compose photos of those of a folder that are for training; the folder `out` appears when it is complete."""
     rows = [json.loads(line) for line in (photos / "annotations.jsonl").read_text().splitlines()]
     splits = series_splits(rows)
-    draft = out.with_name(f"{out.name}.part")
-    shutil.rmtree(draft, ignore_errors=True)
-    compose([Annotated(folder=photos, row=row) for row in rows if split_in(splits, row) == "train"], draft, count, seed)
-    draft.rename(out)
+    training = [Annotated(folder=photos, row=row) for row in rows if split_in(splits, row) == "train"]
+    with new_folder(out) as draft:
+        compose(training, draft, count, seed)
 
 
 def main() -> None:

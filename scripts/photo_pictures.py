@@ -49,17 +49,17 @@ SHOWN = {
 """COCO's number of a photo, and what is asked of it."""
 FREE = ("CC BY 2.0", "CC BY-SA 2.0", "no known copyright restrictions")
 PAGE = 12
-"""Photos in a picture."""
+"""Photos in an image file."""
 TOP = {
     "cats.jpg": ("the cats", "the cat on the left"),
     "horse.jpg": ("the horse", "the person"),
     "room.jpg": ("the dog", "the violin"),
 }
-"""What the picture of the README asks of the photos in the package."""
+"""What is asked of the photos in the package, for the README."""
 
 
 def answers(model: BaseSegmenter, photos: Sequence[tuple[Path, str]], file: Path, columns: int, width: int) -> None:
-    """Write a picture of what a model answers."""
+    """Write an image of what a model answers."""
     shown = []
     for path, expression in photos:
         image = read_image(path)
@@ -74,10 +74,10 @@ def _tallness(row: dict[str, int]) -> float:
 
 
 def main() -> None:
-    """Write the pictures, and print the credits."""
+    """Write the images, and print the credits."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, help="a folder with annotations.jsonl")
-    parser.add_argument("out", type=Path, help="the folder of the pictures")
+    parser.add_argument("out", type=Path, help="the folder of the images")
     parser.add_argument("--model", default="photos")
     arguments = parser.parse_args()
     model = refseg.load(arguments.model)

@@ -1,4 +1,4 @@
-"""Draws the picture of docs/shapes.md: the bundled model's masks in the bundled scene.
+"""Writes the image of docs/shapes.md: the bundled model's masks in the bundled scene.
 
 python scripts/readme_image.py docs/images/demo.png
 """

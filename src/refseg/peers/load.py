@@ -73,7 +73,8 @@ def load_refiner(name: str, device: str | torch.device = "auto") -> Refiner:
     part, place = refiner_part(name), pick_device(device)
     transformers()
     folder = _folder(part, name)
-    return Refiner(name, part, Sam3Choice(folder, place) if part is SAM3 else SAMS[part.repository](folder, place))
+    maker = Sam3Choice if part is SAM3 else SAMS[part.repository]
+    return Refiner(name, part, maker(folder, place), place)
 
 
 def _folder(part: Part, name: str) -> Path:

@@ -34,11 +34,6 @@ SAME_OBJECT = 0.5
 class MaskMaker(Protocol):
     """A network that makes a mask anew from a draft of it."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        ...
-
     def encode(self, image: Image.Image, /) -> dict[str, Tensor]:
         """Return all that is computed from an RGB image alone, by name."""
         ...
@@ -64,10 +59,11 @@ class Refiner:
         name: in the table of refiners.
         part: its files.
         masks: the network.
+        device: where it computes.
     """
 
-    def __init__(self, name: str, part: Part, masks: MaskMaker) -> None:
-        self.name, self.part, self.masks = name, part, masks
+    def __init__(self, name: str, part: Part, masks: MaskMaker, device: torch.device) -> None:
+        self.name, self.part, self.masks, self.device = name, part, masks, device
         self._one_at_a_time = Lock()
 
     def encode(self, image: Image.Image) -> dict[str, ndarray]:
@@ -91,7 +87,7 @@ class Refiner:
         with computing(self._one_at_a_time):
             box = torch.tensor(own.box) / torch.tensor([width, height, width, height])
             draft = torch.from_numpy(probability).logit() - _logit(own.threshold)
-            logits = self.masks.redraw(levels, own.expression, box.to(self.masks.device), draft.to(self.masks.device))
+            logits = self.masks.redraw(levels, own.expression, box.to(self.device), draft.to(self.device))
             whole = F.interpolate(logits[None, None], (height, width), mode="bilinear", align_corners=False)[0, 0].cpu()
             # Their own threshold is a logit of 0.
             sharp = (whole + _logit(own.threshold)).sigmoid().numpy()
@@ -138,7 +134,7 @@ class Refined(BaseSegmenter):
     def _answer(self, image: Encoding, expressions: Sequence[str], decision: Decision) -> list[Prediction]:
         # Copied, as PyTorch has no read-only tensors.
         levels = {
-            name: torch.tensor(array, device=self.refiner.masks.device)
+            name: torch.tensor(array, device=self.refiner.device)
             for name, array in part_of("refiner", image.arrays).items()
         }
         return [

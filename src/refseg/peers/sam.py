@@ -50,12 +50,6 @@ class Sam:
         levels = embeddings if isinstance(embeddings, list) else [embeddings]
         return {f"level{number}": one for number, one in enumerate(levels)}
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        device: torch.device = self.network.device
-        return device
-
     def redraw(
         self, levels: Mapping[str, Tensor], words: str, box: Float[Tensor, "4"], draft: Float[Tensor, "H W"]
     ) -> Float[Tensor, "h w"]:

@@ -113,19 +113,13 @@ class Sam3Choice(Sam3Network):
     SAM 3 hardly reads words for positions and relations, but finds the objects that the other words name.
     """
 
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        device: torch.device = self.network.device
-        return device
-
     def redraw(
         self, levels: Mapping[str, Tensor], words: str, box: Float[Tensor, "4"], draft: Float[Tensor, "H W"]
     ) -> Float[Tensor, "h w"]:
         """Return the logits of the object whose mask has the highest IoU with a draft's; of none, only background."""
         logits, _ = self.objects(levels, words)
         if not len(logits):
-            return torch.full((1, 1), -torch.inf, device=self.device)
+            return logits.new_full((1, 1), -torch.inf)
         wanted = F.interpolate(draft.clamp(-1, 1)[None, None], logits.shape[-2:], mode="area")[0, 0] > 0
         return logits[_ious(logits > 0, wanted).argmax()]
 
