@@ -23,7 +23,7 @@ from refseg.files import user_cache
 
 __all__ = ["Index", "build", "encodable", "open_index"]
 
-VERSION = f"5 {__version__}"
+VERSION = f"6 {__version__}"
 """Of the tables and of the readers that fill them: an index of another version is made anew."""
 TABLES = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT);

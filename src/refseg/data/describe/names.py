@@ -10,7 +10,9 @@
 - `confused`: labels; what has a label in common with another name might be called by its word too;
 - `absent`: whether such objects are labelled so reliably that a missing label means a missing object;
 - `carries`: how deep something on it reaches into its box at least, as a fraction of its height;
-- `held`: whether people say "the person with the ..." of who holds or wears it.
+- `held`: whether people say "the person with the ..." of who holds or wears it;
+- `some`: words for some such objects, which masks and names do not tell apart from the others, such as `woman/women`;
+  they are said for training only (see `wording`).
 
 `labelled.toml` has the lists of names that are labelled completely in known collections. `rare.txt` has words for
 things that everyday photos hardly ever show, of which some are kept for validation and test.
@@ -60,6 +62,7 @@ class Name:
     absent: bool = False
     carries: float | None = None
     held: bool = False
+    some: tuple[tuple[str, str | None], ...] = ()
 
     @property
     def counted(self) -> bool:
@@ -145,6 +148,7 @@ def _table() -> dict[str, Name]:
             absent=row["absent"] == "yes",
             carries=float(row["carries"]) if row["carries"] else None,
             held=row["held"] == "yes",
+            some=_words(row["some"]),
         )
         for row in rows
     }

@@ -42,6 +42,7 @@ from numpy import ndarray
 from refseg.data.describe.expressions import Described, describe
 from refseg.data.describe.names import labelled_names, rare_words
 from refseg.data.describe.photo import KINDS, Photo, things_of
+from refseg.data.describe.wording import reworded
 from refseg.data.formats.folder import json_lines
 from refseg.data.formats.record import Problem, Record, Report, Source, safe_name, shown, take, take_size
 from refseg.data.formats.regions import Part, check_part
@@ -174,9 +175,11 @@ def photo_records(folder: Path, row: Any, split: str, *, seed: int = 0, componen
     )
     key = hashlib.sha256(image.encode("utf-8", "surrogatepass")).digest()[:8]
     rng = np.random.default_rng((seed, int.from_bytes(key, "big")))
+    groups = describe(photo, rng, _rare(row, split))
+    if split == "train":
+        groups = [tuple(reworded(one, photo, rng) for one in group) for group in groups]
     return [
-        _record(photo, group, f"{image}/{number}", image, size, split, ignored)
-        for number, group in enumerate(describe(photo, rng, _rare(row, split)))
+        _record(photo, group, f"{image}/{number}", image, size, split, ignored) for number, group in enumerate(groups)
     ]
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from refseg.data.catalogue import open_data
 from refseg.data.check import check
-from refseg.data.describe.names import rare_words
+from refseg.data.describe.names import lookup, rare_words
 from refseg.data.formats.photos import photos, series_of, series_splits
 from refseg.errors import DataError
 
@@ -100,6 +100,18 @@ def test_photos_of_known_collections_are_asked_for_rare_things(folder):
     assert found["train"] or found["test"]
     own = open_data(f"{folder({'labelled': ['dog', 'cat']}, *[{}] * 9)}:all")
     assert not any(one.expressions[0].attributes["form"] == "rare" for one in own)
+
+
+def test_other_wordings_are_for_training_only(folder, made):
+    person = [{"category": "person", "rle": made.compressed(square(25, 20, 20))}]
+    root = folder(*[{"split": split, "instances": person} for split in ("train", "test") for _ in range(12)])
+    words = {
+        split: {word for one in open_data(f"{root}:{split}") for text in one.expressions for word in text.text.split()}
+        for split in ("train", "test")
+    }
+    some = {singular for singular, _ in lookup("person").some}
+    assert some & words["train"]
+    assert words["test"] <= {"the", "person", "in", "middle", "center"}
 
 
 def test_void_pixels_are_ignored(folder, made):
