@@ -80,9 +80,14 @@ class TextTransformer(nn.Module):
         return torch.full((length, length), float("-inf"), device=like.device, dtype=like.dtype).triu(1)
 
     @staticmethod
+    def at(words: Float[Tensor, "B L D"], position: Int64[Tensor, "B"]) -> Float[Tensor, "B D"]:
+        """Return the features of one token of each expression."""
+        return words[torch.arange(words.shape[0], device=words.device), position]
+
+    @staticmethod
     def sentence_of(words: Float[Tensor, "B L D"], tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B D"]:
         """Return the end token's features; it is the first token with the highest id."""
-        return words[torch.arange(tokens.shape[0], device=tokens.device), tokens.argmax(dim=-1)]
+        return TextTransformer.at(words, tokens.argmax(dim=-1))
 
     def embed(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         """Return the input of the first block; L is at most `context_length`."""

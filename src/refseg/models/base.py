@@ -87,8 +87,9 @@ def check_clip_sizes(vision_dim: int, text_dim: int) -> None:
 class Model(nn.Module, ABC):
     """A referring image segmentation model: pixels and tokens in, logits out, in training and in evaluation.
 
-    What depends on the image alone is computed by `encode_image`, once for all expressions about it; `decode` computes
-    the rest. `forward` is `decode(encode_image(pixels), tokens, padding)`.
+    What depends on the image alone is computed by `encode_image`, once for all expressions about it, and what depends on
+    the expression alone by `encode_text`, once for all images; `combine` computes the rest. `decode` is
+    `combine(image, encode_text(tokens), padding)`, and `forward` is `decode(encode_image(pixels), tokens, padding)`.
 
     Args:
         config: The sizes of the architecture.
@@ -140,6 +141,29 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
+    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+        """Compute everything that depends on the expressions alone.
+
+        Returns:
+            Tensors by name; the first axis is the expression. The second axis of `words` is the token; the others have
+            no axis for tokens.
+        """
+
+    @abstractmethod
+    def combine(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B 1 h w"]:
+        """Compute the logits of B encoded expressions about B encoded images, or about a single one.
+
+        Args:
+            image: From `encode_image`.
+            text: From `encode_text`.
+            padding: True where a token is padding.
+
+        Returns:
+            Logits, S / `stride` on a side.
+        """
+
     def decode(
         self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
@@ -153,6 +177,7 @@ class Model(nn.Module, ABC):
         Returns:
             Logits, S / `stride` on a side.
         """
+        return self.combine(image, self.encode_text(tokens), padding)
 
     def forward(
         self, pixels: Float[Tensor, "B 3 S S"], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
@@ -165,10 +190,16 @@ class PatchMapModel(Model):
     """A model that compares image patches with the expression, and so computes a patch-level map too."""
 
     @abstractmethod
+    def compare(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B g g"]:
+        """Return the cosine similarity, -1..1, of each patch and the expression; the arguments are those of `combine`."""
+
     def ground(
         self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B g g"]:
-        """Return the cosine similarity of each patch of B images (or of one for all) and the expression, -1..1."""
+        """Return the cosine similarity, -1..1, of each patch and the expression; the arguments are those of `decode`."""
+        return self.compare(image, self.encode_text(tokens), padding)
 
     @abstractmethod
     def map_logits(self, cosines: Float[Tensor, "B g g"]) -> Float[Tensor, "B 1 g g"]:

@@ -77,19 +77,23 @@ class CLIPMap(PatchMapModel):
         side = pixels.shape[-1] // self.config.patch
         return {"patches": self.visual(pixels).tokens[:, 1:].mT.unflatten(2, (side, side))}
 
-    def ground(
-        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+        """Return the features of the `sentence`, in CLIP's joint embedding space."""
+        return {"sentence": self.text(tokens).sentence}
+
+    def compare(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B g g"]:
         """Return the cosine similarity of each patch and the sentence, -1..1."""
-        sentence = F.normalize(self.text(tokens).sentence.float(), dim=-1)
+        sentence = F.normalize(text["sentence"].float(), dim=-1)
         patches = F.normalize(image["patches"].float(), dim=1)
-        return torch.einsum("bdhw,bd->bhw", patches.expand(tokens.shape[0], -1, -1, -1), sentence)
+        return torch.einsum("bdhw,bd->bhw", patches.expand(sentence.shape[0], -1, -1, -1), sentence)
 
-    def decode(
-        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    def combine(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
         """Compute the logits of the map (see `map_logits`), resized to S/4 on a side."""
-        cosines = self.ground(image, tokens, padding)
+        cosines = self.compare(image, text, padding)
         return to_quarter(self.map_logits(cosines), cosines.shape[-1] * self.config.patch)
 
     def map_logits(self, cosines: Float[Tensor, "B g g"]) -> Float[Tensor, "B 1 g g"]:

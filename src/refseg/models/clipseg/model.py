@@ -109,12 +109,16 @@ class CLIPSeg(Model):
         projected = self.decoder.project([kept[block] for block in blocks])
         return {f"block{block}": features for block, features in zip(blocks, projected, strict=True)}
 
-    def decode(
-        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+        """Return the features of the `sentence`."""
+        return {"sentence": self.text(tokens).sentence}
+
+    def combine(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 S S"]:
         """Compute the logits of the mask, one for each pixel of the square."""
         projected = [image[f"block{block}"] for block in self.config.decoder_blocks]
-        logits: Tensor = self.decoder(projected, self.text(tokens).sentence)
+        logits: Tensor = self.decoder(projected, text["sentence"])
         return logits
 
 

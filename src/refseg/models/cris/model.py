@@ -92,15 +92,18 @@ class CRIS(Model):
         """Compute everything that depends on the images alone: the projected feature maps `p3`, `p4` and `p5`."""
         return self.neck.project(self.visual(pixels))._asdict()
 
-    def decode(
-        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+        """Return the features of the `words`, and of the `sentence`."""
+        return self.text(tokens)._asdict()  # type: ignore[no-any-return]
+
+    def combine(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Compute the logits of B expressions about B encoded images, or about a single one."""
-        words, sentence = self.text(tokens)
-        vision = self.neck(ProjectedPyramid(**image), sentence)
+        """Compute the logits: neck, decoder, projector."""
+        vision = self.neck(ProjectedPyramid(**image), text["sentence"])
         if self.decoder is not None:
-            vision = self.decoder(vision, words, padding)
-        return self.projector(vision, sentence)  # type: ignore[no-any-return]
+            vision = self.decoder(vision, text["words"], padding)
+        return self.projector(vision, text["sentence"])  # type: ignore[no-any-return]
 
 
 def cris(clip: str, **changes: Any) -> ModelSpec:

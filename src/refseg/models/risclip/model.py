@@ -106,6 +106,11 @@ class RISCLIPConfig:
         """The number of image blocks that do not depend on the expression: those before the first fusion."""
         return self.fusions[0][0] - 1 if self.fusions else self.vision.layers
 
+    @property
+    def text_only_blocks(self) -> int:
+        """The number of text blocks that do not depend on the image: those before the first fusion."""
+        return self.fusions[0][1] - 1 if self.fusions else self.text.layers
+
 
 class RISCLIP(PatchMapModel):
     """CLIP's encoders with adapters, fused between blocks (CFE) and after them (SKE), a map, and a decoder."""
@@ -153,25 +158,34 @@ class RISCLIP(PatchMapModel):
         tokens = self._image_blocks(self.visual.embed(pixels), range(self.config.image_only_blocks), kept)
         return {"tokens": tokens, **{f"block{block}": features for block, features in kept.items()}}
 
-    def decode(
-        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+        """Run the text blocks before the first fusion; all others depend on the image.
+
+        Returns:
+            The `words`, (B, L, W), and the position of the end token, as `end`, (B,).
+        """
+        words = self._text_blocks(self.text.embed(tokens), range(self.config.text_only_blocks))
+        return {"words": words, "end": tokens.argmax(dim=-1)}
+
+    def combine(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
         """Compute the logits of the mask; without a decoder, those of the map, resized."""
-        cosines, kept = self._align(image, tokens, padding)
+        cosines, kept = self._align(image, text, padding)
         logits = self.map(cosines)
         if self.decoder is not None:
             side = cosines.shape[-1]
             features = tuple(
-                kept[block][:, 1:].mT.reshape(tokens.shape[0], -1, side, side) for block in self.config.decoder_blocks
+                kept[block][:, 1:].mT.reshape(cosines.shape[0], -1, side, side) for block in self.config.decoder_blocks
             )
             logits = self.decoder(logits, features)
         return to_quarter(logits.float(), cosines.shape[-1] * self.config.vision.patch)
 
-    def ground(
-        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+    def compare(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B g g"]:
         """Return the cosine similarity of each patch and the end token after SKE, -1..1."""
-        return self._align(image, tokens, padding)[0]
+        return self._align(image, text, padding)[0]
 
     def map_logits(self, cosines: Float[Tensor, "B g g"]) -> Float[Tensor, "B 1 g g"]:
         """Return the logits of a map, by its learned scale and bias."""
@@ -179,13 +193,13 @@ class RISCLIP(PatchMapModel):
         return logits
 
     def _align(
-        self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> tuple[Float[Tensor, "B g g"], dict[int, Tensor]]:
         """Return the map of cosines, and the tokens of the image blocks that the decoder needs."""
-        config, count = self.config, tokens.shape[0]
+        config, count = self.config, padding.shape[0]
         # The blocks that ran so far, and their tokens.
-        image_blocks, text_blocks = config.image_only_blocks, 0
-        vision, words = _for_each(image["tokens"], count), self.text.embed(tokens)
+        image_blocks, text_blocks = config.image_only_blocks, config.text_only_blocks
+        vision, words = _for_each(image["tokens"], count), text["words"]
         kept = {
             block: _for_each(image[f"block{block}"], count) for block in config.decoder_blocks if block <= image_blocks
         }
@@ -199,8 +213,8 @@ class RISCLIP(PatchMapModel):
         patches, words = self.visual.project(vision), self.text.project(self.text.ln_final(words))
         for layer in self.ske:
             patches, words = layer(patches, words, padding)
-        sentence, side = self.text.sentence_of(words, tokens), math.isqrt(patches.shape[1] - 1)
-        return cosine_map(patches[:, 1:], sentence, side), kept
+        sentence = self.text.at(words, text["end"])
+        return cosine_map(patches[:, 1:], sentence, math.isqrt(patches.shape[1] - 1)), kept
 
     def _image_blocks(
         self, x: Float[Tensor, "B T D"], blocks: Iterable[int], kept: dict[int, Tensor]
