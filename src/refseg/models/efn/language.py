@@ -51,7 +51,7 @@ class LanguageEncoder(nn.Module):
         return torch.cat([states[row, last], self.backwards(embedded[row, last])], dim=1)
 
     def forward(self, embedded: Float[Tensor, "B L D"], padding: Bool[Tensor, "B L"]) -> Language:
-        """Encode the embeddings of expressions; the words that are padding are zero, and count in batch normalisation."""
+        """Encode embeddings of expressions; padding is zero, and still counts in batch normalisation."""
         embedded = embedded.masked_fill(padding[..., None], 0)
         words = self.words(embedded.flatten(0, 1)).unflatten(0, embedded.shape[:2])
         return Language(words, unit(self.sentence(self.read(embedded, padding))), padding)
