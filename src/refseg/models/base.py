@@ -112,7 +112,7 @@ class Model(nn.Module, ABC):
     def __init__(self, config: Any, inputs: Inputs, decision: Decision) -> None:
         super().__init__()
         self.config, self.inputs, self.decision = config, inputs, decision
-        step, longest = self.side_step(config), config.text.context_length
+        step, longest = self.side_step(config), self.longest_expression(config)
         if inputs.image_size % step:
             raise ConfigError(f"image_size must be a multiple of {step}, got {inputs.image_size}")
         if inputs.word_length > longest:
@@ -122,6 +122,11 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def side_step(config: Any) -> int:
         """Return the number of pixels that `image_size` must be a multiple of."""
+
+    @staticmethod
+    def longest_expression(config: Any) -> int:
+        """Return the largest number of tokens that the model can read: that of CLIP's text encoder."""
+        return int(config.text.context_length)
 
     @property
     def spec(self) -> ModelSpec:
