@@ -1,0 +1,84 @@
+// Asks the server. An engine has models(), encode(blob, model) and segment(handle, expressions).
+
+export class HttpEngine {
+  #token = "";
+
+  /** `askToken` is called when the server wants a token, and returns a promise of one. */
+  constructor(askToken) {
+    this.askToken = askToken;
+  }
+
+  /** Returns {default, models: [{name, ...}]}. */
+  async models() {
+    return (await this.#fetch("v1/models")).json();
+  }
+
+  /** Returns a handle {model, blob, id, width, height}; with it expressions are answered without sending the image. */
+  async encode(blob, model) {
+    const form = new FormData();
+    form.append("image", blob, "image");
+    const answer = await this.#fetch(`v1/encode?model=${encodeURIComponent(model)}`, { method: "POST", body: form });
+    const { image, width, height } = await answer.json();
+    return { model, blob, id: image, width, height };
+  }
+
+  /** Returns a prediction for each expression: {expression, score, empty, threshold, rle, probability}. */
+  async segment(handle, expressions) {
+    const request = () =>
+      this.#fetch("v1/segment", {
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
+        body: JSON.stringify({ image: handle.id, model: handle.model, expressions, masks: "rle", probability: true }),
+      });
+    let answer;
+    try {
+      answer = await request();
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      handle.id = (await this.encode(handle.blob, handle.model)).id; // the server has dropped the image
+      answer = await request();
+    }
+    const { predictions } = await answer.json();
+    return Promise.all(
+      predictions.map(async ({ mask, probability, ...rest }) => ({
+        ...rest,
+        rle: mask,
+        probability: await greyValues(probability),
+      })),
+    );
+  }
+
+  async #fetch(path, options = {}) {
+    const headers = { ...options.headers, ...(this.#token && { Authorization: `Bearer ${this.#token}` }) };
+    let answer;
+    try {
+      answer = await fetch(path, { ...options, headers });
+    } catch {
+      throw new Error("The server does not answer. Check that it runs, then try again.");
+    }
+    if (answer.ok) return answer;
+    if (answer.status === 401) {
+      this.#token = await this.askToken();
+      return this.#fetch(path, options);
+    }
+    const { error } = await answer.json().catch(() => ({}));
+    throw Object.assign(new Error(sentence(error ?? `The server answered with the error ${answer.status}.`)), {
+      status: answer.status,
+    });
+  }
+}
+
+function sentence(text) {
+  return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
+/** Returns the values of a grey PNG in base64: {width, height, values: 0..255}. */
+async function greyValues(base64) {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/png" }), { colorSpaceConversion: "none" });
+  const { width, height } = bitmap;
+  const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+  context.drawImage(bitmap, 0, 0);
+  const { data } = context.getImageData(0, 0, width, height);
+  return { width, height, values: Uint8Array.from({ length: width * height }, (_, index) => data[4 * index]) };
+}
