@@ -2,7 +2,8 @@
 
 RefsegError
 ├── InputError               an input that cannot be used
-│   ├── ImageError           an image that is missing, broken, too large or of an unsupported format
+│   ├── ImageError           an image that is missing, broken or of an unsupported format
+│   │   └── ImageSizeError   an image of more pixels than are accepted
 │   └── ExpressionError      an expression that is blank or not text
 ├── ConfigError              a setting that is unknown, of the wrong type or out of range
 ├── UnknownNameError         a model, data set, split or recipe that does not exist
@@ -30,6 +31,7 @@ __all__ = [
     "DownloadError",
     "ExpressionError",
     "ImageError",
+    "ImageSizeError",
     "InputError",
     "OutputError",
     "RefsegError",
@@ -58,6 +60,10 @@ class InputError(RefsegError, ValueError):
 
 class ImageError(InputError):
     """An image is missing, broken, too large or of an unsupported format."""
+
+
+class ImageSizeError(ImageError):
+    """An image has more pixels than are accepted."""
 
 
 class ExpressionError(InputError):

@@ -26,6 +26,7 @@ __all__ = [
     "outline",
     "parts",
     "polygon_mask",
+    "polygons",
 ]
 
 MAX_PIXELS = 100_000_000
@@ -145,6 +146,52 @@ def polygon_mask(polygons: Sequence[Sequence[float]], *, size: tuple[int, int]) 
         return np.zeros(size, dtype=bool)
     merged = coco.merge(coco.frPyObjects([list(one) for one in polygons], *size))
     return decode_rle({"size": list(merged["size"]), "counts": merged["counts"].decode("ascii")})
+
+
+STEPS = ((0, 1), (1, 0), (0, -1), (-1, 0))
+"""Rows and columns from one corner of a pixel to the next: right, down, left, up."""
+
+
+def polygons(mask: Bool[ndarray, "H W"]) -> list[list[int]]:
+    """Return the outer borders of a mask's connected components (4 neighbours) as COCO's polygons; holes are filled.
+
+    They run along the edges of pixels, so that `polygon_mask` returns a mask without holes exactly.
+
+    Returns:
+        Each x, y, x, y... in pixels, clockwise, a corner wherever the border turns.
+    """
+    left, top, right, bottom = bounding_box(mask) or (0, 0, 0, 0)
+    part = mask[top:bottom, left:right]
+    height, width = part.shape
+    padded = np.pad(part, 1)
+    edges: list[tuple[int, int, int]] = []  # (row, column, direction) of each edge that has the mask on its right
+    for direction, (row, column) in enumerate(STEPS):
+        beside = padded[
+            1 - column : 1 - column + height, 1 + row : 1 + row + width
+        ]  # the pixel on the left of the edge
+        rows, columns = np.nonzero(part & ~beside)
+        rows, columns = rows + top + (direction in (2, 3)), columns + left + (direction in (1, 2))
+        edges += zip(rows.tolist(), columns.tolist(), [direction] * len(rows), strict=True)
+    known = set(edges)
+    followed: set[tuple[int, int, int]] = set()
+    found = []
+    for start in edges:
+        corners: list[int] = []
+        area, edge = 0, start
+        while edge not in followed:
+            followed.add(edge)
+            down, across = STEPS[edge[2]]
+            row, column = edge[0] + down, edge[1] + across
+            area += column * down - row * across
+            # Where two pixels touch at a corner, the border stays with the pixel that it follows: it turns right.
+            turns = ((row, column, (edge[2] + turn) % 4) for turn in (1, 0, 3))
+            following = next(turn for turn in turns if turn in known)
+            if following[2] != edge[2]:
+                corners += [column, row]
+            edge = following
+        if area > 0:  # negative around a hole
+            found.append(corners)
+    return found
 
 
 # ── two masks ────────────────────────────────────────────────────────────────────────────────────────────────────────

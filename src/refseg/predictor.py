@@ -42,10 +42,18 @@ class Predictor(BaseSegmenter):
         inputs: the model's preprocessing.
         decision: how its scores become masks.
         domain: the kind of images that it was trained on, such as `photos`; None: not known.
+        family: of the model, such as `cris`; None: not known.
     """
 
-    def __init__(self, runtime: Runtime, inputs: Inputs, decision: Decision, domain: str | None = None) -> None:
-        super().__init__(decision, domain)
+    def __init__(
+        self,
+        runtime: Runtime,
+        inputs: Inputs,
+        decision: Decision,
+        domain: str | None = None,
+        family: str | None = None,
+    ) -> None:
+        super().__init__(decision, domain, family)
         self.runtime, self.inputs = runtime, inputs
 
     @classmethod
@@ -62,7 +70,7 @@ class Predictor(BaseSegmenter):
         """
         from refseg.runtimes.torch import TorchRuntime
 
-        return cls(TorchRuntime(model, device), model.inputs, model.decision, domain)
+        return cls(TorchRuntime(model, device), model.inputs, model.decision, domain, model.family)
 
     @classmethod
     def from_export(cls, folder: Path, device: str | torch.device = "auto") -> Predictor:
@@ -81,7 +89,7 @@ class Predictor(BaseSegmenter):
         from refseg.runtimes.onnx import OnnxRuntime
 
         stored = read_export(folder)
-        return cls(OnnxRuntime(folder, str(device)), stored.inputs, stored.decision, stored.domain)
+        return cls(OnnxRuntime(folder, str(device)), stored.inputs, stored.decision, stored.domain, stored.family)
 
     @property
     def device(self) -> str:

@@ -24,10 +24,11 @@ class BaseSegmenter(ABC):
     Args:
         decision: how its scores become masks.
         domain: the kind of images that it was trained on, such as `photos`; None: not known.
+        family: of the model, such as `cris`; None: not known.
     """
 
-    def __init__(self, decision: Decision, domain: str | None = None) -> None:
-        self.decision, self.domain = decision, domain
+    def __init__(self, decision: Decision, domain: str | None = None, family: str | None = None) -> None:
+        self.decision, self.domain, self.family = decision, domain, family
 
     @property
     @abstractmethod

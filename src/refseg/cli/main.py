@@ -30,6 +30,7 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
         "ablate": "train the rows of the paper's ablation and print its table",
         "convert": "convert checkpoints of other projects to model folders, and back",
         "export": "write a model for another runtime than PyTorch",
+        "serve": "serve models over HTTP, with a page for the browser",
         "models": "list the models that have a name",
         "data": "fetch, check, describe, label and show data sets",
     }

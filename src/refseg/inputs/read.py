@@ -17,7 +17,7 @@ from numpy import ndarray
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import IMAGELENGTH, IMAGEWIDTH, TiffImageFile
 
-from refseg.errors import ImageError, one_line
+from refseg.errors import ImageError, ImageSizeError, one_line
 from refseg.masks import MAX_PIXELS
 
 __all__ = [
@@ -227,7 +227,7 @@ def _recognise(file: BinaryFile, name: str, max_pixels: int) -> Image.Image:
             image = Image.open(cast("IO[bytes]", file), formats=FORMATS)
         wrong = image.format == "BMP" and image.mode == "1" and _bits_of_bmp(image) != 1
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} is too large ({one_line(error)}); scale it down or raise max_pixels") from error
+        raise ImageSizeError(f"{name} is too large ({one_line(error)}); scale it down or raise max_pixels") from error
     except (UnidentifiedImageError, KeyError):  # KeyError: Pillow was built without one of the formats
         if _is_empty(file):
             raise ImageError(f"{name} is empty (0 bytes); fetch or write it again") from None
@@ -315,7 +315,7 @@ def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
     if not width or not height:
         raise ImageError(f"{name} has no pixels ({width}x{height}); give an image of at least 1x1")
     if width * height > max_pixels:
-        raise ImageError(
+        raise ImageSizeError(
             f"{name} is too large: {width}x{height} are {width * height:,} pixels, the limit is {max_pixels:,}; "
             "scale it down or raise max_pixels"
         )

@@ -52,7 +52,7 @@ class Peer(BaseSegmenter):
     """
 
     def __init__(self, entry: PeerEntry, device: torch.device, decision: Decision) -> None:
-        super().__init__(decision, domain="photos")
+        super().__init__(decision, domain="photos", family=entry.name)
         self.entry, self._device = entry, device
         self._one_at_a_time = Lock()
 

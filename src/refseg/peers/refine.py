@@ -103,7 +103,7 @@ class Refined(BaseSegmenter):
     """
 
     def __init__(self, segmenter: BaseSegmenter, refiner: Refiner) -> None:
-        super().__init__(segmenter.decision, segmenter.domain)
+        super().__init__(segmenter.decision, segmenter.domain, segmenter.family)
         self.segmenter, self.refiner = segmenter, refiner
 
     @property

@@ -1,0 +1,105 @@
+"""Serve models over HTTP: a page for the browser at `/`, and an interface for programs, described at `/docs`.
+
+Only this machine can connect, unless --host says otherwise; a server that others can reach should have a token, and a
+reverse proxy with TLS before it. A signal stops it after what was received is answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+from refseg.cli.options import add_device, add_refine
+from refseg.errors import ConfigError, InputError
+from refseg.predictor import BUNDLED
+from refseg.serve.settings import Settings
+
+__all__ = ["EXAMPLE", "add_arguments", "run"]
+
+EXAMPLE = "refseg serve --model photos --model shapes --port 8000"
+TOKEN = "REFSEG_TOKEN"  # noqa: S105  # the name of a variable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "--model",
+        action="append",
+        metavar="NAME",
+        help=f"a name from `refseg models`, a model folder, or a Hub name such as user/name; may be given several "
+        f"times, the first one is the default of requests (default: {BUNDLED})",
+    )
+    add_device(parser)
+    add_refine(parser)
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 for any (default: 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, default=8000, help="the port; 0 for any that is free (default: 8000)")
+    parser.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes, each with all models in memory (default: 1)"
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"with the token that requests must send; or the environment variable {TOKEN} (default: none)",
+    )
+    parser.add_argument(
+        "--cors",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="lets web pages of another server ask, such as https://example.org; may be given several times",
+    )
+    limits = parser.add_argument_group("limits")
+    for option, field, kind, text in (
+        ("--max-bytes", "max_bytes", int, "of a request"),
+        ("--max-pixels", "max_pixels", int, "of an image, width times height"),
+        ("--max-expressions", "max_expressions", int, "of a request"),
+        ("--max-length", "max_length", int, "of an expression, characters"),
+        ("--queue", "queue", int, "requests at once"),
+        ("--per-client", "per_client", int, "requests of one network address at once"),
+        ("--batch", "batch", int, "images that are decoded and encoded together"),
+        ("--seconds", "seconds", float, "for the upload of a request, and again for its answer"),
+        ("--cache-bytes", "cache_bytes", int, "of encoded images that are kept, for each model"),
+        ("--cache-seconds", "cache_seconds", float, "an encoded image is kept after its last use"),
+    ):
+        default = getattr(Settings, field)
+        limits.add_argument(
+            option, dest=field, type=kind, default=default, metavar="N", help=f"{text} (default: {default:g})"
+        )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Carry out the command."""
+    if arguments.workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {arguments.workers}")
+    limits = {name: getattr(arguments, name) for name in vars(arguments) if name in Settings.__dataclass_fields__}
+    settings = Settings(
+        **limits | {"models": tuple(arguments.model or [BUNDLED])},
+        token=_token(arguments.token_file),
+        origins=tuple(arguments.cors),
+    )
+    if missing := [name for name in ("fastapi", "uvicorn", "fastapi_offline") if find_spec(name) is None]:
+        raise ConfigError(f"the server needs the library {missing[0]}: pip install 'refseg[serve]'")
+    from refseg.serve.run import listen, run
+
+    listening = listen(arguments.host, arguments.port)
+    host, port = listening.getsockname()[:2]
+    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    run(settings, listening, workers=arguments.workers)
+    return 0
+
+
+def _token(path: Path | None) -> str | None:
+    token = os.environ.get(TOKEN)
+    if path is not None:
+        try:
+            token = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if token == "":
+        raise ConfigError("the token is empty; write one, such as the output of: openssl rand -hex 32")
+    return token

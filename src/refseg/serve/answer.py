@@ -1,0 +1,127 @@
+"""Predictions as JSON: what the server answers."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from refseg.masks import polygons
+from refseg.serve.question import MaskForm
+from refseg.values import Prediction
+from refseg.writers.overlay import mask_image
+
+__all__ = ["Answer", "Encoded", "Failure", "Models", "Ready", "prediction"]
+
+PROBABILITY_SIDE = 512
+"""The longer side of a map of probabilities, pixels at most."""
+
+
+class Failure(BaseModel):
+    """Why a request was not answered."""
+
+    error: str = Field(description="One sentence.")
+
+
+class Ready(BaseModel):
+    """The state of the server."""
+
+    status: str
+
+
+class Model(BaseModel):
+    """A model of the server."""
+
+    name: str
+    family: str | None
+    domain: str | None = Field(description="The kind of images that it was trained on.")
+    threshold: float
+    relative_threshold: float | None
+    calibrated: bool
+
+
+class Models(BaseModel):
+    """The models of the server."""
+
+    default: str
+    models: list[Model]
+
+
+class Encoded(BaseModel):
+    """An image that can be asked about by its handle."""
+
+    model: str
+    image: str = Field(description="The handle of the image.")
+    width: int
+    height: int
+    expires_in: float = Field(description="Seconds after the last use for which the handle is valid, at most.")
+    timings: dict[str, float] = Field(description="Milliseconds by stage, waiting included.")
+
+
+class RunLengths(BaseModel):
+    """A mask as COCO's compressed run lengths."""
+
+    size: tuple[int, int] = Field(description="Height and width.")
+    counts: str
+
+
+class Region(BaseModel):
+    """The answer to one expression."""
+
+    expression: str
+    score: float = Field(description="The intersection over union to expect of the mask, 0..1.")
+    confidence: float = Field(description="The same before calibration.")
+    empty: bool = Field(description="Whether nothing in the image fits.")
+    box: tuple[int, int, int, int] | None = Field(description="x0, y0, x1, y1 in pixels, x1 and y1 exclusive.")
+    threshold: float = Field(description="A pixel is in the mask where its probability is greater.")
+    mask: RunLengths | str | list[list[float]] | None = Field(
+        None, description="In the form that was asked for; a PNG is in base64."
+    )
+    probability: str | None = Field(
+        None,
+        description="If asked for: a grey PNG in base64, at most 512 pixels at its longer side; a value of 255 is 1.",
+    )
+
+
+class Answer(BaseModel):
+    """The answers to the expressions of a request, in their order."""
+
+    model: str
+    image: str = Field(description="The handle of the image, to ask again without sending it.")
+    width: int
+    height: int
+    predictions: list[Region]
+    timings: dict[str, float] = Field(description="Milliseconds by stage, waiting included.")
+
+
+def prediction(found: Prediction, masks: MaskForm, *, probability: bool) -> dict[str, Any]:
+    """Return a prediction as the JSON values of `Region`."""
+    values: dict[str, Any] = {
+        "expression": found.expression,
+        "score": round(found.score, 6),
+        "confidence": round(found.confidence, 6),
+        "empty": found.empty,
+        "box": found.box,
+        "threshold": found.threshold,
+    }
+    if masks == "rle":
+        values["mask"] = found.rle
+    elif masks == "png":
+        values["mask"] = _png(mask_image(found.mask))
+    elif masks == "polygons":
+        values["mask"] = polygons(found.mask)
+    if probability:
+        map_ = Image.fromarray(np.rint(found.probability * 255).astype(np.uint8))
+        map_.thumbnail((PROBABILITY_SIDE, PROBABILITY_SIDE))
+        values["probability"] = _png(map_)
+    return values
+
+
+def _png(image: Image.Image) -> str:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return b64encode(file.getvalue()).decode("ascii")

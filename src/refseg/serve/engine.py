@@ -1,0 +1,92 @@
+"""One model of a server: bytes of images and expressions of many clients in, predictions out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+
+from PIL import Image
+
+from refseg.inputs.read import read_image
+from refseg.segmenter import BaseSegmenter
+from refseg.serve.batching import Batcher
+from refseg.serve.encodings import Encodings
+from refseg.serve.metrics import Metrics, Timings
+from refseg.serve.settings import Settings
+from refseg.values import Encoding, Prediction
+
+__all__ = ["Engine"]
+
+
+class Engine:
+    """A model that answers many clients: images are encoded together, and expressions about one image together.
+
+    Args:
+        name: of the model.
+        segmenter: the model.
+        settings: of the server.
+        computer: the one thread in which all models compute; PyTorch uses the cores itself.
+        workers: the threads in which images are decoded.
+        decoded: is held for each decoded image.
+        metrics: of the server.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        segmenter: BaseSegmenter,
+        settings: Settings,
+        computer: Executor,
+        workers: Executor,
+        decoded: asyncio.Semaphore,
+        metrics: Metrics,
+    ) -> None:
+        self.name, self.segmenter = name, segmenter
+        self.kept = Encodings(settings.cache_bytes, settings.cache_seconds)
+        self._max_pixels, self._workers, self._decoded, self._metrics = settings.max_pixels, workers, decoded, metrics
+        self._encode = Batcher(self._encode_images, computer, settings.batch)
+        self._segment = Batcher(self._answer, computer, settings.batch, alike=lambda question: id(question[0]))
+
+    async def encode(self, handle: str, data: bytes, timings: Timings) -> Encoding:
+        """Return the encoding of an image, and keep it.
+
+        Args:
+            handle: of the image.
+            data: an image file.
+            timings: is given the stages `decode` and `encode`.
+
+        Raises:
+            ImageError: the file is no image, broken or too large.
+        """
+        if (encoding := self.kept.get(handle)) is None:
+            async with self._decoded:
+                with timings("decode"):
+                    loop = asyncio.get_running_loop()
+                    image = await loop.run_in_executor(self._workers, self._decode, data)
+                with timings("encode"):
+                    encoding = await self._encode(image)
+                self.kept.add(handle, encoding)
+        return encoding
+
+    async def segment(self, encoding: Encoding, expressions: Sequence[str]) -> list[Prediction]:
+        """Return the predictions, in the order of the expressions.
+
+        Raises:
+            ExpressionError: an expression is blank.
+        """
+        return await self._segment((encoding, expressions))
+
+    def _decode(self, data: bytes) -> Image.Image:
+        return read_image(data, max_pixels=self._max_pixels)
+
+    def _encode_images(self, images: Sequence[Image.Image]) -> list[Encoding]:
+        self._metrics.batch("encode", len(images))
+        return self.segmenter.encode(list(images), max_pixels=self._max_pixels)
+
+    def _answer(self, questions: Sequence[tuple[Encoding, Sequence[str]]]) -> list[list[Prediction]]:
+        """Answer the expressions of all questions about one image, each expression once."""
+        texts = list(dict.fromkeys(text for _, expressions in questions for text in expressions))
+        self._metrics.batch("answer", len(texts))
+        found = dict(zip(texts, self.segmenter.segment(questions[0][0], texts), strict=True))
+        return [[found[text] for text in expressions] for _, expressions in questions]

@@ -1,0 +1,118 @@
+"""Start the server: in one process, or in several that share a socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.supervisors import Multiprocess
+
+from refseg.errors import ConfigError
+from refseg.predictor import load
+from refseg.segmenter import BaseSegmenter
+from refseg.serve.app import create_app
+from refseg.serve.metrics import FOLDER
+from refseg.serve.settings import Settings
+
+__all__ = ["listen", "load_models", "run"]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that accepts connections.
+
+    Args:
+        host: the name or the address of this machine that clients connect to.
+        port: its port; 0 for any that is free.
+
+    Raises:
+        ConfigError: this machine has no such address, or the port is in use or not permitted.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot listen at {host}, port {port}: {reason}; choose others by --host, --port") from None
+
+
+def load_models(settings: Settings) -> dict[str, BaseSegmenter]:
+    """Return the models by the names that clients see: of a folder its own name, without the path.
+
+    Raises:
+        ConfigError: two folders have the same name.
+        RefsegError: a model cannot be loaded.
+    """
+    names = [Path(model).resolve().name if Path(model).is_dir() else model for model in settings.models]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"the folders of models need different names, got {', '.join(names)}")
+    return {
+        name: load(model, settings.device, refine=settings.refine)
+        for name, model in zip(names, settings.models, strict=True)
+    }
+
+
+def run(settings: Settings, listening: socket.socket, *, workers: int = 1) -> None:
+    """Serve until a signal ends the process; what was received before is answered.
+
+    Args:
+        settings: of the server.
+        listening: from `listen`.
+        workers: processes, each of which has all models in memory.
+
+    Raises:
+        RefsegError: a model cannot be loaded.
+    """
+    if workers > 1:
+        _run_several(settings, listening, workers)
+        return
+    errors: list[Exception] = []
+
+    def failed(error: Exception) -> None:
+        errors.append(error)
+        server.should_exit = True
+
+    server = uvicorn.Server(_config(create_app(settings, partial(load_models, settings), failed), settings))
+    server.run([listening])
+    if errors:
+        raise errors[0]
+
+
+def _run_several(settings: Settings, listening: socket.socket, workers: int) -> None:
+    # A process that ends before it has loaded its models would be started again and again: they are tried first, in a
+    # process of its own, whose memory is free afterwards.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as trial:
+        trial.submit(_try_models, settings).result()
+    with tempfile.TemporaryDirectory(prefix="refseg-metrics-") as folder:
+        os.environ[FOLDER] = folder
+        config = _config(partial(_worker_app, settings), settings, factory=True, workers=workers)
+        Multiprocess(config, sockets=[listening]).run()
+
+
+def _try_models(settings: Settings) -> None:
+    load_models(settings)
+
+
+def _worker_app(settings: Settings) -> FastAPI:
+    return create_app(settings, partial(load_models, settings), failed=lambda _: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _config(
+    app: FastAPI | partial[FastAPI], settings: Settings, *, factory: bool = False, workers: int = 1
+) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        factory=factory,
+        workers=workers,
+        access_log=False,  # a query may hold expressions
+        proxy_headers=False,  # they are the client's own word for its address
+        server_header=False,
+        timeout_graceful_shutdown=round(2 * settings.seconds) + 5,
+    )
