@@ -195,7 +195,7 @@ class Encoding:
         about = {
             "schema": SCHEMA,
             "fingerprint": self.fingerprint,
-            "frame": f"{self.frame.height} {self.frame.width} {self.frame.size}",
+            "frame": f"{self.frame.height} {self.frame.width} {self.frame.size} {self.frame.fit}",
         }
         arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays.items()}
         try:
@@ -219,8 +219,8 @@ class Encoding:
                 if about.get("schema") != SCHEMA:
                     raise InputError(f"{os.fspath(path)}: is no encoding that this version of refseg reads ({SCHEMA})")
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            height, width, size = map(int, about["frame"].split())
-            return Encoding(about["fingerprint"], Frame(height, width, size), arrays)
+            height, width, size, fit = about["frame"].split()
+            return Encoding(about["fingerprint"], Frame(int(height), int(width), int(size), fit), arrays)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             if isinstance(error, InputError):
                 raise

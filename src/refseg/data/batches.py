@@ -235,7 +235,7 @@ class TrainTransform(Dataset[TrainItem | RefsegError]):
         """Return the target of a sample and the weight of its cells (see `Batch`)."""
 
         def small(mask: Bool[ndarray, "H W"]) -> Float[Tensor, "1 h w"]:
-            return shrink(torch.from_numpy(frame.letterbox_mask(masks.view(mask))), self.target, self.stride)
+            return shrink(torch.from_numpy(frame.place_mask(masks.view(mask))), self.target, self.stride)
 
         if sample.load_ignored is None:
             target = small(masks.of(sample))

@@ -9,33 +9,45 @@ changes a value by several grey levels, so it is reproduced here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from types import MappingProxyType
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, Shaped
+from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray
 from PIL import Image
 
 from refseg.errors import ConfigError, ImageError
+from refseg.inputs.taps import Kernel, Taps, area, area_enlarged, cubic, linear, nearest, resized
 
-__all__ = ["Frame", "letterbox"]
+__all__ = ["Fit", "Frame", "letterbox", "pad", "squash"]
 
+Fit: TypeAlias = Literal["letterbox", "pad-cubic", "pad-antialiased", "squash"]
+"""How an image is placed in a square.
+
+`letterbox`: scaled to fit and centred to a fraction of a pixel, by one warp (CRIS). `pad-cubic` and `pad-antialiased`:
+resized to fit to whole pixels, and centred on grey. The first interpolates as OpenCV's `INTER_CUBIC` does, masks too
+(VLT); the second as Pillow's bicubic filter, which averages where it shrinks, masks to the nearest pixel (MCN).
+`squash`: both sides are resized to that of the square, by the mean over areas, masks to the nearest pixel (EFN).
+"""
+
+GREY: Mapping[str, float] = MappingProxyType({"pad-cubic": 127.5, "pad-antialiased": 128})
+"""The grey level of the border around a padded image."""
 BLOCK_PIXELS = 2**20
 """Pixels restored at a time: bounds the memory beside the result."""
 BLOCK = 4096
 """Columns above which only those that are needed are copied; bounds the memory for extremely long images."""
-CUBIC_A = -0.75
-"""Keys' parameter of cubic convolution, as OpenCV and PyTorch use it."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The place of an image of height x width pixels in the square of a model: scaled to fit, centred, with a border.
+    """The place of an image of height x width pixels in the square of a model.
 
-    Source: CRIS letterboxes and evaluates this way; its code, dataset.py and engine.py.
+    Source: CRIS letterboxes and evaluates this way; its code, dataset.py and engine.py. The other fits are those of
+    the code of MCN, VLT and EFN.
     """
 
     height: int
@@ -43,8 +55,12 @@ class Frame:
     width: int
     size: int
     """Side of the square, pixels."""
+    fit: Fit = "letterbox"
+    """How the image is placed."""
 
     def __post_init__(self) -> None:
+        if self.fit not in get_args(Fit):
+            raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}")
         if min(self.height, self.width, self.size) < 1:
             raise ConfigError(
                 f"an image of {self.width}x{self.height} cannot lie in a square of {self.size}; all must be 1 or more"
@@ -55,14 +71,43 @@ class Frame:
         """Pixels of the square for one pixel of the image."""
         return min(self.size / self.height, self.size / self.width)
 
+    def extent(self, axis: Literal["rows", "columns"]) -> tuple[int, int]:
+        """Return where the image starts in the square and how long it is there, in whole pixels; not of a letterbox."""
+        if self.fit == "squash":
+            return 0, self.size
+        length = max(1, int((self.height if axis == "rows" else self.width) * self.scale))
+        return (self.size - length) // 2, length
+
+    def to_square(self, box: Float[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
+        """Return boxes (x0, y0, x1, y1) of the image in pixels of the square."""
+        scale, start = self._box_warp()
+        return np.asarray(box * scale + start)
+
+    def to_image(self, box: Float[ndarray, "*n 4"]) -> Float[ndarray, "*n 4"]:
+        """Return boxes (x0, y0, x1, y1) of the square in pixels of the image, cut at its edges."""
+        scale, start = self._box_warp()
+        return np.asarray(np.clip((box - start) / scale, 0, [self.width, self.height, self.width, self.height]))
+
+    def _box_warp(self) -> tuple[Float[ndarray, "4"], Float[ndarray, "4"]]:
+        if self.fit == "letterbox":
+            starts = [(self.size - length * self.scale) / 2 for length in (self.width, self.height)]
+        else:
+            starts = [self.extent("columns")[0], self.extent("rows")[0]]
+        sides = self.size / np.array([self.width, self.height])
+        return np.tile(sides if self.fit == "squash" else np.full(2, self.scale), 2), np.tile(
+            np.array(starts, float), 2
+        )
+
     def restore(self, scores: Float[ndarray, "h w"]) -> Float[ndarray, "{self.height} {self.width}"]:
         """Return scores of the square at the image's own size, as the reference does for evaluation.
 
         Scores of another side than `size` are enlarged to it (bicubic, corners aligned), then warped (bicubic, zero
         outside). Both steps are linear along each axis, so they are multiplied into one small matrix for each axis.
         Bicubic interpolation overshoots at edges: values of 0..1 may come out between about -0.3 and 1.3.
+        The fits other than `letterbox` interpolate linearly: to the side of the square, then, without the border, to
+        the size of the image.
 
-        Source: CRIS; its code, engine.py.
+        Source: CRIS; its code, engine.py. MCN and VLT; their code for evaluation.
         """
         restored = np.empty((self.height, self.width), np.float32)
         for rows, block in self.restore_blocks(scores):
@@ -91,15 +136,19 @@ class Frame:
             parts = [_restoration(self, width, "columns", chunk).apply(turned).T for chunk in chunks]
             yield slice(rows.start, rows.stop), np.concatenate(parts, axis=1)
 
-    def letterbox_mask(
+    def place_mask(
         self, mask: Bool[ndarray, "{self.height} {self.width}"] | Float[ndarray, "{self.height} {self.width}"]
     ) -> Float[ndarray, "{self.size} {self.size}"]:
-        """Return a mask, (H, W) in 0..1, placed in the square as the image is: bilinear, zero outside, soft edges.
+        """Return a mask, (H, W) in 0..1, placed in the square as the image is, zero outside.
+
+        A letterbox interpolates linearly, `pad-cubic` cubically, and both have soft edges. The other fits take the
+        nearest pixel.
 
         Raises:
             ImageError: the mask is of another size than the image, or neither bool nor float.
 
-        Source: the training target of CRIS; its code, dataset.py. (There it is rounded to 1/255, here it is not.)
+        Source: the training targets of CRIS, VLT, MCN and EFN; their code. (CRIS and VLT round to 1/255, here it is
+        not.)
         """
         if mask.shape != (self.height, self.width) or mask.dtype.kind not in "bf":
             raise ImageError(
@@ -107,7 +156,17 @@ class Frame:
                 f"give bool, or float in 0..1, of shape {(self.height, self.width)}"
             )
         values = mask.view(np.uint8) if mask.dtype == bool else mask
-        return np.asarray(_warp(values[..., None], self._image_rows(_linear), self._image_columns(_linear))[0])
+        if self.fit == "letterbox":
+            return np.asarray(_warp(values[..., None], self._image_rows(linear), self._image_columns(linear))[0])
+        (top, height), (left, width) = self.extent("rows"), self.extent("columns")
+        if self.fit == "pad-cubic":
+            rows, columns = resized(self.height, height, cubic), resized(self.width, width, cubic)
+        else:
+            middle = self.fit == "pad-antialiased"
+            rows, columns = nearest(self.height, height, middle=middle), nearest(self.width, width, middle=middle)
+        square = np.zeros((self.size, self.size), np.float32)
+        square[top : top + height, left : left + width] = columns.apply(rows.apply(values).T).T
+        return np.clip(square, 0, 1, out=square)
 
     # OpenCV computes the transform from three points in float32, then looks up the source position of each output pixel
     # in 1/1024 and then in 1/32 of a pixel. It rounds the two terms of x separately and those of y together.
@@ -119,26 +178,26 @@ class Frame:
         start, end = float(np.float32(border)), float(np.float32(new + border))
         return (end - start) / length or self.scale, start  # float32 loses extremely narrow images: their scale
 
-    def _image_rows(self, kernel: _Kernel) -> _Taps:
+    def _image_rows(self, kernel: Kernel) -> Taps:
         """The rows of the image that make up each row of the square."""
         slope, start = self._forward(self.height)
         at = np.rint((np.arange(self.size) / slope - start / slope) * 1024)
-        return _Taps.look_up(at, self.height, kernel)
+        return Taps.look_up(at, self.height, kernel)
 
-    def _image_columns(self, kernel: _Kernel) -> _Taps:
+    def _image_columns(self, kernel: Kernel) -> Taps:
         slope, start = self._forward(self.width)
         at = np.rint(np.arange(self.size) / slope * 1024) + np.rint(-start / slope * 1024)
-        return _Taps.look_up(at, self.width, kernel)
+        return Taps.look_up(at, self.width, kernel)
 
-    def _square_rows(self, rows: range) -> _Taps:
+    def _square_rows(self, rows: range) -> Taps:
         """The rows of the square that make up some rows of the image."""
         slope, start = self._forward(self.height)
-        return _Taps.look_up(np.rint((np.array(rows) * slope + start) * 1024), self.size, _cubic)
+        return Taps.look_up(np.rint((np.array(rows) * slope + start) * 1024), self.size, cubic)
 
-    def _square_columns(self, columns: range) -> _Taps:
+    def _square_columns(self, columns: range) -> Taps:
         slope, start = self._forward(self.width)
         at = np.rint(np.array(columns) * slope * 1024) + np.rint(start * 1024)
-        return _Taps.look_up(at, self.size, _cubic)
+        return Taps.look_up(at, self.size, cubic)
 
 
 def letterbox(
@@ -169,7 +228,7 @@ def letterbox(
     frame = Frame(image.height, image.width, size)
     # OpenCV sets the border in the image's 8 bits.
     border = np.rint(np.array(mean, np.float32) * 255)
-    square = _warp(np.asarray(image), frame._image_rows(_cubic), frame._image_columns(_cubic), border)
+    square = _warp(np.asarray(image), frame._image_rows(cubic), frame._image_columns(cubic), border)
     np.floor(square + np.float32(0.5), out=square)
     np.clip(square, 0, 255, out=square)
     square /= np.float32(255)
@@ -178,27 +237,47 @@ def letterbox(
     return square, frame
 
 
+def pad(image: Image.Image, size: int, fit: Literal["pad-cubic", "pad-antialiased"]) -> Float[ndarray, "3 S S"]:
+    """Resize an RGB image to fit a square to whole pixels, and centre it on grey (see `Fit`).
+
+    Returns:
+        The pixels, 0..1, float32.
+
+    Source: MCN and VLT; their code for inputs. OpenCV rounds to grey levels in fixed point: a value may differ by one.
+    """
+    frame = Frame(image.height, image.width, size, fit)
+    (top, height), (left, width) = frame.extent("rows"), frame.extent("columns")
+    square = np.full((3, size, size), GREY[fit], np.float32)
+    if fit == "pad-antialiased":
+        inner = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    else:
+        inner = _resize(image, resized(frame.height, height, cubic), resized(frame.width, width, cubic))
+    square[:, top : top + height, left : left + width] = inner
+    return square / np.float32(255)
+
+
+def squash(image: Image.Image, size: int) -> Float[ndarray, "3 S S"]:
+    """Resize both sides of an RGB image to those of a square, as OpenCV's `INTER_AREA` does (see `Fit`).
+
+    Returns:
+        The pixels, 0..1, float32.
+
+    Source: EFN; its code for inputs. OpenCV rounds to grey levels in fixed point: a value may differ by one.
+    """
+    shrinks = min(image.height, image.width) >= size
+    rows, columns = ((area if shrinks else area_enlarged)(length, size) for length in (image.height, image.width))
+    return _resize(image, rows, columns) / np.float32(255)
+
+
+def _resize(image: Image.Image, rows: Taps, columns: Taps) -> Float[ndarray, "3 h w"]:
+    """Return the grey levels of an image resized along both axes."""
+    lines = rows.apply(np.asarray(image).reshape(image.height, -1))
+    turned = lines.reshape(-1, image.width, 3).transpose(1, 2, 0)
+    levels = columns.apply(turned.reshape(image.width, -1)).reshape(-1, *turned.shape[1:])
+    return np.clip(np.floor(levels + 0.5), 0, 255).transpose(1, 2, 0)
+
+
 # ── one axis of a warp ───────────────────────────────────────────────────────────────────────────────────────────────
-
-_Kernel: TypeAlias = Callable[[ndarray], list[ndarray]]
-"""The weights of the pixels around a position, from the position's fraction of a pixel, 0..1."""
-
-
-def _linear(part: ndarray) -> list[ndarray]:
-    return [1 - part, part]
-
-
-def _cubic(part: ndarray) -> list[ndarray]:
-    """Keys' cubic convolution."""
-    a = part.dtype.type(CUBIC_A)
-
-    def near(d: ndarray) -> ndarray:  # 0 <= d <= 1
-        return np.asarray(((a + 2) * d - (a + 3)) * d * d + 1)
-
-    def far(d: ndarray) -> ndarray:  # 1 <= d <= 2
-        return np.asarray(((a * d - 5 * a) * d + 8 * a) * d - 4 * a)
-
-    return [far(1 + part), near(part), near(1 - part), far(2 - part)]
 
 
 @lru_cache(maxsize=16)
@@ -207,64 +286,34 @@ def _enlargement(side: int, size: int) -> Float[ndarray, "size side"]:
     at = np.arange(size, dtype=np.float32) * np.float32((side - 1) / max(size - 1, 1))
     first = np.floor(at).astype(np.int64)
     matrix = np.zeros((size, side), np.float32)
-    for offset, weight in enumerate(_cubic(at - first.astype(np.float32)), start=-1):
+    for offset, weight in enumerate(cubic(at - first.astype(np.float32)), start=-1):
         np.add.at(matrix, (np.arange(size), np.clip(first + offset, 0, side - 1)), weight)
     matrix.flags.writeable = False  # shared by all callers
     return matrix
 
 
 @lru_cache(maxsize=64)
-def _restoration(frame: Frame, side: int, axis: Literal["rows", "columns"], places: range) -> _Taps:
+def _restoration(frame: Frame, side: int, axis: Literal["rows", "columns"], places: range) -> Taps:
     """The cells of a map of scores that make up some rows or columns of the image: enlargement and warp in one."""
-    warp = frame._square_rows(places) if axis == "rows" else frame._square_columns(places)
-    matrix = warp.apply(_enlargement(side, frame.size))
+    if frame.fit == "letterbox":
+        warp = frame._square_rows(places) if axis == "rows" else frame._square_columns(places)
+        matrix = warp.apply(_enlargement(side, frame.size))
+    else:
+        start, length = frame.extent(axis)
+        enlarged = resized(side, frame.size, linear, range(start, start + length)).apply(np.eye(side, dtype=np.float32))
+        whole = frame.height if axis == "rows" else frame.width
+        matrix = resized(length, whole, linear, places).apply(enlarged)
     # The cells of an output pixel lie together: a window as wide as the widest.
     used = matrix != 0
     first = used.argmax(axis=1)
     last = side - 1 - used[:, ::-1].argmax(axis=1)
     index = first + np.arange(int((last - first)[used.any(axis=1)].max(initial=0)) + 1)[:, None]
     weight = np.where(index < side, matrix[np.arange(len(matrix)), np.minimum(index, side - 1)], 0)
-    return _Taps(np.minimum(index, side - 1), weight.astype(np.float32))
-
-
-@dataclass(frozen=True, eq=False)
-class _Taps:
-    """The input pixels that make up each of n output pixels of an axis, with their weights."""
-
-    index: Int64[ndarray, "k n"]
-    weight: Float[ndarray, "k n"]
-    """Zero for what lies outside the input; its index is then any valid one."""
-
-    @classmethod
-    def look_up(cls, at: Float[ndarray, "n"], length: int, kernel: _Kernel) -> _Taps:
-        """The taps at positions in 1/1024 of a pixel of an input axis of `length` pixels."""
-        steps = (at.astype(np.int64) + 16) >> 5  # to the nearest 1/32
-        weight = np.stack(kernel((steps & 31) / 32))
-        index = (steps >> 5) + np.arange(len(weight))[:, None] - (len(weight) // 2 - 1)
-        inside = (index >= 0) & (index < length)
-        return cls(np.where(inside, index, 0), (weight * inside).astype(np.float32))
-
-    def apply(self, values: Shaped[ndarray, "length m"]) -> Float[ndarray, "n m"]:
-        """Interpolate along the first axis."""
-        result = np.zeros((self.index.shape[1], values.shape[1]), np.float32)
-        for index, weight in zip(self.index, self.weight, strict=True):
-            part = values[index].astype(np.float32, copy=False)
-            part *= weight[:, None]
-            result += part
-        return result
-
-    def only(self, wanted: Bool[ndarray, "n"]) -> _Taps:
-        """These taps for some of the output pixels."""
-        return _Taps(self.index[:, wanted], self.weight[:, wanted])
-
-    def narrow(self, values: Shaped[ndarray, "..."], axis: int) -> tuple[_Taps, Shaped[ndarray, "..."]]:
-        """A copy of the values without what no tap reads along this axis, and the taps for it."""
-        needed, index = np.unique(self.index, return_inverse=True)
-        return _Taps(index.reshape(self.index.shape), self.weight), values.take(needed, axis=axis)
+    return Taps(np.minimum(index, side - 1), weight.astype(np.float32))
 
 
 def _warp(
-    image: Shaped[ndarray, "H W C"], rows: _Taps, columns: _Taps, border: Float[ndarray, "C"] | None = None
+    image: Shaped[ndarray, "H W C"], rows: Taps, columns: Taps, border: Float[ndarray, "C"] | None = None
 ) -> Float[ndarray, "C S S"]:
     """Interpolate along one axis, then along the other; what lies outside the image has the border's colour, or 0."""
     within = np.asarray(rows.weight.any(axis=0))  # the other rows of the square are border and nothing else

@@ -150,4 +150,4 @@ def _in_square(probabilities: Float[Tensor, "h w"] | None, frame: Frame) -> Floa
         return np.zeros((frame.size, frame.size), np.float16)
     height, width = size_in_square(frame)
     resized = F.interpolate(probabilities[None, None], (height, width), mode="bilinear", align_corners=False)[0, 0]
-    return Frame(height, width, frame.size).letterbox_mask(resized.cpu().numpy()).astype(np.float16)
+    return Frame(height, width, frame.size).place_mask(resized.cpu().numpy()).astype(np.float16)

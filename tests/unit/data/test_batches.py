@@ -275,7 +275,7 @@ def test_a_target_for_a_logit_of_each_pixel_is_the_mask(target):
 def restored(mask, size, target):
     """Return a mask after it was shrunk, and restored as scores are."""
     frame = Frame(128, 128, size)
-    return frame.restore(shrink(torch.from_numpy(frame.letterbox_mask(mask)), target)[0].numpy()) > 0.5
+    return frame.restore(shrink(torch.from_numpy(frame.place_mask(mask)), target)[0].numpy()) > 0.5
 
 
 def test_pixels_are_those_of_the_preprocessing(fixed):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from refseg.errors import ConfigError, ImageError
-from refseg.inputs.frame import Frame, letterbox
+from refseg.inputs.frame import Frame, letterbox, pad, squash
 
 DATA = Path(__file__).parents[2] / "data"
 RECORDER = runpy.run_path(str(DATA / "record_opencv.py"))
@@ -67,7 +67,7 @@ def test_restore_equals_opencv(recorded, height, width, side, keep):
 
 @CASES
 def test_a_letterboxed_mask_equals_opencv(recorded, height, width, side, keep):
-    square = Frame(height, width, side).letterbox_mask(region(height, width))
+    square = Frame(height, width, side).place_mask(region(height, width))
     assert square.dtype == np.float32
     assert square.shape == (side, side)
     difference = square[::keep, ::keep] - recorded[f"{height}x{width}_{side}_mask"] / np.float32(255)
@@ -124,7 +124,7 @@ def test_a_smooth_map_survives_letterboxing_and_restoring(height, width, size):
     y, x = np.mgrid[:height, :width]
     smooth = (0.5 + 0.25 * x / width - 0.25 * y / height).astype(np.float32)
     frame = Frame(height, width, size)
-    restored = frame.restore(frame.letterbox_mask(smooth))
+    restored = frame.restore(frame.place_mask(smooth))
     assert restored.shape == smooth.shape
     edge = int(np.ceil(3 / frame.scale)) + 3  # the outermost pixels blend into the border
     inner = np.s_[edge : height - edge, edge : width - edge]
@@ -181,10 +181,10 @@ def test_a_large_image_is_letterboxed_in_little_memory(height, width):
 @pytest.mark.usefixtures("unchecked")
 def test_masks_of_another_size_or_type_are_errors():
     frame, mask = Frame(30, 40, 32), region(30, 40)
-    assert np.array_equal(frame.letterbox_mask(mask), frame.letterbox_mask(mask.astype(np.float32)))
+    assert np.array_equal(frame.place_mask(mask), frame.place_mask(mask.astype(np.float32)))
     for wrong in (mask.T, mask.astype(np.uint8)):
         with pytest.raises(ImageError, match=r"\(30, 40\)"):
-            frame.letterbox_mask(wrong)
+            frame.place_mask(wrong)
 
 
 def test_images_of_another_mode_and_impossible_sizes_are_errors():
@@ -193,3 +193,40 @@ def test_images_of_another_mode_and_impossible_sizes_are_errors():
     for numbers in ((0, 4, 32), (4, 0, 32), (4, 4, 0)):
         with pytest.raises(ConfigError, match="1 or more"):
             Frame(*numbers)
+
+
+# ── the other fits ──
+
+
+@pytest.mark.parametrize("fit", ["pad-cubic", "pad-antialiased", "squash"])
+@pytest.mark.parametrize(("height", "width"), [(45, 60), (80, 37), (64, 64), (1, 200)])
+def test_what_is_placed_in_a_square_returns_from_it(fit, height, width):
+    frame = Frame(height, width, 64, fit)
+    half = np.zeros((height, width), bool)
+    half[:, : width // 2] = True
+    restored = frame.restore(frame.place_mask(half))
+    assert restored.shape == (height, width)
+    wrong = (restored > 0.5) != half
+    assert wrong.mean() <= 2 / width
+    box = np.array([0.1 * width, 0.2 * height, 0.7 * width, height])
+    np.testing.assert_allclose(frame.to_image(frame.to_square(box)), box, atol=1e-4)
+
+
+def test_boxes_of_a_letterbox():
+    frame = Frame(45, 60, 64)
+    np.testing.assert_allclose(frame.to_square(np.array([0.0, 0, 60, 45])), [0, 8, 64, 56])
+    np.testing.assert_allclose(frame.to_image(np.array([-5.0, 0, 32, 64])), [0, 0, 30, 45])
+
+
+@pytest.mark.parametrize(("fit", "border"), [("pad-cubic", 127.5), ("pad-antialiased", 128)])
+def test_a_padded_image_lies_on_grey(fit, border):
+    image = Image.fromarray(image_array(45, 60))
+    pixels = pad(image, 60, fit) * 255
+    assert np.abs(pixels[:, :7] - border).max() < 1e-4
+    np.testing.assert_allclose(pixels[:, 7:52].transpose(1, 2, 0), np.asarray(image), atol=1e-4)
+
+
+def test_a_squashed_image_has_the_means_of_areas():
+    levels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    means = levels.reshape(2, 2, 2, 3, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(squash(Image.fromarray(levels), 2).transpose(1, 2, 0) * 255, np.floor(means + 0.5))

@@ -7,6 +7,7 @@ from refseg.config import from_dict, to_dict
 from refseg.errors import ConfigError, ExpressionError, ImageError
 from refseg.inputs.frame import Frame
 from refseg.inputs.preprocessing import LARGEST_SIDE, Inputs
+from refseg.inputs.words import UNKNOWN, split_words
 
 INPUTS = Inputs(image_size=32, word_length=6)
 
@@ -58,10 +59,49 @@ def test_inputs_are_stored_as_json():
         {"mean": [0.5, 0.5, 1.5]},
         {"std": [0.5, 0.5, 0.0]},
         {"std": [0.5, 0.5, float("nan")]},
-        {"fit": "squash"},
+        {"fit": "stretch"},
         {"tokenizer": "words"},
+        {"vocabulary": ["cup"]},
+        {"tokenizer": "words", "vocabulary": ["cup"], "word_length": 0},
     ],
 )
 def test_impossible_inputs_are_errors(values):
     with pytest.raises(ConfigError):
         from_dict(Inputs, to_dict(INPUTS) | values)
+
+
+def test_pixels_of_other_ranges_and_orders(photo_pixels):
+    plain = {"image_size": 32, "word_length": 6, "mean": (0.0, 0.0, 0.0)}
+    usual, frame = Inputs(**plain, fit="squash", std=(1.0, 1.0, 1.0)).pixels(photo_pixels)
+    assert frame == Frame(64, 96, 32, "squash")
+    other, _ = Inputs(**plain, fit="squash", std=(1 / 255,) * 3, channels="bgr").pixels(photo_pixels)
+    np.testing.assert_allclose(other, usual[::-1] * 255, rtol=1e-6)
+    assert other.max() > 200
+
+
+def test_words_are_numbered_from_one():
+    words = Inputs(image_size=32, word_length=4, tokenizer="words", vocabulary=("the", "left", "cup"))
+    found = words.tokens(["The cup, left?", "cup of the left one", "saucer"])
+    assert found.tokens.tolist() == [[1, 3, 2, 0], [3, 0, 1, 2], [0, 0, 0, 0]]
+    assert found.padding.tolist() == [[False, False, False, True], [False] * 4, [False, True, True, True]]
+    assert found.truncated == (False, True, False)
+    assert from_dict(Inputs, to_dict(words)) == words
+
+
+def test_unknown_words_have_the_number_of_their_entry():
+    words = Inputs(image_size=32, word_length=2, tokenizer="words", vocabulary=("cup", UNKNOWN))
+    assert words.tokens(["blue cup"]).tokens.tolist() == [[2, 1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The man's hat, left?", ["the", "mans", "hat", "left"]),
+        ("left-most zebra/horse!", ["left", "most", "zebra", "horse"]),
+        ('a "red" car ($5): ok; yes.', ["a", "red", "car", "5", "ok", "yes"]),
+        ("two  spaces", ["two", "spaces"]),
+        ("café (right)", ["café", "right"]),
+    ],
+)
+def test_words_without_punctuation(text, words):
+    assert split_words(text) == words
