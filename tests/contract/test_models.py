@@ -12,17 +12,20 @@ from refseg.encoders.clip_resnet import ResNetConfig
 from refseg.encoders.clip_text import TextConfig
 from refseg.encoders.clip_vit import ViTConfig
 from refseg.encoders.efficientnet import EfficientNetConfig
+from refseg.encoders.resnet import WideResNetConfig
 from refseg.inputs.preprocessing import Inputs
 from refseg.masks import intersection_and_union
 from refseg.models.base import ModelSpec, PatchMapModel
 from refseg.models.clip_map.model import CLIPMapConfig
 from refseg.models.clipseg.model import CLIPSegConfig
 from refseg.models.cris.model import CRISConfig
+from refseg.models.efn.model import EFNConfig
 from refseg.models.families import FAMILIES, build
 from refseg.models.folder import load_model, save_model
 from refseg.models.risclip.model import RISCLIPConfig
 from refseg.predictor import Predictor, load
 from refseg.runtimes.export import export
+from refseg.runtimes.prepare import prepare
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Objective
 from refseg.training.families import training_spec
@@ -59,6 +62,13 @@ RISCLIP = {
     "decoder_channels": (12, 10, 8),
 }
 WITHOUT_PARTS = {"adapter_reduction": 0, "fusions": (), "ske_layers": 0, "decoder_blocks": ()}
+EFN = {
+    "vision": WideResNetConfig(layers=(1, 1, 2, 1), width=8, factor=2),
+    "vocabulary_size": 49_408,
+    "width": 16,
+    "coattention_width": 8,
+    "decoder_widths": (4, 8, 12, 16, 24),
+}
 CLIPSEG = {
     "vision": VIT,
     "text": TEXT,
@@ -76,6 +86,8 @@ VARIANTS = {
     "clip-map-resnet": CLIPMapConfig(vision=RESNET, text=TEXT),
     "clip-map-vit": CLIPMapConfig(vision=VIT, text=TEXT),
     "clipseg": CLIPSegConfig(**CLIPSEG),
+    "efn": EFNConfig(**EFN),
+    "efn-asymmetric": EFNConfig(**EFN | {"coattention": "asymmetric"}),
     "clipseg-not-refined": CLIPSegConfig(**CLIPSEG | {"refined": False, "frozen": False}),
 }
 
@@ -208,6 +220,16 @@ def test_a_model_folder_keeps_spec_and_weights(model, tmp_path):
         assert torch.equal(loaded(*inputs(2, 64, 12)), model(*inputs(2, 64, 12)))
     loaded.train()(*inputs(2, 64, 12)).square().mean().backward()
     assert next(loaded.visual.parameters()).grad.any()
+
+
+def test_a_prepared_model_computes_the_same(model):
+    pixels, tokens, padding = inputs(2, 96, 12)
+    with torch.no_grad():
+        for parameter in model.parameters():  # the last layers of residual branches are 0 at first
+            parameter += 0.05 * torch.randn_like(parameter)
+        expected = model(pixels, tokens, padding)
+        prepare(model)
+        torch.testing.assert_close(model(pixels, tokens, padding), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

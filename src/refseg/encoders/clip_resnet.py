@@ -15,10 +15,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg.encoders.layers import BatchNorm2d, resize_positions
+from refseg.encoders.layers import BatchNorm2d, GridPositions, resize_positions, resized_to
 from refseg.errors import ConfigError
 
 __all__ = ["AttentionPool2d", "Bottleneck", "ModifiedResNet", "Pyramid", "ResNetConfig"]
+
+STRIDE = 32
+"""Of the last feature map, in pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,7 @@ class Bottleneck(nn.Module):
         return F.relu(h + shortcut, inplace=True)
 
 
-class AttentionPool2d(nn.Module):
+class AttentionPool2d(GridPositions):
     """CLIP's attention pool as self-attention over all positions, with a convolutional shortcut.
 
     The first positional embedding belongs to the pooled token and is used by `pool` only; the others are resized to the
@@ -106,6 +109,11 @@ class AttentionPool2d(nn.Module):
         self.v_proj = nn.Linear(channels, channels)
         self.c_proj = nn.Linear(channels, output_dim)
         self.connect = nn.Sequential(nn.Conv2d(channels, output_dim, 1, bias=False), BatchNorm2d(output_dim))
+
+    def fix_size(self, side: int) -> None:
+        """Resize the embeddings to the grid of square images of one size."""
+        resized = resized_to(self.positional_embedding, side // STRIDE)
+        self.positional_embedding = nn.Parameter(resized, requires_grad=False)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         """Return the features of all positions in CLIP's joint space."""

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from refseg.encoders.layers import ResidualAttentionBlock, resize_positions
+from refseg.encoders.layers import GridPositions, ResidualAttentionBlock, resized_to
 from refseg.errors import ConfigError, ImageError
 
 __all__ = ["Patches", "ViTConfig", "VisionTransformer"]
@@ -60,7 +60,7 @@ class Patches(NamedTuple):
     """The features after the requested blocks, in the requested order."""
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(GridPositions):
     """The image encoder, with OpenAI's key names."""
 
     def __init__(self, config: ViTConfig) -> None:
@@ -79,6 +79,12 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(torch.empty(width, config.output_dim))
         for parameter in (self.class_embedding, self.positional_embedding, self.proj):
             nn.init.normal_(parameter, std=width**-0.5)
+
+    def fix_size(self, side: int) -> None:
+        """Resize the embeddings to the grid of square images of one size."""
+        self.grid = side // self.patch
+        resized = resized_to(self.positional_embedding, self.grid)
+        self.positional_embedding = nn.Parameter(resized, requires_grad=False)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -133,5 +139,4 @@ class VisionTransformer(nn.Module):
         """Return the positional embeddings of a grid with this number of patches on a side, the class token's first."""
         if grid == self.grid:
             return self.positional_embedding
-        resized = resize_positions(self.positional_embedding, (grid, grid))
-        return torch.cat([self.positional_embedding[:1], resized[0].flatten(1).mT])
+        return resized_to(self.positional_embedding, grid)

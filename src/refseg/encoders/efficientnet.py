@@ -73,10 +73,10 @@ class _SameConv2d(nn.Conv2d):
         """Pad with zeros and convolve."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         if stride == 1:
-            return F.conv2d(x, self.weight, None, 1, kernel // 2, 1, self.groups)
+            return F.conv2d(x, self.weight, self.bias, 1, kernel // 2, 1, self.groups)
         rows, columns = (max(kernel - stride - (-size % stride), 0) for size in x.shape[-2:])
         x = F.pad(x, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
-        return F.conv2d(x, self.weight, None, self.stride, 0, 1, self.groups)
+        return F.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
 def _conv_norm(inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> nn.Sequential:

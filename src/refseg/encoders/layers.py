@@ -14,10 +14,12 @@ __all__ = [
     "Attention",
     "BatchNorm1d",
     "BatchNorm2d",
+    "GridPositions",
     "QuickGELU",
     "ResidualAttentionBlock",
     "blocks_above",
     "resize_positions",
+    "resized_to",
 ]
 
 
@@ -91,6 +93,18 @@ class Attention(nn.MultiheadAttention):
         return output
 
 
+class GridPositions(nn.Module):
+    """A module that adds to each cell of a grid an encoding of its position, which depends on the size of the grid."""
+
+    def fix_size(self, side: int) -> None:
+        """Compute the encodings for square images of one size in advance; the module is for that size alone then.
+
+        Args:
+            side: Of the images, in pixels.
+        """
+        raise NotImplementedError
+
+
 class QuickGELU(nn.Module):
     """The activation that CLIP was trained with: x * sigmoid(1.702 x)."""
 
@@ -118,7 +132,12 @@ def resize_positions(positions: Float[Tensor, "P D"], size: tuple[int, int]) -> 
     """Return positional embeddings of a square grid resized to another grid, without the pooled or class token's."""
     side = math.isqrt(len(positions) - 1)
     grid = positions[1:].T.reshape(1, -1, side, side)
-    return F.interpolate(grid, size=size, mode="bicubic", align_corners=False)
+    return grid if size == (side, side) else F.interpolate(grid, size=size, mode="bicubic", align_corners=False)
+
+
+def resized_to(positions: Float[Tensor, "P D"], side: int) -> Float[Tensor, "T D"]:
+    """Return positional embeddings of a square grid resized to another one, with the pooled or class token's first."""
+    return torch.cat([positions[:1], resize_positions(positions, (side, side))[0].flatten(1).mT])
 
 
 class ResidualAttentionBlock(nn.Module):

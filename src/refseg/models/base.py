@@ -87,9 +87,9 @@ def check_clip_sizes(vision_dim: int, text_dim: int) -> None:
 class Model(nn.Module, ABC):
     """A referring image segmentation model: pixels and tokens in, logits out, in training and in evaluation.
 
-    What depends on the image alone is computed by `encode_image`, once for all expressions about it, and what depends on
-    the expression alone by `encode_text`, once for all images; `combine` computes the rest. `decode` is
-    `combine(image, encode_text(tokens), padding)`, and `forward` is `decode(encode_image(pixels), tokens, padding)`.
+    What depends on the image alone is computed by `encode_image`, once for all expressions about it; what depends on
+    the expression alone by `encode_text`, once for all images; and the rest by `combine`. `decode` is the last two, and
+    `forward` is all three.
 
     Args:
         config: The sizes of the architecture.
@@ -146,8 +146,8 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
-    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
-        """Compute everything that depends on the expressions alone.
+    def encode_text(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
+        """Compute everything that depends on the expressions alone; `padding` is True where a token is padding.
 
         Returns:
             Tensors by name; the first axis is the expression. The second axis of `words` is the token; the others have
@@ -182,7 +182,7 @@ class Model(nn.Module, ABC):
         Returns:
             Logits, S / `stride` on a side.
         """
-        return self.combine(image, self.encode_text(tokens), padding)
+        return self.combine(image, self.encode_text(tokens, padding), padding)
 
     def forward(
         self, pixels: Float[Tensor, "B 3 S S"], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
@@ -198,13 +198,13 @@ class PatchMapModel(Model):
     def compare(
         self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B g g"]:
-        """Return the cosine similarity, -1..1, of each patch and the expression; the arguments are those of `combine`."""
+        """Return the cosine similarity, -1..1, of each patch and the expression; the arguments are as in `combine`."""
 
     def ground(
         self, image: Mapping[str, Tensor], tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B g g"]:
-        """Return the cosine similarity, -1..1, of each patch and the expression; the arguments are those of `decode`."""
-        return self.compare(image, self.encode_text(tokens), padding)
+        """Return the cosine similarity, -1..1, of each patch and the expression; the arguments are as in `decode`."""
+        return self.compare(image, self.encode_text(tokens, padding), padding)
 
     @abstractmethod
     def map_logits(self, cosines: Float[Tensor, "B g g"]) -> Float[Tensor, "B 1 g g"]:

@@ -77,7 +77,7 @@ class CLIPMap(PatchMapModel):
         side = pixels.shape[-1] // self.config.patch
         return {"patches": self.visual(pixels).tokens[:, 1:].mT.unflatten(2, (side, side))}
 
-    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+    def encode_text(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
         """Return the features of the `sentence`, in CLIP's joint embedding space."""
         return {"sentence": self.text(tokens).sentence}
 

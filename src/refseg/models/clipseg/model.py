@@ -109,7 +109,7 @@ class CLIPSeg(Model):
         projected = self.decoder.project([kept[block] for block in blocks])
         return {f"block{block}": features for block, features in zip(blocks, projected, strict=True)}
 
-    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+    def encode_text(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
         """Return the features of the `sentence`."""
         return {"sentence": self.text(tokens).sentence}
 

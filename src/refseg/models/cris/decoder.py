@@ -10,9 +10,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from refseg.encoders.layers import Attention
+from refseg.encoders.layers import Attention, GridPositions
 
 __all__ = ["DecoderLayer", "VisionLanguageDecoder", "sine_1d", "sine_2d"]
+
+STRIDE = 16
+"""Side in pixels of the image region that a position of the feature map stands for."""
 
 
 class DecoderLayer(nn.Module):
@@ -59,13 +62,22 @@ class DecoderLayer(nn.Module):
         return mixed
 
 
-class VisionLanguageDecoder(nn.Module):
+class VisionLanguageDecoder(GridPositions):
     """A stack of decoder layers and a final layer norm."""
+
+    positions: Tensor | None
+    """The encoding of the only grid, if there is one."""
 
     def __init__(self, layers: int, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(DecoderLayer(width, heads, hidden, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
+        self.register_buffer("positions", None, persistent=False)
+
+    def fix_size(self, side: int) -> None:
+        """Compute the encodings for square images of one size in advance."""
+        cells = side // STRIDE
+        self.positions = sine_2d(self.norm.normalized_shape[0], cells, cells).to(self.norm.weight)
 
     def forward(
         self,
@@ -75,7 +87,7 @@ class VisionLanguageDecoder(nn.Module):
     ) -> Float[Tensor, "B D H W"]:
         """Let each position of the feature map attend to the words that are not padding."""
         _, width, rows, columns = vision.shape
-        vision_position = sine_2d(width, rows, columns).to(vision)
+        vision_position = sine_2d(width, rows, columns).to(vision) if self.positions is None else self.positions
         word_position = sine_1d(width, words.shape[1]).to(words)
         # Contiguous: a linear layer on a transposed tensor copies its weight for each position in bfloat16 on a CPU.
         x = vision.flatten(2).mT.contiguous()

@@ -92,7 +92,7 @@ class CRIS(Model):
         """Compute everything that depends on the images alone: the projected feature maps `p3`, `p4` and `p5`."""
         return self.neck.project(self.visual(pixels))._asdict()
 
-    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+    def encode_text(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
         """Return the features of the `words`, and of the `sentence`."""
         return self.text(tokens)._asdict()  # type: ignore[no-any-return]
 

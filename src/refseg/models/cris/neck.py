@@ -3,6 +3,9 @@
 It follows the reference's code, which differs from the paper's equations: every projection is a convolution with
 batch normalisation and ReLU, the product of image and sentence is normalised, and two convolutions follow the
 coordinates.
+
+A 1x1 convolution of several maps side by side is computed as a sum of one for each map: the part of the image is then
+the same for all expressions, and a coarse map is convolved before it is enlarged; the order makes no difference.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch.nn import functional as F
 from refseg.encoders.clip_resnet import Pyramid
 from refseg.encoders.layers import BatchNorm1d, BatchNorm2d
 
-__all__ = ["CrossModalNeck", "ProjectedPyramid", "conv_norm_relu"]
+__all__ = ["CrossModalNeck", "MergedConv", "ProjectedPyramid", "conv_norm_relu"]
 
 
 def conv_norm_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
@@ -29,10 +32,33 @@ def conv_norm_relu(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     )
 
 
-class ProjectedPyramid(NamedTuple):
-    """The feature maps after the neck's first convolutions, which do not depend on the expression."""
+class MergedConv(nn.Sequential):
+    """A 1x1 convolution of the concatenation of several maps, batch normalisation and ReLU.
 
-    p3: Float[Tensor, "N C3 H16 W16"]
+    Args:
+        inputs: The channels of each map.
+        outputs: The channels of the result.
+    """
+
+    def __init__(self, inputs: tuple[int, ...], outputs: int) -> None:
+        super().__init__(*conv_norm_relu(sum(inputs), outputs, 1))
+        self.inputs = inputs
+
+    def part(self, index: int, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
+        """Return what the map of this index adds to the convolution."""
+        conv = self[0]
+        assert isinstance(conv, nn.Conv2d)
+        return F.conv2d(x, conv.weight.split(self.inputs, dim=1)[index], conv.bias if index == 0 else None)
+
+    def finish(self, total: Float[Tensor, "B D H W"]) -> Float[Tensor, "B D H W"]:
+        """Normalise the sum of all parts and apply ReLU."""
+        return self[2](self[1](total))  # type: ignore[no-any-return]
+
+
+class ProjectedPyramid(NamedTuple):
+    """What the feature maps add to the neck, which does not depend on the expression."""
+
+    p3: Float[Tensor, "N C4 H16 W16"]
     p4: Float[Tensor, "N C4 H16 W16"]
     p5: Float[Tensor, "N C5 H32 W32"]
 
@@ -48,38 +74,33 @@ class CrossModalNeck(nn.Module):
         self.project4 = conv_norm_relu(in4, c4, 3)
         self.project3 = conv_norm_relu(in3, c3, 3)
         self.norm5 = BatchNorm2d(c5)
-        self.merge4 = conv_norm_relu(c4 + c5, c4, 1)
-        self.merge3 = conv_norm_relu(c3 + c4, c4, 1)
+        self.merge4 = MergedConv((c4, c5), c4)
+        self.merge3 = MergedConv((c3, c4), c4)
         self.smooth5 = conv_norm_relu(c5, c4, 3)
         self.smooth4 = conv_norm_relu(c4, c4, 3)
         self.smooth3 = conv_norm_relu(c4, c4, 3)
-        self.aggregate = conv_norm_relu(3 * c4, c4, 1)
+        self.aggregate = MergedConv((c4, c4, c4), c4)
         self.locate = conv_norm_relu(c4 + 2, c4, 3)
         self.refine = conv_norm_relu(c4, c4, 3)
 
     def project(self, pyramid: Pyramid) -> ProjectedPyramid:
         """Compute the part that depends on the image alone."""
-        return ProjectedPyramid(
-            F.avg_pool2d(self.project3(pyramid.v3), 2), self.project4(pyramid.v4), self.project5(pyramid.v5)
-        )
+        f3, f4 = F.avg_pool2d(self.project3(pyramid.v3), 2), self.project4(pyramid.v4)
+        return ProjectedPyramid(self.merge3.part(0, f3), self.merge4.part(0, f4), self.project5(pyramid.v5))
 
     def forward(self, image: ProjectedPyramid, sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B D h w"]:
         """Return the image fused with the sentence, at stride 16."""
         f5 = F.relu(self.norm5(image.p5 * self.sentence(sentence)[:, :, None, None]), inplace=True)
-        f4 = self.merge4(torch.cat([_for_each(image.p4, f5), _upsampled(f5)], dim=1))
-        f3 = self.merge3(torch.cat([_for_each(image.p3, f5), f4], dim=1))
-        fused = self.aggregate(torch.cat([self.smooth3(f3), self.smooth4(f4), _upsampled(self.smooth5(f5))], dim=1))
+        f4 = self.merge4.finish(image.p4 + _upsampled(self.merge4.part(1, f5)))
+        f3 = self.merge3.finish(image.p3 + self.merge3.part(1, f4))
+        q3, q4 = self.aggregate.part(0, self.smooth3(f3)), self.aggregate.part(1, self.smooth4(f4))
+        fused = self.aggregate.finish(q3 + q4 + _upsampled(self.aggregate.part(2, self.smooth5(f5))))
         located: Tensor = self.locate(torch.cat([fused, _coordinates(fused)], dim=1))
         return self.refine(located)  # type: ignore[no-any-return]
 
 
 def _upsampled(x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H2 W2"]:
     return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
-
-
-def _for_each(image: Float[Tensor, "N C H W"], like: Float[Tensor, "B ..."]) -> Float[Tensor, "B C H W"]:
-    """Repeat the map of a single image for each expression."""
-    return image.expand(like.shape[0], -1, -1, -1)
 
 
 def _coordinates(like: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 2 H W"]:

@@ -99,7 +99,7 @@ class EFN(Model):
             "f3": self.fusion3.project(c3),
         }
 
-    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+    def encode_text(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
         """Return the embeddings of the `words`; the layers above them depend on where the padding begins."""
         return {"words": self.text.embed(tokens)}
 

@@ -158,7 +158,7 @@ class RISCLIP(PatchMapModel):
         tokens = self._image_blocks(self.visual.embed(pixels), range(self.config.image_only_blocks), kept)
         return {"tokens": tokens, **{f"block{block}": features for block, features in kept.items()}}
 
-    def encode_text(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Tensor]:
+    def encode_text(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
         """Run the text blocks before the first fusion; all others depend on the image.
 
         Returns:

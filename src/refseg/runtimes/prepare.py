@@ -1,0 +1,53 @@
+"""Changes a loaded model so that it predicts with less work; what it computes stays the same up to rounding.
+
+A model that is trained is left as it is: prepared models have no batch normalisation to train.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import nn
+
+from refseg.encoders.layers import GridPositions
+from refseg.models.base import Model
+
+__all__ = ["fold_norms", "prepare"]
+
+
+def prepare(model: Model) -> None:
+    """Change a model in place, in evaluation mode; it can neither be trained nor saved as a model folder afterwards.
+
+    Batch normalisations are folded, and positional encodings are computed for the model's own size of images.
+    """
+    model.eval().requires_grad_(False)
+    fold_norms(model)
+    for module in model.modules():
+        if isinstance(module, GridPositions):
+            module.fix_size(model.inputs.image_size)
+
+
+def fold_norms(model: nn.Module) -> None:
+    """Fold each batch normalisation that is registered directly after a convolution or linear layer into that layer.
+
+    In evaluation it multiplies each channel by a constant and adds another one, and so do the weights and the bias of
+    the layer. Its place is taken by an identity.
+    """
+    for module in model.modules():
+        for (_, layer), (name, norm) in itertools.pairwise(list(module.named_children())):
+            if isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
+                _fold(layer, norm)
+                setattr(module, name, nn.Identity())
+
+
+@torch.no_grad()
+def _fold(layer: nn.Conv2d | nn.Linear, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    shift = norm.bias - norm.running_mean * factor
+    if layer.bias is not None:
+        shift = shift + layer.bias * factor
+    layer.weight *= factor.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    layer.bias = nn.Parameter(shift, requires_grad=False)
