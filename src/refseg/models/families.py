@@ -78,11 +78,23 @@ def _clipseg_family() -> Family:
     return Family(name="clipseg", config=CLIPSegConfig, model=CLIPSeg, infer_config=infer_config, sizes=sizes)
 
 
+def _efn_family() -> Family:
+    from refseg.models.efn.convert import infer_config
+    from refseg.models.efn.model import EFN, EFNConfig
+
+    sizes = (
+        *("vision.layers", "vision.width", "vision.factor"),
+        *("vocabulary_size", "width", "coattention", "coattention_width", "decoder_widths"),
+    )
+    return Family(name="efn", config=EFNConfig, model=EFN, infer_config=infer_config, sizes=sizes)
+
+
 FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cris": _cris_family,
     "risclip": _risclip_family,
     "clip-map": _clip_map_family,
     "clipseg": _clipseg_family,
+    "efn": _efn_family,
 }
 
 

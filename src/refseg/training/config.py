@@ -48,9 +48,10 @@ class TrainingConfig:
     """The greatest number of expressions of the hardest forms that Shapes adds to each image."""
 
     # ── loss ──
-    objective: Literal["text-to-pixel", "mask", "grounding", "image-text"] = "text-to-pixel"
+    objective: Literal["text-to-pixel", "mask", "grounding", "image-text", "boundary"] = "text-to-pixel"
     """`text-to-pixel` is the contrastive loss of CRIS; `grounding` and `mask` are the focal and Dice loss of RISCLIP's
-    patch-level map and of a mask; `image-text` is CLIP's contrastive loss of whole images and sentences."""
+    patch-level map and of a mask; `image-text` is CLIP's contrastive loss of whole images and sentences; `boundary` is
+    EFN's loss of masks, bodies and edges at four levels."""
     focal: float = 1.75
     """Weight of the focal loss, in `grounding` and `mask`."""
     dice: float = 1.0
@@ -61,8 +62,10 @@ class TrainingConfig:
     """Parts of the model that do not learn: names of its modules, such as `visual`, `text` or `visual.stages.0`."""
     freeze_norm: bool = False
     """Whether batch normalisation keeps its running statistics, as batches of a few images need."""
-    optimizer: Literal["adam", "adamw"] = "adam"
-    """Adam, or Adam with decoupled weight decay (`adamw`)."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Adam, Adam with decoupled weight decay (`adamw`), or stochastic gradient descent (`sgd`)."""
+    momentum: float = 0.9
+    """Of the optimizer `sgd`."""
     learning_rate: float = 1e-4
     """Of the new layers."""
     backbone_factor: float = 0.1
@@ -129,6 +132,8 @@ class TrainingConfig:
             raise ConfigError("learning_rate must be positive; backbone_factor, weight_decay and max_norm at least 0")
         if not 0 < self.layer_decay <= 1 or not 0 <= self.mirror <= 1 or not 0 <= self.zoom <= 1:
             raise ConfigError("layer_decay must lie in 0..1, 0 excluded, mirror and zoom in 0..1")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum must lie in 0..1, 1 excluded, got {self.momentum}")
         for name in (
             *("steps_per_epoch", "warmup_steps", "workers", "seed", "drill"),
             *("save_every", "stop_after", "validation_images"),

@@ -15,6 +15,7 @@ from refseg.data.batches import Batch
 from refseg.encoders.clip_resnet import Bottleneck, ResNetConfig
 from refseg.encoders.efficientnet import EfficientNetConfig, InvertedBottleneck
 from refseg.encoders.layers import ResidualAttentionBlock, blocks_above
+from refseg.encoders.resnet import Bottleneck as WideBottleneck
 from refseg.errors import ConfigError
 from refseg.models.base import Model, PatchMapModel
 from refseg.models.clip_map.model import CLIPMap, CLIPMapConfig
@@ -22,11 +23,15 @@ from refseg.models.clipseg.decoder import PostNormBlock
 from refseg.models.clipseg.model import CLIPSegConfig
 from refseg.models.cris.decoder import DecoderLayer
 from refseg.models.cris.model import CRISConfig
+from refseg.models.efn.boundary import SqueezeBodyEdge
+from refseg.models.efn.coattention import AsymmetricCoAttention, VanillaCoAttention
+from refseg.models.efn.layers import ConvNormPReLU
+from refseg.models.efn.model import EFN, EFNConfig
 from refseg.models.risclip.cfe import CrossModalFeatureExtraction
 from refseg.models.risclip.model import RISCLIPConfig
 from refseg.models.risclip.ske import SharedSpaceKnowledgeExploitation
 from refseg.training.config import TrainingConfig
-from refseg.training.losses import contrastive_loss, focal_dice_loss, image_text_loss
+from refseg.training.losses import boundary_loss, contrastive_loss, focal_dice_loss, image_text_loss
 
 __all__ = ["TRAINING", "TrainingSpec", "training_spec"]
 
@@ -109,11 +114,19 @@ def _image_text(model: CLIPMap, batch: Batch, config: TrainingConfig) -> Float[T
     return image_text_loss(images[batch.image_index], sentences, model.text.logit_scale, same, fits)
 
 
+def _boundary(model: EFN, batch: Batch, config: TrainingConfig) -> Float[Tensor, "B"]:
+    text = model.encode_text(batch.tokens, batch.padding)
+    levels = model.levels(_encoded(model, batch), text, batch.padding)
+    return boundary_loss([*levels.masks, *levels.bodies], levels.edges, batch.target, batch.valid)
+
+
 # ── parameters and modules ───────────────────────────────────────────────────────────────────────────────────────────
 
 RESNET_STAGES = ("attnpool", "layer4", "layer3", "layer2", "layer1")
 """The stages of CLIP's ResNet, from its output down; the stem is below them."""
 EFFICIENTNET_STAGES = 7
+EFN_IMAGE_SIDE = tuple(f"fusion{stage}.{layer}." for stage in (3, 4, 5) for layer in ("image", "mix"))
+"""The layers of EFN's fusions that read and write features of the image encoder."""
 
 
 def _is_cris_backbone(config: CRISConfig, parameter: str) -> bool:
@@ -160,6 +173,12 @@ def _clip_map_without_gradient(config: CLIPMapConfig, objective: str) -> tuple[s
     return ("visual.attnpool.connect.",) if isinstance(config.vision, ResNetConfig) else ()
 
 
+def _efn_layer_id(config: EFNConfig, parameter: str) -> int:
+    """The stages of the image encoder, from its output down; the stem is below them."""
+    stage = parameter.removeprefix("visual.layer")[:1]
+    return 4 - (int(stage) if stage.isdecimal() else 0)
+
+
 def _modules(model: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, kinds)]
 
@@ -202,6 +221,18 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
             layer_id=_transformer_layer_id,
             blocks=lambda model: _modules(model, ResidualAttentionBlock, PostNormBlock),
             cell_size=lambda config: int(config.vision.patch),
+        ),
+        "efn": TrainingSpec(
+            objectives={"boundary": _boundary},
+            # The backward GRU is read after one word, from a state of zeros.
+            without_gradient=lambda config, objective: ("text.backwards.weight_hh",),
+            is_backbone=lambda config, name: name.startswith("visual."),
+            layer_id=_efn_layer_id,
+            blocks=lambda model: _modules(
+                model, WideBottleneck, ConvNormPReLU, SqueezeBodyEdge, VanillaCoAttention, AsymmetricCoAttention
+            ),
+            cell_size=lambda config: 16,
+            image_side=("visual.", "pixel_norm.", "lateral.", *EFN_IMAGE_SIDE),
         ),
     }
 )

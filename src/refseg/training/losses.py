@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["contrastive_loss", "focal_dice_loss", "image_text_loss"]
+__all__ = ["boundary_loss", "contrastive_loss", "focal_dice_loss", "image_text_loss", "near_border"]
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.65, 2.0
 """Weight of target pixels, and exponent of the modulating factor. Second-hand: constants of a re-implementation of
 RISCLIP that cites the paper for them."""
+BORDER = 2
+"""Distance in pixels up to which a pixel belongs to an edge (EFN; its code)."""
 
 
 def contrastive_loss(
@@ -59,6 +63,36 @@ def focal_dice_loss(
     both = (probability * target * valid).sum(dim=(1, 2, 3))
     either = ((probability + target) * valid).sum(dim=(1, 2, 3))
     return focal * focal_loss + dice * (1 - (2 * both + 1) / (either + 1))
+
+
+def boundary_loss(
+    masks: Sequence[Float[Tensor, "B 1 S S"]],
+    edges: Sequence[Float[Tensor, "B 1 S S"]],
+    target: Float[Tensor, "B 1 S S"],
+    valid: Float[Tensor, "B 1 S S"],
+) -> Float[Tensor, "B"]:
+    """Return the loss of EFN: the sum of binary cross-entropies, each averaged over the pixels (EFN, section 3.4).
+
+    Args:
+        masks: logits of the target mask, and of object bodies, whose target is the mask too.
+        edges: logits of the edge of the target mask (see `near_border`).
+        target: the target mask, 0..1, at the side of the image.
+        valid: weight of each pixel, 0..1.
+    """
+    edge = near_border(target > 0.5).to(target.dtype)
+    pairs = [*((logits, target) for logits in masks), *((logits, edge) for logits in edges)]
+    return torch.stack([contrastive_loss(logits, wanted, valid) for logits, wanted in pairs]).sum(dim=0)
+
+
+def near_border(mask: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 H W"]:
+    """Return the pixels with a pixel of the other kind at most `BORDER` away; outside the image is no mask.
+
+    Source: EFN; its code measures the distance to the centre of the nearest pixel of the other kind.
+    """
+    line = torch.arange(-BORDER, BORDER + 1, device=mask.device)
+    disc = (line[:, None] ** 2 + line**2 <= BORDER**2).float()
+    inside = F.conv2d(mask.float(), disc[None, None], padding=BORDER)
+    return (inside > 0) & (inside < disc.sum())
 
 
 def _mean(losses: Float[Tensor, "B 1 h w"], valid: Float[Tensor, "B 1 h w"]) -> Float[Tensor, "B"]:

@@ -76,6 +76,10 @@ def build_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimiz
         factor = config.backbone_factor * config.layer_decay**layer if backbone else 1.0
         rate = config.learning_rate * factor
         listed.append({"params": groups[backbone, layer], "lr": rate, "initial_lr": rate, "backbone": backbone})
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            listed, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+        )
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
     return kind(listed, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 

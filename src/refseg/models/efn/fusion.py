@@ -32,7 +32,11 @@ class EncoderFusion(nn.Module):
         return unit(self.image(features))
 
     def forward(
-        self, features: Float[Tensor, "B C H W"], projected: Float[Tensor, "B D H W"], language: Language
+        self,
+        features: Float[Tensor, "B C H W"],
+        projected: Float[Tensor, "B D H W"],
+        language: Language,
+        padding: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B C H W"]:
         """Return the fused map.
 
@@ -40,11 +44,12 @@ class EncoderFusion(nn.Module):
             features: Of length one at each position.
             projected: As `project` returns it.
             language: Of the expressions.
+            padding: True where a token is padding.
         """
         sentence = language.sentence[:, :, None, None].expand(-1, -1, *projected.shape[-2:])
         joint = unit(self.joint(torch.cat([projected, sentence, coordinates(projected)], dim=1)))
         words = unit(self.words(language.words.flatten(0, 1))).unflatten(0, language.words.shape[:2])
-        first, second = self.coattention(joint, word_map(self.attend(joint), words, language.padding))
+        first, second = self.coattention(joint, word_map(self.attend(joint), words, padding))
         return features + unit(self.mix(unit(torch.cat([second, first], dim=1))))
 
 

@@ -20,7 +20,6 @@ class Language(NamedTuple):
     words: Float[Tensor, "B L D"]
     sentence: Float[Tensor, "B D"]
     """Of length one."""
-    padding: Bool[Tensor, "B L"]
 
 
 class LanguageEncoder(nn.Module):
@@ -39,9 +38,9 @@ class LanguageEncoder(nn.Module):
         self.words = linear_norm_relu(width, width)
         self.sentence = linear_norm_relu(2 * width, width)
 
-    def embed(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
-        """Return the embeddings of tokens."""
-        return F.relu(self.project(self.embedding(tokens)))
+    def embed(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        """Return the embeddings of tokens; those of padding are zero."""
+        return F.relu(self.project(self.embedding(tokens))).masked_fill(padding[..., None], 0)
 
     def read(self, embedded: Float[Tensor, "B L D"], padding: Bool[Tensor, "B L"]) -> Float[Tensor, "B 2*D"]:
         """Return the states of both directions at the last word; padding is behind it."""
@@ -50,8 +49,8 @@ class LanguageEncoder(nn.Module):
         last = ((~padding).sum(dim=1) - 1).clamp(min=0)
         return torch.cat([states[row, last], self.backwards(embedded[row, last])], dim=1)
 
-    def forward(self, embedded: Float[Tensor, "B L D"], padding: Bool[Tensor, "B L"]) -> Language:
-        """Encode embeddings of expressions; padding is zero, and still counts in batch normalisation."""
-        embedded = embedded.masked_fill(padding[..., None], 0)
+    def forward(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> Language:
+        """Encode expressions. Their padding counts in the batch normalisation of words, as in the authors' code."""
+        embedded = self.embed(tokens, padding)
         words = self.words(embedded.flatten(0, 1)).unflatten(0, embedded.shape[:2])
-        return Language(words, unit(self.sentence(self.read(embedded, padding))), padding)
+        return Language(words, unit(self.sentence(self.read(embedded, padding))))

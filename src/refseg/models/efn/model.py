@@ -16,11 +16,12 @@ from refseg.encoders.layers import BatchNorm2d
 from refseg.encoders.resnet import WideResNet, WideResNetConfig
 from refseg.errors import ConfigError
 from refseg.inputs.preprocessing import Inputs
+from refseg.inputs.words import LONGEST
 from refseg.models.base import Model
 from refseg.models.efn.boundary import BoundaryDecoder, BoundaryHeads, Decoded, Levels, at_full_side
 from refseg.models.efn.coattention import AsymmetricCoAttention, VanillaCoAttention
 from refseg.models.efn.fusion import EncoderFusion
-from refseg.models.efn.language import LanguageEncoder
+from refseg.models.efn.language import Language, LanguageEncoder
 from refseg.models.efn.layers import ConvNormPReLU, unit
 from refseg.values import Decision
 
@@ -67,8 +68,8 @@ class EFN(Model):
     def __init__(self, config: EFNConfig, inputs: Inputs, decision: Decision) -> None:
         super().__init__(config, inputs, decision)
         channels = config.vision.channels
-        self.pixel_norm = BatchNorm2d(3)
         self.visual = WideResNet(config.vision)
+        self.pixel_norm = BatchNorm2d(3)
         self.text = LanguageEncoder(config.vocabulary_size, config.width)
         self.fusion3, self.fusion4, self.fusion5 = (_fusion(config, width) for width in channels[2:])
         self.lateral = nn.ModuleList(
@@ -81,6 +82,11 @@ class EFN(Model):
     def side_step(config: EFNConfig) -> int:
         """Return the number of pixels that `image_size` must be a multiple of: the greatest stride."""
         return 16
+
+    @staticmethod
+    def longest_expression(config: EFNConfig) -> int:
+        """Return the largest number of tokens that the model can read; its recurrent encoder sets no limit."""
+        return LONGEST
 
     def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> dict[str, Tensor]:
         """Compute everything that depends on the images alone.
@@ -100,8 +106,8 @@ class EFN(Model):
         }
 
     def encode_text(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
-        """Return the embeddings of the `words`; the layers above them depend on where the padding begins."""
-        return {"words": self.text.embed(tokens)}
+        """Return the features of the `words`, (B, L, D), and of the `sentence`, (B, D)."""
+        return self.text(tokens, padding)._asdict()  # type: ignore[no-any-return]
 
     def combine(
         self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
@@ -116,16 +122,16 @@ class EFN(Model):
 
     def fuse(self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]) -> Decoded:
         """Run the rest of the image encoder, with the language in it, and the decoder."""
-        language = self.text(text["words"], padding)
+        language = Language(**text)
         batch = padding.shape[0]
         lateral1, lateral2, c3, f3 = (
             image[name].expand(batch, -1, -1, -1) for name in ("lateral1", "lateral2", "c3", "f3")
         )
-        c3 = self.fusion3(c3, f3, language)
+        c3 = self.fusion3(c3, f3, language, padding)
         c4 = self.visual.layer3(c3)
-        c4 = self.fusion4(unit(c4), self.fusion4.project(c4), language)
+        c4 = self.fusion4(unit(c4), self.fusion4.project(c4), language, padding)
         c5 = self.visual.layer4(c4)
-        c5 = self.fusion5(unit(c5), self.fusion5.project(c5), language)
+        c5 = self.fusion5(unit(c5), self.fusion5.project(c5), language, padding)
         coarser = [self.lateral[2](c3), self.lateral[3](c4), self.lateral[4](c5)]
         return self.decoder([lateral1, lateral2, *coarser])  # type: ignore[no-any-return]
 
