@@ -9,19 +9,25 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 
 PHOTOS := src/refseg/data/examples/
 EXPRESSIONS := "the cat on the left" "the person" "the horse" "the violin"
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check browser docs bench clean
 
 demo: .venv/core  ## words in, masks out
 	@rm -rf demo
 	$(BIN)/refseg predict $(PHOTOS) $(EXPRESSIONS) --out demo
 	@echo "Look at:" && ls demo/*_overlay.jpg
 
-test: .venv/full  ## everything that needs neither a GPU nor real photos
+test: .venv/full browser  ## everything that needs neither a GPU nor real photos
 	$(PYTEST) -m "not gpu and not real"
 
-check: .venv/full  ## before every commit: style, types, and the tests that are fast
+check: .venv/full browser  ## before every commit: style, types, and the tests that are fast
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	$(PYTEST) -q -m "not slow and not gpu and not real"
+
+browser:  ## Chromium, for the tests of the server's page, where Debian's packages may be installed
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "Installing Debian's package chromium" && \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
+	echo "There is no Chromium; without it the tests of the page are skipped"
 
 docs: .venv/full  ## the site, in site/
 	$(BIN)/zensical build --clean --strict

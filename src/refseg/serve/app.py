@@ -22,6 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from refseg import __version__
+from refseg.data.examples import EXAMPLES
 from refseg.errors import ImageSizeError, InputError
 from refseg.segmenter import BaseSegmenter
 from refseg.serve.answer import Answer, Encoded, Failure, Model, Models, Ready
@@ -115,6 +116,7 @@ def _add_paths(app: FastAPI, service: Service) -> None:
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
+    app.mount("/page/examples", StaticFiles(directory=EXAMPLES), name="examples")
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
 
     @app.get("/health", summary="Whether the server runs")

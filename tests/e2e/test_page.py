@@ -1,0 +1,430 @@
+"""The server's page, in a real browser: what a person does, and what they get."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import socket
+import threading
+import time
+from urllib.parse import urlsplit
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+from pycocotools import mask as coco
+
+pytest.importorskip("playwright", reason="the browser is driven by playwright: pip install 'refseg[dev]'")
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Error, expect, sync_playwright
+
+from refseg.data.examples import EXAMPLES
+from refseg.masks import decode_rle, iou
+from refseg.predictor import load
+from refseg.serve.app import create_app
+from refseg.serve.settings import Settings
+
+CATS = EXAMPLES / "cats.jpg"
+LEFT, RIGHT, ABSENT = "the cat on the left", "the cat on the right", "the violin"
+OPTIONS = [
+    "--no-sandbox",  # containers run as root, where Chromium's sandbox cannot start
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return load("photos", "cpu")
+
+
+@pytest.fixture(scope="module")
+def address(segmenter):
+    """The address of a running server of the bundled model."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = create_app(Settings(models=("photos",)), lambda: {"photos": segmenter}, failed=pytest.fail)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    with sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=installed, args=OPTIONS)
+        except Error as error:
+            pytest.skip(f"no browser can be started; install Debian's package chromium: {str(error).splitlines()[0]}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens the page in an empty profile: `visit(fragment, **options)`. Nothing may fail, or leave this machine."""
+    contexts, faults = [], []
+
+    def note_request(request):
+        if urlsplit(request.url).scheme not in ("blob", "data") and not request.url.startswith(address):
+            faults.append(f"requests {request.url}")
+
+    def note_message(message):
+        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
+            faults.append(message.text)
+
+    def open_page(fragment="", **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", note_request)
+        page.on("console", note_message)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(address + fragment)
+        page.locator("body[data-ready]").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+def choose(page, path=CATS):
+    page.get_by_label("Choose a photo").set_input_files(path)
+
+
+def ask(page, *expressions):
+    for text in expressions:
+        page.get_by_label("What to find").fill(text)
+        page.get_by_label("What to find").press("Enter")
+        row(page, text).and_(page.locator("[aria-busy=false]")).wait_for()
+
+
+def row(page, text):
+    return page.locator("li.row").filter(has=page.get_by_text(text, exact=True))
+
+
+@pytest.fixture
+def cats(visit):
+    """The page with a photo and two expressions that are answered."""
+    page = visit()
+    choose(page)
+    ask(page, LEFT, ABSENT)
+    return page
+
+
+def saved(page, name):
+    with page.expect_download() as download:
+        page.get_by_role("button", name=name).click()
+    return download.value.suggested_filename, download.value.path().read_bytes()
+
+
+def shown(page):
+    """The pixels of the canvas, RGB."""
+    data = page.evaluate("document.getElementById('canvas').toDataURL()").partition(",")[2]
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")).astype(int)
+
+
+def move_threshold(page, value):
+    page.get_by_label("Threshold").fill(str(value))
+    page.evaluate("new Promise(requestAnimationFrame)")  # the next image
+
+
+def questions_of(page):
+    """The paths of the interface that are asked from now on."""
+    seen = []
+    page.on("request", lambda request: seen.append(urlsplit(request.url).path) if "/v1/" in request.url else None)
+    return seen
+
+
+def test_an_upload_and_two_expressions_give_masks_scores_and_nothing_fits(cats, segmenter):
+    found, absent = segmenter.segment(segmenter.encode(CATS), [LEFT, ABSENT])
+    assert not found.empty
+    assert absent.empty
+    expect(row(cats, LEFT)).to_contain_text(f"score {100 * found.score:.0f} %")
+    expect(row(cats, ABSENT)).to_contain_text("nothing fits")
+    expect(cats.locator("#status")).to_have_text(f"{ABSENT}: nothing fits")
+    expect(cats.locator("#canvas")).to_have_attribute("aria-label", re.compile(f"cats.jpg. 1, {LEFT}: score"))
+    # Outside of the mask the photo is darkened; inside it is coloured.
+    pixels = shown(cats)
+    photo = np.asarray(Image.open(CATS).resize(pixels.shape[1::-1])).astype(int)
+    mask = np.asarray(Image.fromarray(found.mask).resize(pixels.shape[1::-1]))
+    assert pixels[~mask].mean() < 0.8 * photo[~mask].mean()
+    assert pixels[mask].mean() > photo[mask].mean()
+
+
+def test_expressions_are_removed(cats):
+    cats.get_by_label(f"Remove {LEFT}").click()
+    expect(row(cats, LEFT)).to_have_count(0)
+    expect(row(cats, ABSENT)).to_have_count(1)
+    expect(row(cats, ABSENT).get_by_role("button").first).to_be_focused()
+
+
+def test_the_threshold_is_applied_at_once_and_without_a_request(cats, segmenter):
+    (found,) = segmenter.segment(segmenter.encode(CATS), [LEFT])
+    questions, before = questions_of(cats), shown(cats)
+    for threshold in (0.2, 0.7):
+        move_threshold(cats, threshold)
+        assert (shown(cats) != before).any()
+        _, data = saved(cats, "Save COCO")
+        made = {one["caption"]: decode_rle(one["segmentation"]) for one in json.loads(data)["annotations"]}
+        assert iou(made[LEFT], found.probability > threshold) > 0.99
+    expect(cats.locator("#threshold-value")).to_have_text("70 %")
+    cats.get_by_role("button", name="Reset").click()
+    expect(cats.locator("#threshold-value")).to_have_text("the model's own")
+    assert (shown(cats) == before).all()
+    assert questions == []
+
+
+def test_a_click_on_a_mask_or_its_row_shows_the_heat_map(cats, segmenter):
+    (found,) = segmenter.segment(segmenter.encode(CATS), [LEFT])
+    masks = shown(cats)
+    height, width = found.mask.shape
+    y, x = np.argwhere(found.probability > 0.9).mean(axis=0)
+    box = cats.locator("#canvas").bounding_box()
+    cats.mouse.click(box["x"] + x * box["width"] / width, box["y"] + y * box["height"] / height)
+    select = row(cats, LEFT).get_by_role("button").first
+    expect(select).to_have_attribute("aria-pressed", "true")
+    expect(cats.locator("#legend")).to_contain_text(LEFT)
+    heat = shown(cats)
+    probability = np.asarray(Image.fromarray(found.probability).resize(heat.shape[1::-1]))
+    assert heat[probability > 0.9, 0].mean() > 3 * heat[probability < 0.05, 0].mean()
+    cats.keyboard.press("Escape")
+    expect(select).to_have_attribute("aria-pressed", "false")
+    cats.evaluate("new Promise(requestAnimationFrame)")
+    assert (shown(cats) == masks).all()
+    select.click()
+    expect(cats.locator("#legend")).to_be_visible()
+
+
+def test_the_files_that_are_saved_hold_the_models_own_masks(cats, segmenter):
+    (found,) = segmenter.segment(segmenter.encode(CATS), [LEFT])
+    name, data = saved(cats, "Save COCO")
+    assert name == "cats-coco.json"
+    content = json.loads(data)
+    (annotation,) = content["annotations"]  # what fits nothing has none
+    assert annotation["segmentation"] == found.rle
+    assert annotation["area"] == coco.area(found.rle)
+    assert annotation["bbox"] == coco.toBbox(found.rle).tolist()
+    assert content["images"] == [{"id": 1, "file_name": "cats.jpg", "width": 400, "height": 232}]
+
+    row(cats, LEFT).get_by_role("button").first.click()
+    name, data = saved(cats, "Mask, PNG")
+    assert name == "the-cat-on-the-left.png"
+    assert (np.asarray(Image.open(io.BytesIO(data)).convert("L")) == found.mask * 255).all()
+
+    name, data = saved(cats, "Cut-out, SVG")
+    assert name == "the-cat-on-the-left.svg"
+    svg = ElementTree.fromstring(data)
+    assert svg.find("{*}title").text == LEFT
+    assert svg.find("{*}clipPath/{*}path").get("d").startswith("M")
+    left, top, width, height = map(float, svg.get("viewBox").split())
+    assert np.abs(np.array(found.box) - (left, top, left + width, top + height)).max() <= 2
+    image = Image.open(io.BytesIO(base64.b64decode(svg.find("{*}image").get("href").partition(",")[2])))
+    assert image.size == (width, height)
+
+    name, data = saved(cats, "Save image")
+    assert name == "cats-masks.png"
+    assert Image.open(io.BytesIO(data)).size == (400, 232)
+
+
+def test_everything_by_keyboard_alone(visit):
+    page = visit()
+
+    def tab_to(name):
+        for _ in range(20):
+            page.keyboard.press("Tab")
+            if (
+                page.evaluate(
+                    "document.activeElement.innerText || document.activeElement.title || "
+                    "document.activeElement.labels?.[0]?.innerText || document.activeElement.ariaLabel"
+                )
+                == name
+            ):
+                return
+        pytest.fail(f"Tab does not reach {name}")
+
+    tab_to("two cats")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("What to find")).to_be_focused()
+    page.keyboard.type("the shoe")
+    page.keyboard.press("Enter")
+    row(page, "the shoe").and_(page.locator("[aria-busy=false]")).wait_for()
+    page.keyboard.press("Tab")  # the button Find
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    expect(row(page, LEFT).get_by_role("button").first).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    with page.expect_download():
+        page.keyboard.press("Enter")  # the mask as a PNG
+    page.keyboard.press("Escape")
+    tab_to("Threshold")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("button", name="Reset")).to_be_visible()
+    tab_to("Another photo")
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Choose a photo")).to_be_focused()
+
+
+def test_a_phone(visit):
+    page = visit(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True, device_scale_factor=2)
+    camera = page.get_by_label("Take a photo")
+    expect(camera).to_be_visible()
+    assert camera.get_attribute("capture") == "environment"
+    camera.set_input_files(CATS)
+    ask(page, LEFT, "a very long expression about " + "something" * 12)
+    row(page, LEFT).get_by_role("button").first.tap()
+    expect(page.locator("#legend")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    canvas = page.locator("#canvas").bounding_box()
+    assert 300 < canvas["width"] <= 390
+    for button in page.get_by_role("button").all():
+        if button.is_visible():
+            assert button.bounding_box()["height"] >= 36, button.inner_text()
+
+
+def test_errors_are_one_clear_sentence(visit, tmp_path):
+    page = visit()
+    alert = page.get_by_role("alert")
+    page.get_by_role("button", name="Find").click()
+    expect(alert).to_have_text("Type what to find, such as “the cat on the left”.")
+    (tmp_path / "notes.jpg").write_text("no image")
+    choose(page, tmp_path / "notes.jpg")
+    expect(alert).to_have_text("notes.jpg is not an image that this browser can show. Use a JPEG, PNG or WebP file.")
+    choose(page)
+    expect(alert).to_have_text("")
+
+    answer = {"status": 503, "json": {"error": "the server has too many requests now; try again in a second"}}
+    page.route("**/v1/segment", lambda route: route.fulfill(**answer), times=1)
+    page.get_by_label("What to find").fill(LEFT)
+    page.keyboard.press("Enter")
+    expect(alert).to_have_text("The server has too many requests now; try again in a second.")
+    expect(page.get_by_label("What to find")).to_have_value(LEFT)  # Enter asks again
+    expect(page.locator("li.row")).to_have_count(0)
+    ask(page, LEFT)
+    expect(alert).to_have_text("")
+
+    page.route("**/v1/*", lambda route: route.abort())
+    page.get_by_label("What to find").fill(RIGHT)
+    page.keyboard.press("Enter")
+    expect(alert).to_have_text("The server does not answer. Check that it runs, then try again.")
+
+
+def test_an_image_that_the_server_has_dropped_is_sent_again(cats):
+    gone = {"status": 404, "json": {"error": "the image is not kept any more; send it again"}}
+    cats.route("**/v1/segment", lambda route: route.fulfill(**gone), times=1)
+    questions = questions_of(cats)
+    ask(cats, RIGHT)
+    expect(row(cats, RIGHT)).to_contain_text("score")
+    assert questions == ["/v1/segment", "/v1/encode", "/v1/segment"]
+
+
+def test_a_server_with_a_token_is_asked_with_it(visit):
+    page = visit()
+
+    def guard(route):
+        allowed = route.request.headers.get("authorization") == "Bearer secret"
+        route.fallback() if allowed else route.fulfill(status=401, json={"error": "send the token"})
+
+    page.route("**/v1/*", guard)
+    choose(page)
+    page.get_by_label("What to find").fill(LEFT)
+    page.keyboard.press("Enter")
+    page.get_by_label("Token", exact=True).fill("secret")
+    page.keyboard.press("Enter")
+    expect(row(page, LEFT)).to_contain_text("score")
+
+
+def test_photos_are_pasted_and_dropped(visit):
+    page = visit()
+    code = """([kind, data]) => {
+        const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+        const transfer = new DataTransfer();
+        transfer.items.add(new File([bytes], `${kind}.jpg`, {type: "image/jpeg"}));
+        const given = {clipboardData: transfer, dataTransfer: transfer, bubbles: true, cancelable: true};
+        document.body.dispatchEvent(kind === "paste" ? new ClipboardEvent(kind, given) : new DragEvent(kind, given));
+    }"""
+    for kind in ("paste", "drop"):
+        page.evaluate(code, [kind, base64.b64encode(CATS.read_bytes()).decode()])
+        expect(page.get_by_title(f"{kind}.jpg, 0 expressions")).to_have_attribute("aria-current", "true")
+
+
+def test_one_click_returns_to_an_earlier_photo_and_its_answers(cats):
+    cats.get_by_role("button", name="Another photo").click()
+    cats.get_by_title("a woman and a horse").click()
+    row(cats, "the horse").and_(cats.locator("[aria-busy=false]")).wait_for()
+    expect(row(cats, LEFT)).to_have_count(0)
+    questions = questions_of(cats)
+    cats.get_by_title("cats.jpg, 2 expressions").click()
+    expect(row(cats, LEFT)).to_contain_text("score")
+    expect(row(cats, ABSENT)).to_contain_text("nothing fits")
+    assert questions == []
+
+
+def test_a_link_holds_the_settings(visit):
+    page = visit("#find=the+horse&find=%3Cb%3E+%26+c&threshold=0.4&example=horse.jpg")
+    row(page, "the horse").and_(page.locator("[aria-busy=false]")).wait_for()
+    expect(row(page, "<b> & c")).to_have_count(1)
+    expect(page.locator("#threshold-value")).to_have_text("40 %")
+    page.get_by_label("Remove <b> & c").click()
+    ask(page, "the person")
+    assert page.evaluate("location.hash") == "#find=the+horse&find=the+person&threshold=0.4&example=horse.jpg"
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy link").click()
+    expect(page.locator("#status")).to_have_text("Link copied.")
+    assert page.evaluate("navigator.clipboard.readText()") == page.url
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_fault(visit, scheme):
+    page = visit(color_scheme=scheme)
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", colour))) < 200) == (scheme == "dark")
+
+    def check():
+        found = Axe().run(page).response["violations"]
+        assert [(one["id"], node["html"]) for one in found for node in one["nodes"]] == []
+
+    check()
+    choose(page)
+    ask(page, LEFT, ABSENT)
+    check()
+    row(page, LEFT).get_by_role("button").first.click()
+    move_threshold(page, 0.9)
+    page.get_by_label("What to find").fill(" ")
+    page.keyboard.press("Enter")
+    check()
+
+
+def test_run_lengths_equal_those_of_pycocotools(visit):
+    rng = np.random.default_rng(0)
+    masks = [np.zeros((3, 4), bool), np.ones((3, 4), bool), rng.random((50, 70)) < 0.5, rng.random((300, 200)) < 0.001]
+    code = """async ([mask, width, height]) => {
+        const {encodeRle, decodeRle} = await import("./page/rle.js");
+        const rle = encodeRle(mask, width, height);
+        return [rle, [...decodeRle(rle)]];
+    }"""
+    page = visit()
+    for mask in masks:
+        height, width = mask.shape
+        rle, again = page.evaluate(code, [mask.ravel().astype(int).tolist(), width, height])
+        assert rle["counts"] == coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode()
+        assert again == mask.ravel().tolist()
