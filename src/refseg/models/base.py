@@ -104,6 +104,8 @@ class Model(nn.Module, ABC):
     """The name of the model family in a model folder's `config.json`."""
     stride: ClassVar[int] = STRIDE
     """Side in pixels of the image region that one logit stands for."""
+    any_size: ClassVar[bool] = True
+    """Whether images may have another side than `Inputs.image_size`; no with layers that read or write whole maps."""
     frozen_parts: tuple[str, ...] = ()
     """Names of the submodules with the weights of a pretrained CLIP that are not trained."""
     clip: ClipSource | None = None

@@ -1,0 +1,116 @@
+"""The language encoder of MCN and VLT: word vectors, a bidirectional GRU, and attention over time for each channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refseg.errors import ConfigError
+
+__all__ = ["Language", "WordGRU", "WordGRUConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordGRUConfig:
+    """Sizes of the language encoder."""
+
+    vocabulary_size: int
+    """The number of tokens: the words, and token 0, whose vector is zero."""
+    vector_width: int = 300
+    """Numbers of a word vector."""
+    width: int = 1024
+    """Channels of a word and of the sentence."""
+    gates: Literal["sigmoid", "hard-sigmoid"] = "sigmoid"
+    """The activation of the gates: Keras 2.3 has `sigmoid` (VLT), Keras 2.2 `hard-sigmoid` (MCN)."""
+    dropout: float = 0.1
+    """Probability that an input of the GRU, or an attention logit, is set to 0 in training."""
+
+    def __post_init__(self) -> None:
+        if min(self.vocabulary_size, self.vector_width, self.width) < 1:
+            raise ConfigError("vocabulary_size, vector_width and width must be positive")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
+
+
+class Language(NamedTuple):
+    """The features of expressions, whose number of words is that of the model."""
+
+    sequence: Float[Tensor, "B W D"]
+    sentence: Float[Tensor, "B D"]
+
+
+class GRU(nn.Module):
+    """A GRU in one direction, whose reset gate multiplies the state before the recurrent matrix (Cho et al., 2014).
+
+    `torch.nn.GRU` applies it after the matrix. Gates are in the order update, reset, candidate.
+    """
+
+    def __init__(self, inputs: int, width: int, *, hard: bool) -> None:
+        super().__init__()
+        self.input = nn.Linear(inputs, 3 * width)
+        self.recurrent = nn.Parameter(torch.empty(3 * width, width))
+        nn.init.orthogonal_(self.recurrent)
+        self.gate = _hard_sigmoid if hard else torch.sigmoid
+
+    def forward(self, x: Float[Tensor, "B W I"]) -> Float[Tensor, "B W D"]:
+        """Return the state after each input, starting from zero."""
+        width = self.recurrent.shape[1]
+        gates, candidates = self.input(x).split([2 * width, width], dim=-1)
+        of_gates, of_candidate = self.recurrent.split([2 * width, width])
+        state, states = torch.zeros_like(candidates[:, 0]), []
+        for step in range(x.shape[1]):
+            update, reset = self.gate(gates[:, step] + F.linear(state, of_gates)).chunk(2, dim=-1)
+            candidate = torch.tanh(candidates[:, step] + F.linear(reset * state, of_candidate))
+            state = update * state + (1 - update) * candidate
+            states.append(state)
+        return torch.stack(states, dim=1)
+
+
+def _hard_sigmoid(x: Tensor) -> Tensor:
+    return (0.2 * x + 0.5).clamp(0, 1)
+
+
+class WordGRU(nn.Module):
+    """Word vectors, which are not trained, to the features of words and of the sentence.
+
+    As in the authors' code padding is not masked: it is words whose vector is zero. Every expression therefore is
+    padded, or cut, to the same number of words.
+
+    Args:
+        config: The sizes.
+        length: W, the number of words.
+    """
+
+    vectors: Tensor
+
+    def __init__(self, config: WordGRUConfig, length: int) -> None:
+        super().__init__()
+        self.length = length
+        vectors = torch.randn(config.vocabulary_size, config.vector_width)
+        vectors[0] = 0
+        self.register_buffer("vectors", vectors)
+        hard = config.gates == "hard-sigmoid"
+        self.ahead = GRU(config.vector_width, config.width, hard=hard)
+        self.back = GRU(config.vector_width, config.width, hard=hard)
+        self.attention = nn.Linear(config.width, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def embed(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> Float[Tensor, "B W I"]:
+        """Return the word vectors, zero where a token is padding."""
+        vectors = F.embedding(tokens, self.vectors).masked_fill(padding[..., None], 0)
+        zeros = vectors.new_zeros(tokens.shape[0], self.length, vectors.shape[-1])
+        return torch.cat([vectors, zeros], dim=1)[:, : self.length]
+
+    def forward(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> Language:
+        """Return the features; `padding` is True where a token is padding."""
+        vectors = self.embed(tokens, padding)
+        # One mask for all words of an expression.
+        vectors = vectors * self.dropout(torch.ones_like(vectors[:, :1]))
+        sequence = self.ahead(vectors) + self.back(vectors.flip(1)).flip(1)
+        weights = self.dropout(torch.tanh(self.attention(sequence))).softmax(dim=1)
+        return Language(sequence, (weights * sequence).sum(dim=1))

@@ -1,0 +1,1 @@
+"""MCN (Luo et al., CVPR 2020)."""

@@ -1,0 +1,1 @@
+"""VLT (Ding et al., ICCV 2021)."""

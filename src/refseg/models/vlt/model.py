@@ -1,0 +1,145 @@
+"""VLT: Vision-Language Transformer and Query Generation for Referring Segmentation.
+
+Ding et al., ICCV 2021, arXiv 2108.05565. Sizes and order of the layers are those of the authors' code,
+henghuiding/Vision-Language-Transformer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from refseg.encoders.darknet import ConvNormLeaky, DarkNet, DarkNetConfig, ResidualBlock
+from refseg.encoders.word_gru import WordGRU, WordGRUConfig
+from refseg.errors import ConfigError
+from refseg.inputs.preprocessing import Inputs
+from refseg.inputs.words import LONGEST
+from refseg.models.base import Model
+from refseg.models.first_fusion import FirstFusion, enlarged
+from refseg.models.vlt.fusion import ImageFusion
+from refseg.models.vlt.queries import QueryBalance, QueryGeneration
+from refseg.models.vlt.transformer import Transformer
+from refseg.values import Decision
+
+__all__ = ["VLT", "VLTConfig"]
+
+FROZEN = ("visual.stem", "visual.stages", *(f"visual.top.{number}" for number in range(4)))
+"""The first 56 of DarkNet's 58 convolutions."""
+CELL = 16
+"""Side in pixels of the image region that a token stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VLTConfig:
+    """Sizes of a VLT."""
+
+    vision: DarkNetConfig
+    text: WordGRUConfig
+    queries: int = 16
+    """The number of queries, each of which weighs the words in its own way."""
+    width: int = 256
+    """Channels of the transformer."""
+    layers: int = 2
+    """Blocks of the transformer's encoder, and of its decoder."""
+    heads: int = 8
+    """Attention heads of a block."""
+    hidden: int = 256
+    """Hidden channels of the feed-forward part of a block."""
+    dropout: float = 0.1
+    """Probability that an activation of the transformer is set to 0 in training."""
+
+    def __post_init__(self) -> None:
+        if min(self.queries, self.width, self.layers, self.heads, self.hidden) < 1:
+            raise ConfigError("queries, width, layers, heads and hidden must be positive")
+        if self.width % self.heads or self.width % 2:
+            raise ConfigError(f"heads and 2 must divide width ({self.width})")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
+
+
+class MaskHead(nn.Module):
+    """One map for each query to logits at eight times the side."""
+
+    def __init__(self, queries: int, width: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            *(ConvNormLeaky(queries if not number else width, width, 3, debiased=False) for number in range(3))
+        )
+        self.enlarge = nn.ModuleList(ConvNormLeaky(width, width, 3, debiased=False) for _ in range(3))
+        self.logit = nn.Conv2d(width, 1, 3, padding=1)
+
+    def forward(self, maps: Float[Tensor, "B Q h w"]) -> Float[Tensor, "B 1 H W"]:
+        """Return the logits."""
+        x = self.convolutions(maps)
+        for convolution in self.enlarge:
+            x = convolution(enlarged(x))
+        logits: Tensor = self.logit(x)
+        return logits
+
+
+class VLT(Model):
+    """Two encoders, their fusion, queries, a transformer, and a mask head, in the order of the paper's figure 2.
+
+    The first fusion multiplies DarkNet's coarsest map by the sentence. What depends on the image alone is therefore
+    DarkNet, the residual block above its coarsest map and the projections of its two finer ones; all else is computed
+    for each expression. Linear layers read and write whole maps: a model has images of one size.
+    """
+
+    family = "vlt"
+    stride = 2
+    any_size = False
+    frozen_parts = FROZEN
+    config: VLTConfig
+
+    def __init__(self, config: VLTConfig, inputs: Inputs, decision: Decision) -> None:
+        super().__init__(config, inputs, decision)
+        width, channels, words = config.width, config.vision.channels, config.text.width
+        coarsest = channels[-1]
+        self.side = inputs.image_size // CELL
+        self.visual = DarkNet(config.vision)
+        self.text = WordGRU(config.text, inputs.word_length)
+        self.refine = ResidualBlock(coarsest, debiased=False)
+        self.fuse = FirstFusion(coarsest, words, debiased=False)
+        self.fusion = ImageFusion(channels, width)
+        self.generate = QueryGeneration(2 * width, self.side**2, words, config.queries, width, config.heads)
+        self.transformer = Transformer(config.layers, width, config.heads, config.hidden, config.dropout)
+        self.balance = QueryBalance(width)
+        self.maps = nn.Linear(width, self.side**2)
+        self.head = MaskHead(config.queries, width)
+
+    @staticmethod
+    def side_step(config: VLTConfig) -> int:
+        """Return the number of pixels that `image_size` must be a multiple of: the greatest stride."""
+        return 32
+
+    @staticmethod
+    def longest_expression(config: VLTConfig) -> int:
+        """Return the largest number of words that the model can read; its recurrent encoder sets no limit."""
+        return LONGEST
+
+    def encode_image(self, pixels: Float[Tensor, "N 3 S S"]) -> dict[str, Tensor]:
+        """Compute everything that depends on the images alone: the maps `f0`, `f1` and `f2`, ready to be fused."""
+        maps = self.visual(pixels)
+        return {
+            "f0": self.refine(maps.f0),
+            "f1": self.fusion.project1(maps.f1),
+            "f2": self.fusion.project2(F.avg_pool2d(maps.f2, 2)),
+        }
+
+    def encode_text(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> dict[str, Tensor]:
+        """Return the features of the words as a `sequence`, and those of the `sentence`."""
+        return self.text(tokens, padding)._asdict()  # type: ignore[no-any-return]
+
+    def combine(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B 1 h w"]:
+        """Compute the logits, at stride 2."""
+        for_queries, features = self.fusion(self.fuse(image["f0"], text["sentence"]), image["f1"], image["f2"])
+        queries = self.generate(for_queries, text["sequence"])
+        responses = self.transformer(features.flatten(2).mT, queries)
+        maps = F.relu(self.maps(responses * self.balance(queries, responses)))
+        return self.head(maps.unflatten(-1, (self.side, self.side)))  # type: ignore[no-any-return]
