@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy import ndarray
 
 from refseg.config import to_dict
-from refseg.errors import UnknownNameError
+from refseg.errors import ConfigError, UnknownNameError
 from refseg.inputs.clip_bpe import expression_list
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.read import ImageSource
-from refseg.runtimes.base import Runtime, probabilities
+from refseg.runtimes.base import Arithmetic, Runtime, probabilities
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, Encoding, PatchMap, Prediction
 
@@ -116,16 +117,19 @@ class Predictor(BaseSegmenter):
 
     def _answer(self, image: Encoding, expressions: Sequence[str], decision: Decision) -> list[Prediction]:
         words = self.inputs.tokens(expressions)
-        predictions: list[Prediction] = []
-        for start in range(0, len(expressions), CHUNK):
-            part = slice(start, start + CHUNK)
+        keys = [row[~hidden].tobytes() for row, hidden in zip(words.tokens, words.padding, strict=True)]
+        distinct = {key: row for row, key in enumerate(keys)}  # the same tokens are answered once
+        scores: dict[bytes, ndarray] = {}
+        for start in range(0, len(distinct), CHUNK):
+            part = list(distinct)[start : start + CHUNK]
+            rows = [distinct[key] for key in part]
             # Probabilities are restored to the image's size, not logits: so does the reference.
-            scores = probabilities(self.runtime.decode(image.arrays, words.tokens[part], words.padding[part]))
-            predictions += [
-                Prediction(expression, row, image.frame, decision, truncated)
-                for expression, row, truncated in zip(expressions[part], scores, words.truncated[part], strict=True)
-            ]
-        return predictions
+            found = probabilities(self.runtime.decode(image.arrays, words.tokens[rows], words.padding[rows]))
+            scores |= zip(part, found, strict=True)
+        return [
+            Prediction(expression, scores[key], image.frame, decision, truncated)
+            for expression, key, truncated in zip(expressions, keys, words.truncated, strict=True)
+        ]
 
     def ground(self, image: Encoding, expression: str, /) -> PatchMap:
         """Return the patch-level map of an expression (see `BaseSegmenter.ground`)."""
@@ -139,7 +143,12 @@ class Predictor(BaseSegmenter):
 
 
 def load(
-    model: str | os.PathLike[str] = BUNDLED, device: str | torch.device = "auto", *, refine: str | None = None
+    model: str | os.PathLike[str] = BUNDLED,
+    device: str | torch.device = "auto",
+    *,
+    precision: Arithmetic = "exact",
+    compiled: bool = False,
+    refine: str | None = None,
 ) -> BaseSegmenter:
     """Load a model: the bundled one, or one by its name in `refseg models`, its folder, or its Hub name `user/name`.
 
@@ -154,6 +163,9 @@ def load(
         model: the name or the path.
         device: `auto` (a CUDA GPU, else Apple's, else the processor), `cpu`, `cuda`, `cuda:1`, `mps`, or a
             `torch.device`.
+        precision: `exact` computes in float32; `fast` multiplies numbers of bfloat16, on a device that has them (see
+            `docs/speed.md`). For models that PyTorch computes; `refseg.export` sets that of an exported model.
+        compiled: whether `torch.compile` compiles the model at first use; it takes minutes and needs a C++ compiler.
         refine: `sam`, `sam2` or `sam3`, which sharpens the borders of the masks; it needs the extra `refseg[peers]`.
 
     Raises:
@@ -167,10 +179,11 @@ def load(
         from refseg.peers.refine import Refined
 
         refiner = load_refiner(refine, device)
-        return Refined(load(model, device), refiner)
+        return Refined(load(model, device, precision=precision, compiled=compiled), refiner)
     from refseg.models.exported import find_export
 
     if (exported := find_export(model)) is not None:
+        _check_as_stored(str(exported), precision, compiled)
         return Predictor.from_export(exported, device)
     from refseg.models.folder import load_model, read_folder
     from refseg.models.hub import resolve
@@ -179,6 +192,7 @@ def load(
 
     name_or_path = model if isinstance(model, str) else Path(model)
     if (peer := find_peer(name_or_path)) is not None:
+        _check_as_stored(peer.peer, precision, compiled)
         from refseg.peers.load import load_peer
 
         return load_peer(peer, device)
@@ -186,7 +200,16 @@ def load(
         folder = resolve(name_or_path)
     except UnknownNameError as error:
         raise UnknownNameError(error.kind, error.name, (*error.known, *PEERS)) from None
-    return Predictor.from_model(load_model(folder), device, domain=read_folder(folder).domain)
+    from refseg.runtimes.torch import TorchRuntime
+
+    network = load_model(folder)
+    computed = TorchRuntime.of_own(network, device, precision=precision, compiled=compiled)
+    return Predictor(computed, network.inputs, network.decision, read_folder(folder).domain, network.family)
+
+
+def _check_as_stored(name: str, precision: str, compiled: bool) -> None:
+    if precision != "exact" or compiled:
+        raise ConfigError(f"{name}: is computed as it is stored; leave out the precision, and do not compile it")
 
 
 def predict(
@@ -197,6 +220,7 @@ def predict(
     model: str | os.PathLike[str] = BUNDLED,
     device: str | torch.device = "auto",
     threshold: float | None = None,
+    precision: Arithmetic = "exact",
     refine: str | None = None,
 ) -> list[Prediction]:
     """Segment the regions of one image that expressions refer to, in one call.
@@ -209,12 +233,13 @@ def predict(
         model: see `load`.
         device: see `load`.
         threshold: see `Predictor.segment`.
+        precision: see `load`.
         refine: see `load`.
 
     Raises:
         RefsegError: as these three.
     """
     texts = expression_list(expressions)
-    predictor = load(model, device, refine=refine)
+    predictor = load(model, device, precision=precision, refine=refine)
     (encoding,) = predictor.encode([image])
     return predictor.segment(encoding, texts, threshold=threshold)

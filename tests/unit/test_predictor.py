@@ -88,8 +88,24 @@ def test_the_memory_is_bounded_however_many_are_asked(predictor, photo, monkeypa
         "decode",
         lambda image, tokens, padding: sizes.append(len(tokens)) or real(image, tokens, padding),
     )
-    predictor.segment(predictor.encode(photo), ["x"] * (2 * CHUNK + 1))
+    predictor.segment(predictor.encode(photo), [f"x {number}" for number in range(2 * CHUNK + 1)])
     assert sizes == [CHUNK, CHUNK, 1]
+
+
+def test_a_repeated_expression_is_computed_once(predictor, photo, monkeypatch):
+    sizes = []
+    real = predictor.runtime.decode
+    monkeypatch.setattr(
+        predictor.runtime,
+        "decode",
+        lambda image, tokens, padding: sizes.append(len(tokens)) or real(image, tokens, padding),
+    )
+    asked = ["the cup", "a ring", "The  Cup", "the cup"]  # the third has the same tokens
+    found = predictor.segment(predictor.encode(photo), asked)
+    assert sizes == [2]
+    assert [one.expression for one in found] == asked
+    assert np.array_equal(found[0].scores, found[2].scores)
+    assert not np.array_equal(found[0].scores, found[1].scores)
 
 
 def test_no_expressions_no_answers(predictor, photo):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
-__all__ = ["Runtime", "probabilities"]
+__all__ = ["Arithmetic", "Runtime", "probabilities"]
+
+Arithmetic: TypeAlias = Literal["exact", "fast"]
+"""How a model is computed: `exact` in float32; `fast` with products of bfloat16, which have 8 bits of precision."""
 
 
 @runtime_checkable

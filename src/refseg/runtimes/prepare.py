@@ -13,7 +13,10 @@ from torch import nn
 from refseg.encoders.layers import GridPositions
 from refseg.models.base import Model
 
-__all__ = ["fold_norms", "prepare"]
+__all__ = ["fold_norms", "prepare", "round_factors"]
+
+FACTORS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention)
+"""Layers whose matrices and kernels are factors of products."""
 
 
 def prepare(model: Model) -> None:
@@ -39,6 +42,14 @@ def fold_norms(model: nn.Module) -> None:
             if isinstance(layer, nn.Conv2d | nn.Linear) and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
                 _fold(layer, norm)
                 setattr(module, name, nn.Identity())
+
+
+def round_factors(model: nn.Module) -> None:
+    """Store the weights that are factors of products in bfloat16, so that autocast need not convert them each time."""
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            if isinstance(module, FACTORS) and weight.ndim > 1:
+                setattr(module, name, nn.Parameter(weight.bfloat16(), requires_grad=False))
 
 
 @torch.no_grad()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,27 +14,64 @@ from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, one_line
 from refseg.models.base import Model, PatchMapModel
+from refseg.runtimes.base import Arithmetic
+from refseg.runtimes.prepare import prepare, round_factors
+from refseg.runtimes.text_cache import TextCache
 
-__all__ = ["TorchRuntime", "pick_device"]
+__all__ = ["TorchRuntime", "has_bfloat16", "pick_device"]
 
 
 class TorchRuntime:
     """A model on a device, in evaluation mode (see `runtimes.base.Runtime`).
 
     Args:
-        model: it is moved to the device and put into evaluation mode.
+        model: it is moved to the device and put into evaluation mode; it must not be changed while this is used.
         device: see `pick_device`.
+        compiled: whether `torch.compile` compiles it at first use, which takes minutes and needs a C++ compiler.
 
     Raises:
         ConfigError: the device is unknown, or the machine has none.
     """
 
-    def __init__(self, model: Model, device: str | torch.device = "auto") -> None:
+    def __init__(self, model: Model, device: str | torch.device = "auto", *, compiled: bool = False) -> None:
         self._device = pick_device(device)
         # Convolutions on a CPU run up to twice as fast when the channels of a pixel lie together.
         self.model = model.to(device=self._device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._fast = False
+        self._encode, self._combine = model.encode_image, model.combine
+        if compiled:
+            self._encode, self._combine = _compiled(self._encode), _compiled(self._combine)
+        self._texts = TextCache(lambda *text: self.model.encode_text(*map(self._tensor, text)))
+
+    @classmethod
+    def of_own(
+        cls,
+        model: Model,
+        device: str | torch.device = "auto",
+        *,
+        precision: Arithmetic = "exact",
+        compiled: bool = False,
+    ) -> TorchRuntime:
+        """Return a runtime that changes the model so that it computes with less work (see `runtimes.prepare`).
+
+        Raises:
+            ConfigError: the device is unknown, the machine has none, or it has no arithmetic of this precision.
+        """
+        place = pick_device(device)
+        if precision not in ("exact", "fast"):
+            raise ConfigError(f"precision is exact or fast, got {precision!r}")
+        if precision == "fast" and not has_bfloat16(place):
+            raise ConfigError(f"the device {place} has no bfloat16 arithmetic, so that fast is slow; take exact")
+        identity = _fingerprint(model)
+        prepare(model)
+        if precision == "fast":
+            round_factors(model)
+            identity = hashlib.sha256(f"{identity} bfloat16".encode()).hexdigest()
+        runtime = cls(model, place, compiled=compiled)
+        runtime.fingerprint, runtime._fast = identity, precision == "fast"
+        return runtime
 
     @property
     def device(self) -> str:
@@ -46,16 +85,18 @@ class TorchRuntime:
 
     def encode(self, pixels: Float[ndarray, "N 3 S S"]) -> dict[str, ndarray]:
         """Compute all that depends on the images alone."""
-        with torch.inference_mode():
+        with self._computing():
             batch = torch.from_numpy(pixels).to(self._device, memory_format=torch.channels_last)
-            return {name: value.float().cpu().numpy() for name, value in self.model.encode_image(batch).items()}
+            return {name: value.float().cpu().numpy() for name, value in self._encode(batch).items()}
 
     def decode(
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
     ) -> Float[ndarray, "B h w"]:
         """Return the logits of B expressions about one image."""
-        with torch.inference_mode():
-            logits = self.model.decode(self._image(image), self._tensor(tokens), self._tensor(padding))
+        longest = int((~padding).sum(axis=1).max())  # padding is at the end, and need not be computed
+        tokens, padding = tokens[:, :longest], padding[:, :longest]
+        with self._computing():
+            logits = self._combine(self._image(image), self._texts(tokens, padding), self._tensor(padding))
             return np.asarray(logits[:, 0].float().cpu().numpy())
 
     def ground(
@@ -65,9 +106,14 @@ class TorchRuntime:
         model = self.model
         if not isinstance(model, PatchMapModel):
             return None
-        with torch.inference_mode():
+        with self._computing():
             cosines, logits = model.patch_map(self._image(image), self._tensor(tokens), self._tensor(padding))
             return cosines.float().cpu().numpy(), logits[:, 0].cpu().numpy()
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
+            yield
 
     def _image(self, arrays: Mapping[str, ndarray]) -> dict[str, Tensor]:
         # Copied, as PyTorch has no read-only tensors.
@@ -99,6 +145,27 @@ def pick_device(device: str | torch.device) -> torch.device:
     if (place.index or 0) >= there[place.type]:
         raise ConfigError(f"this machine has no {place} device that PyTorch can use; take the device auto")
     return place
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Return whether a device multiplies numbers of bfloat16 faster than those of float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # PyTorch names no public function for this in its oldest supported version.
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is compiled at its first call."""
+    compiled = torch.compile(function)
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return compiled(*arguments)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise ConfigError(f"this model cannot be compiled here, load it without: {one_line(error)}") from None
+
+    return call
 
 
 def _fingerprint(model: Model) -> str:
