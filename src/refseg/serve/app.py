@@ -89,6 +89,7 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.service = service
     app.add_middleware(_Outermost, service=service)
     if settings.origins:
         app.add_middleware(

@@ -67,6 +67,7 @@ class Engine:
                 with timings("encode"):
                     encoding = await self._encode(image)
                 self.kept.add(handle, encoding)
+                self._metrics.cache.labels(self.name).set(self.kept.bytes)
         return encoding
 
     async def segment(self, encoding: Encoding, expressions: Sequence[str]) -> list[Prediction]:
