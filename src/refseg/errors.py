@@ -10,6 +10,7 @@ RefsegError
 ├── WeightsError             weights that are broken, not finite, unsafe, or of another architecture
 ├── DataError                a data set that is missing, incomplete or malformed
 ├── DownloadError            a download that failed
+├── ServerError              a server of refseg that cannot be reached, or does not answer a question
 ├── TrainingError            a training run that cannot start, continue or be resumed
 │   └── StoppedError         a training run that a signal stopped after it stored its state
 └── OutputError              a file that could not be written
@@ -35,6 +36,7 @@ __all__ = [
     "InputError",
     "OutputError",
     "RefsegError",
+    "ServerError",
     "StoppedError",
     "TrainingError",
     "UnknownNameError",
@@ -103,6 +105,19 @@ class DataError(RefsegError, ValueError):
 
 class DownloadError(RefsegError, OSError):
     """A download failed."""
+
+
+class ServerError(RefsegError, OSError):
+    """A server of refseg cannot be reached, or does not answer a question.
+
+    Args:
+        message: one line.
+        status: of the server's answer; None: there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class OutputError(RefsegError, OSError):
