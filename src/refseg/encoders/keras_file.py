@@ -38,7 +38,7 @@ def read_keras(path: Path) -> dict[str, Tensor]:
     library = _h5py()
     try:
         with library.File(path, "r") as file:
-            root = file["model_weights"] if "model_weights" in file else file
+            root = _own(library, file, "model_weights", path) if "model_weights" in file else file
             state = {
                 name: _array(library, group, name, path)
                 for layer in _texts(root.attrs["layer_names"])

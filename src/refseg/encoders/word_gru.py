@@ -60,8 +60,8 @@ class GRU(nn.Module):
     def forward(self, x: Float[Tensor, "B W I"]) -> Float[Tensor, "B W D"]:
         """Return the state after each input, starting from zero."""
         width = self.recurrent.shape[1]
-        gates, candidates = self.input(x).split([2 * width, width], dim=-1)
-        of_gates, of_candidate = self.recurrent.split([2 * width, width])
+        gates, candidates = _parts(self.input(x), -1, 2 * width)
+        of_gates, of_candidate = _parts(self.recurrent, 0, 2 * width)
         state, states = torch.zeros_like(candidates[:, 0]), []
         for step in range(x.shape[1]):
             update, reset = self.gate(gates[:, step] + F.linear(state, of_gates)).chunk(2, dim=-1)
@@ -69,6 +69,11 @@ class GRU(nn.Module):
             state = update * state + (1 - update) * candidate
             states.append(state)
         return torch.stack(states, dim=1)
+
+
+def _parts(x: Tensor, axis: int, length: int) -> tuple[Tensor, Tensor]:
+    """Return the first values along an axis, and the others."""
+    return x.narrow(axis, 0, length), x.narrow(axis, length, x.shape[axis] - length)
 
 
 def _hard_sigmoid(x: Tensor) -> Tensor:

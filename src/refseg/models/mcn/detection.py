@@ -67,7 +67,8 @@ class DetectionBranch(nn.Module):
 
 def per_anchor(logits: Float[Tensor, "B A5 h w"]) -> Float[Tensor, "B h w A 5"]:
     """Return the five values of each anchor at each position."""
-    return logits.unflatten(1, (-1, VALUES)).permute(0, 3, 4, 1, 2)
+    batch, _, height, width = logits.shape
+    return logits.reshape(batch, -1, VALUES, height, width).permute(0, 3, 4, 1, 2)
 
 
 def decoded_boxes(values: Float[Tensor, "B h w A 5"], anchors: Float[Tensor, "A 2"]) -> Float[Tensor, "B h w A 4"]:

@@ -36,11 +36,12 @@ class GARAN(nn.Module):
     def __init__(self, channels: int, sentence: int, *, debiased: bool) -> None:
         super().__init__()
         width = channels // GROUPS
+        # Before the linear layers: a norm registered after one would be folded into it (see `runtimes.prepare`).
+        self.norm = MapNorm(channels, debiased=debiased)
         self.collect_key = nn.Linear(width, width)
         self.value = nn.Linear(width, width)
         self.distribute_key = nn.Linear(width, width)
         self.query = nn.Linear(sentence // GROUPS, width)
-        self.norm = MapNorm(channels, debiased=debiased)
         self.scale = 1 / math.sqrt(channels)
 
     def forward(self, x: Float[Tensor, "B C H W"], sentence: Float[Tensor, "B D"]) -> Attended:

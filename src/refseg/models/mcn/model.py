@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -18,9 +18,9 @@ from refseg.encoders.word_gru import WordGRU, WordGRUConfig
 from refseg.errors import ConfigError
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.words import LONGEST
-from refseg.models.base import Model, ModelSpec
-from refseg.models.first_fusion import FirstFusion, for_each
-from refseg.models.mcn.detection import ANCHOR_SIDE, DetectionBranch, best_box
+from refseg.models.base import Model
+from refseg.models.first_fusion import FirstFusion
+from refseg.models.mcn.detection import ANCHOR_SIDE, DetectionBranch
 from refseg.models.mcn.energy import ConsistencyEnergy
 from refseg.models.mcn.segmentation import SegmentationBranch
 from refseg.values import Decision

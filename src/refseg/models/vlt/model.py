@@ -142,4 +142,4 @@ class VLT(Model):
         queries = self.generate(for_queries, text["sequence"])
         responses = self.transformer(features.flatten(2).mT, queries)
         maps = F.relu(self.maps(responses * self.balance(queries, responses)))
-        return self.head(maps.unflatten(-1, (self.side, self.side)))  # type: ignore[no-any-return]
+        return self.head(maps.reshape(*maps.shape[:2], self.side, self.side))  # type: ignore[no-any-return]

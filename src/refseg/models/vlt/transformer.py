@@ -6,7 +6,6 @@ self-attention is causal: a query attends to itself and to those before it.
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,7 +41,7 @@ class ReluAttention(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         """Return what T queries take from U values."""
         q, k, v = (
-            F.relu(layer(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            F.relu(layer(x)).reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
             for layer, x in ((self.query, query), (self.key, key), (self.value, value))
         )
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
