@@ -43,15 +43,16 @@ class Inputs:
     tokenizer: Literal["clip", "words"] = "clip"
     """CLIP's byte pair encoding, or whole words."""
     vocabulary: tuple[str, ...] = ()
-    """The words, of the tokenizer `words`; the first is token 1 (see `WordTokenizer`)."""
+    """The words, of the tokenizer `words`; the first is token 1 (see `WordTokenizer`). Empty: they are not known, and
+    the model can be given tokens alone."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.image_size <= LARGEST_SIDE:
             raise ConfigError(f"image_size must lie in 1..{LARGEST_SIDE}, got {self.image_size}")
         if not all(0 <= value <= 1 for value in self.mean) or not all(0 < value <= 10 for value in self.std):
             raise ConfigError(f"mean must lie in 0..1 and std in 0..10, 0 excluded, got {self.mean} and {self.std}")
-        if (self.tokenizer == "words") != bool(self.vocabulary):
-            raise ConfigError("the tokenizer words needs a vocabulary, and the tokenizer clip has its own")
+        if self.tokenizer == "clip" and self.vocabulary:
+            raise ConfigError("the tokenizer clip has its own vocabulary; leave vocabulary empty")
         if self.tokenizer == "clip":
             Tokenizer(self.word_length)  # raises for an impossible length
         else:
@@ -85,7 +86,13 @@ class Inputs:
 
         Raises:
             ExpressionError: an expression is blank or not text, or one text was given instead of a list.
+            ConfigError: the model reads whole words, and its vocabulary is not known.
         """
+        if self.tokenizer == "words" and not self.vocabulary:
+            raise ConfigError(
+                "this model reads whole words, and its vocabulary is not known: give it to `refseg convert` with "
+                "--vocabulary FILE"
+            )
         texts = [check_expression(expression) for expression in expression_list(expressions)]
         return self._tokenizer(texts)
 

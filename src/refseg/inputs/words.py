@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, one_line
 from refseg.inputs.clip_bpe import Tokens, expression_list
 
-__all__ = ["LONGEST", "UNKNOWN", "WordTokenizer", "split_words"]
+__all__ = ["LONGEST", "UNKNOWN", "WordTokenizer", "read_vocabulary", "split_words"]
 
 LONGEST = 77
 """The largest number of words: an untrusted config must not make a model read thousands."""
@@ -44,7 +45,8 @@ class WordTokenizer:
         Raises:
             ExpressionError: one text was given instead of a list.
         """
-        rows = [split_words(text) for text in expression_list(expressions)]
+        # A text without words is one that is not known: an expression has at least one word.
+        rows = [split_words(text) or [""] for text in expression_list(expressions)]
         tokens = np.zeros((len(rows), self.length), np.int64)
         padding = np.ones((len(rows), self.length), bool)
         for number, row in enumerate(rows):
@@ -52,6 +54,28 @@ class WordTokenizer:
             tokens[number, : len(kept)] = [self.numbers.get(word, self.unknown) for word in kept]
             padding[number, : len(kept)] = False
         return Tokens(tokens, padding, tuple(len(row) > self.length for row in rows))
+
+
+def read_vocabulary(path: Path, size: int) -> tuple[str, ...]:
+    """Return the words of a text file, one a line, whose numbers start at 1.
+
+    Args:
+        path: the file; its first line is token 0, padding, if it has as many lines as the model has tokens.
+        size: the number of tokens of the model, with token 0.
+
+    Raises:
+        ConfigError: it cannot be read, or has another number of lines.
+    """
+    try:
+        words = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a list of words: {one_line(error)}") from None
+    if len(words) not in (size - 1, size):
+        raise ConfigError(
+            f"{path}: has {len(words)} lines, and the model has {size} tokens: give one word a line, with or without "
+            "padding in the first"
+        )
+    return tuple(words[-(size - 1) :])
 
 
 def split_words(text: str) -> list[str]:

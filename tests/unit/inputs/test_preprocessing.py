@@ -7,7 +7,7 @@ from refseg.config import from_dict, to_dict
 from refseg.errors import ConfigError, ExpressionError, ImageError
 from refseg.inputs.frame import Frame
 from refseg.inputs.preprocessing import LARGEST_SIDE, Inputs
-from refseg.inputs.words import UNKNOWN, split_words
+from refseg.inputs.words import UNKNOWN, read_vocabulary, split_words
 
 INPUTS = Inputs(image_size=32, word_length=6)
 
@@ -60,7 +60,6 @@ def test_inputs_are_stored_as_json():
         {"std": [0.5, 0.5, 0.0]},
         {"std": [0.5, 0.5, float("nan")]},
         {"fit": "stretch"},
-        {"tokenizer": "words"},
         {"vocabulary": ["cup"]},
         {"tokenizer": "words", "vocabulary": ["cup"], "word_length": 0},
     ],
@@ -86,6 +85,29 @@ def test_words_are_numbered_from_one():
     assert found.padding.tolist() == [[False, False, False, True], [False] * 4, [False, True, True, True]]
     assert found.truncated == (False, True, False)
     assert from_dict(Inputs, to_dict(words)) == words
+
+
+def test_a_text_without_words_is_an_unknown_word():
+    words = Inputs(image_size=32, word_length=3, tokenizer="words", vocabulary=("cup",))
+    assert words.tokens(["?"]).padding.tolist() == [[False, True, True]]
+
+
+def test_without_its_vocabulary_a_model_reads_tokens_alone():
+    inputs = Inputs(image_size=32, word_length=3, tokenizer="words")
+    with pytest.raises(ConfigError, match="--vocabulary"):
+        inputs.tokens(["cup"])
+
+
+def test_a_vocabulary_is_read_with_and_without_its_padding(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_text("<pad>\nthe\ncup\n")
+    assert read_vocabulary(path, 3) == ("the", "cup")
+    path.write_text("the\ncup\n")
+    assert read_vocabulary(path, 3) == ("the", "cup")
+    with pytest.raises(ConfigError, match="2 lines.*5 tokens"):
+        read_vocabulary(path, 5)
+    with pytest.raises(ConfigError, match=r"none\.txt: cannot be read"):
+        read_vocabulary(tmp_path / "none.txt", 3)
 
 
 def test_unknown_words_have_the_number_of_their_entry():
