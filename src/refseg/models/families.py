@@ -89,12 +89,34 @@ def _efn_family() -> Family:
     return Family(name="efn", config=EFNConfig, model=EFN, infer_config=infer_config, sizes=sizes)
 
 
+WORD_ENCODERS = ("vision.width", "vision.depths", "text.vocabulary_size", "text.vector_width", "text.width")
+"""The fields of the configs of DarkNet and of the encoder of word vectors that shapes determine."""
+
+
+def _mcn_family() -> Family:
+    from refseg.models.mcn.convert import infer_config
+    from refseg.models.mcn.model import MCN, MCNConfig
+
+    sizes = (*WORD_ENCODERS, "width", "anchor_count")
+    return Family(name="mcn", config=MCNConfig, model=MCN, infer_config=infer_config, sizes=sizes)
+
+
+def _vlt_family() -> Family:
+    from refseg.models.vlt.convert import infer_config
+    from refseg.models.vlt.model import VLT, VLTConfig
+
+    sizes = (*WORD_ENCODERS, "queries", "width", "layers", "hidden")
+    return Family(name="vlt", config=VLTConfig, model=VLT, infer_config=infer_config, sizes=sizes)
+
+
 FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cris": _cris_family,
     "risclip": _risclip_family,
     "clip-map": _clip_map_family,
     "clipseg": _clipseg_family,
     "efn": _efn_family,
+    "mcn": _mcn_family,
+    "vlt": _vlt_family,
 }
 
 
@@ -190,6 +212,12 @@ def _clipseg(refined: bool) -> ModelSpec:
     return clipseg(refined=refined)
 
 
+def _efn(compact: bool) -> ModelSpec:
+    from refseg.models.efn.model import efn, efn_compact
+
+    return efn_compact() if compact else efn()
+
+
 def _bundled(name: str) -> ModelSpec:
     from refseg.models.folder import read_folder
 
@@ -201,6 +229,7 @@ OWN_PHOTOS = "Apache-2.0, as this package; trained on photos of various terms, s
 OF_CLIP = "MIT, the published weights of CLIP"
 OF_CRIS = "MIT, the published weights of CRIS and of CLIP"
 
+OF_EFN = "none stated by the authors"
 OF_CLIPSEG = "Apache-2.0 by the Hub's page; the authors' code is MIT, its README excludes the weights"
 
 MODELS: dict[str, ModelEntry] = {
@@ -381,6 +410,23 @@ MODELS: dict[str, ModelEntry] = {
             licence=OWN,
             summary="a small CRIS for generated scenes, which can be trained on a laptop",
             measured="see `shapes`, which is this architecture, trained",
+        ),
+        ModelEntry(
+            name="efn",
+            family="efn",
+            spec=partial(_efn, False),
+            parameters=232_781_405,
+            licence=OF_EFN,
+            summary="EFN on a wide ResNet-101, as published; convert the authors' weights or train it",
+            published=("EFN", "Wide ResNet-101 + GRU", "oIoU"),
+        ),
+        ModelEntry(
+            name="efn-compact",
+            family="efn",
+            spec=partial(_efn, True),
+            parameters=6_491_573,
+            licence=OWN,
+            summary="a small EFN for generated scenes, which can be trained on a laptop",
         ),
         ModelEntry(
             name="photos",

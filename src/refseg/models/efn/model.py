@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from refseg.encoders.layers import BatchNorm2d
 from refseg.encoders.resnet import WideResNet, WideResNetConfig
 from refseg.errors import ConfigError
+from refseg.inputs.clip_bpe import VOCABULARY_SIZE
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.words import LONGEST
-from refseg.models.base import Model
+from refseg.models.base import Model, ModelSpec
 from refseg.models.efn.boundary import BoundaryDecoder, BoundaryHeads, Decoded, Levels, at_full_side
 from refseg.models.efn.coattention import AsymmetricCoAttention, VanillaCoAttention
 from refseg.models.efn.fusion import EncoderFusion
@@ -25,10 +26,10 @@ from refseg.models.efn.language import Language, LanguageEncoder
 from refseg.models.efn.layers import ConvNormPReLU, unit
 from refseg.values import Decision
 
-__all__ = ["EFN", "EFNConfig"]
+__all__ = ["EFN", "EFNConfig", "default_spec", "efn", "efn_compact"]
 
-VOCABULARY = 12_112
-"""Words that the published models know."""
+PUBLISHED_VOCABULARY = 12_112
+"""Tokens of the published models, of which 0 is padding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class EFNConfig:
 
     vision: WideResNetConfig
     """The image encoder, whose weights come from ImageNet."""
-    vocabulary_size: int = VOCABULARY
+    vocabulary_size: int = PUBLISHED_VOCABULARY
     """The number of tokens; the embeddings of words are learnt."""
     width: int = 512
     """Channels of words, of sentences and of fused features."""
@@ -67,6 +68,9 @@ class EFN(Model):
 
     def __init__(self, config: EFNConfig, inputs: Inputs, decision: Decision) -> None:
         super().__init__(config, inputs, decision)
+        needed = VOCABULARY_SIZE if inputs.tokenizer == "clip" else len(inputs.vocabulary) + 1
+        if needed > config.vocabulary_size:
+            raise ConfigError(f"the tokenizer has {needed} tokens, and vocabulary_size is {config.vocabulary_size}")
         channels = config.vision.channels
         self.visual = WideResNet(config.vision)
         self.pixel_norm = BatchNorm2d(3)
@@ -143,3 +147,42 @@ def _fusion(config: EFNConfig, channels: int) -> EncoderFusion:
     else:
         coattention = AsymmetricCoAttention(config.width, config.coattention_width, config.coattention_width)
     return EncoderFusion(channels, config.width, coattention)
+
+
+def efn(**changes: Any) -> ModelSpec:
+    """Return the published EFN.
+
+    The authors' list of words is not part of their code: `vocabulary` takes one, and without it the model reads tokens
+    alone.
+
+    Raises:
+        ConfigError: A change is unknown or does not fit.
+    """
+    return default_spec(EFNConfig(vision=WideResNetConfig())).changed(**changes)
+
+
+def default_spec(config: EFNConfig) -> ModelSpec:
+    """Return the spec of an EFN with the published preprocessing: images of 320 pixels, blue first, values of 0..255."""
+    inputs = Inputs(
+        image_size=320,
+        word_length=20,
+        fit="squash",
+        channels="bgr",
+        mean=(0.0, 0.0, 0.0),
+        std=(1 / 255, 1 / 255, 1 / 255),
+        tokenizer="words",
+    )
+    return ModelSpec(config=config, inputs=inputs, decision=Decision(threshold=0.5))
+
+
+def efn_compact(**changes: Any) -> ModelSpec:
+    """Return a small EFN for generated scenes, which can be trained on a laptop; its tokens are CLIP's."""
+    config = EFNConfig(
+        vision=WideResNetConfig(layers=(1, 1, 2, 1), width=16, factor=1),
+        vocabulary_size=VOCABULARY_SIZE,
+        width=64,
+        coattention_width=32,
+        decoder_widths=(8, 16, 32, 48, 64),
+    )
+    spec = default_spec(config)
+    return spec.changed(image_size=192, word_length=24, tokenizer="clip").changed(**changes)
