@@ -64,7 +64,7 @@ def test_too_many_and_too_long_expressions(http, serve, grey):
     [
         ("segment", {"json": {"image": "x"}}, 422, "expressions: Field required"),
         ("segment", {"json": {"image": "x", "expressions": []}}, 422, "expressions: List should have at least 1 item"),
-        ("segment", {"json": {"image": "x", "expressions": "cat"}}, 422, "expressions: Input should be a valid list"),
+        ("segment", {"json": {"image": "x", "expressions": "cat"}}, 422, "expressions: Input should be a valid array"),
         ("segment", {"json": {"image": "x", "expressions": ["a"], "mask": "png"}}, 422, "mask: Extra inputs"),
         ("segment", {"json": {"image": "../secret", "expressions": ["a"]}}, 404, "does not have this image"),
         ("segment", {"json": {"image": "http://x/y.png", "expressions": ["a"]}}, 404, "does not have this image"),
@@ -256,11 +256,12 @@ def test_what_was_received_is_answered_before_the_server_stops(http, serve, stub
 # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_model_that_fails(http, serve, stub, grey, caplog):
+def test_a_model_that_fails(http, serve, stub, grey, caplog, wait_for):
     server = serve()
     stub.fault = RuntimeError("out of memory at /secret/path")
     with caplog.at_level(logging.ERROR):
         assert error(ask(http, server, grey(1))) == (500, "the server failed at this request; its log says why")
+        wait_for(lambda: caplog.records)
     assert [record.getMessage().strip() for record in caplog.records] == ["Exception in ASGI application"]
     assert "out of memory" in caplog.text
     stub.fault = None
