@@ -23,11 +23,14 @@ check: .venv/full browser  ## before every commit: style, types, and the tests t
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 	$(PYTEST) -q -m "not slow and not gpu and not real"
 
-browser:  ## Chromium, for the tests of the server's page, where Debian's packages may be installed
+browser: .venv/core  ## what the tests of the page need: Chromium, where Debian's packages may be installed, and onnxruntime-web
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && echo "Installing Debian's package chromium" && \
 	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
 	echo "There is no Chromium; without it the tests of the page are skipped"
+	@[ -d .venv/web ] || { command -v npm >/dev/null && \
+	  npm install --silent --ignore-scripts --no-audit --prefix .venv/web onnxruntime-web@1.30.0; } || \
+	echo "There is no npm, or no network; without it the test of the static site is skipped"
 
 docs: .venv/full  ## the site, in site/
 	$(BIN)/zensical build --clean --strict
@@ -48,11 +51,11 @@ clean:  ## what the other targets made
 	done; \
 	[ -n "$$python" ] || { echo "refseg needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python" >&2; exit 1; }; \
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv
-	@echo "Installing refseg and PyTorch into .venv; a minute or two"
+	@echo "Installing refseg into .venv"
 	@$(PIP) -qq -e .
 	@touch $@
 
 .venv/full: .venv/core
-	@echo "Installing the tools and the training extra into .venv"
-	@$(PIP) -qq -e '.[dev,train]'
+	@echo "Installing PyTorch and the tools into .venv; a minute or two"
+	@$(PIP) -qq -e '.[dev]'
 	@touch $@

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import io
 import json
 import re
-import shutil
 import socket
 import threading
 import time
+from importlib import resources
+from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
@@ -21,25 +23,20 @@ from pycocotools import mask as coco
 
 pytest.importorskip("playwright", reason="the browser is driven by playwright: pip install 'refseg[dev]'")
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Error, expect, sync_playwright
+from playwright.sync_api import expect
 
+from refseg.config import to_dict
 from refseg.data.examples import EXAMPLES
+from refseg.inputs.clip_bpe import Tokenizer
+from refseg.inputs.frame import Frame, letterbox
 from refseg.masks import decode_rle, iou
 from refseg.predictor import load
 from refseg.serve.app import create_app
 from refseg.serve.settings import Settings
+from refseg.values import Calibration, Decision, Prediction
 
 CATS = EXAMPLES / "cats.jpg"
 LEFT, RIGHT, ABSENT = "the cat on the left", "the cat on the right", "the violin"
-OPTIONS = [
-    "--no-sandbox",  # containers run as root, where Chromium's sandbox cannot start
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
@@ -60,49 +57,6 @@ def address(segmenter):
     yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
     server.should_exit = True
     thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    installed = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    with sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=installed, args=OPTIONS)
-        except Error as error:
-            pytest.skip(f"no browser can be started; install Debian's package chromium: {str(error).splitlines()[0]}")
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Opens the page in an empty profile: `visit(fragment, **options)`. Nothing may fail, or leave this machine."""
-    contexts, faults = [], []
-
-    def note_request(request):
-        if urlsplit(request.url).scheme not in ("blob", "data") and not request.url.startswith(address):
-            faults.append(f"requests {request.url}")
-
-    def note_message(message):
-        if message.type in ("error", "warning") and "Failed to load resource" not in message.text:
-            faults.append(message.text)
-
-    def open_page(fragment="", **options):
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", note_request)
-        page.on("console", note_message)
-        page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(address + fragment)
-        page.locator("body[data-ready]").wait_for()
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not faults
 
 
 def choose(page, path=CATS):
@@ -414,6 +368,9 @@ def test_axe_finds_no_fault(visit, scheme):
     check()
 
 
+# ── the scripts compute what the package computes ────────────────────────────────────────────────────────────────────
+
+
 def test_run_lengths_equal_those_of_pycocotools(visit):
     rng = np.random.default_rng(0)
     masks = [np.zeros((3, 4), bool), np.ones((3, 4), bool), rng.random((50, 70)) < 0.5, rng.random((300, 200)) < 0.001]
@@ -428,3 +385,71 @@ def test_run_lengths_equal_those_of_pycocotools(visit):
         rle, again = page.evaluate(code, [mask.ravel().astype(int).tolist(), width, height])
         assert rle["counts"] == coco.encode(np.asfortranarray(mask, dtype=np.uint8))["counts"].decode()
         assert again == mask.ravel().tolist()
+
+
+def test_tokens_equal_those_of_the_package(visit):
+    golden = json.loads((Path(__file__).parents[1] / "data/clip_bpe_golden.json").read_text(encoding="utf-8"))
+    texts = [one["text"] for kind in ("real_expressions", "edge_cases") for one in golden[kind]]
+    # What ftfy and HTML change is not repaired in the browser.
+    texts = [text for text in texts if text.isascii() and text.isprintable() and "&" not in text]
+    assert len(texts) > 600
+    texts += ["der Hund über dem Stuhl", "Ärger", "l\u2019homme à gauche", "左の猫", "🐈 cat"]
+    code = """async ([merges, texts, length]) => {
+        const {Tokenizer} = await import("./page/clip_bpe.js");
+        const {tokens, padding} = new Tokenizer(merges, length).encode(texts);
+        return [Array.from(tokens, Number), Array.from(padding, Boolean)];
+    }"""
+    merges = gzip.decompress((resources.files("refseg.inputs") / "bpe_merges.txt.gz").read_bytes()).decode()
+    page = visit()
+    for length in (5, 22):
+        expected = Tokenizer(length)(texts)
+        tokens, padding = page.evaluate(code, [merges, texts, length])
+        differ = (np.reshape(tokens, expected.tokens.shape) != expected.tokens).any(axis=1)
+        assert [text for text, one in zip(texts, differ, strict=True) if one] == []
+        assert padding == expected.padding.ravel().tolist()
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 53), (150, 90), (64, 64), (1, 40)])
+def test_an_image_lies_in_the_square_as_in_the_package(visit, height, width):
+    rng = np.random.default_rng(height)
+    image = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
+    scores = rng.random((16, 16), dtype=np.float32)
+    mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+    square, frame = letterbox(Image.fromarray(image[..., :3].copy()), 64, mean=mean, std=std)
+    code = """async ([rgba, scores, height, width, mean, std]) => {
+        const {Frame} = await import("./page/frame.js");
+        const frame = new Frame(height, width, 64);
+        return [[...frame.letterbox(rgba, mean, std)], [...frame.restore(Float32Array.from(scores), 16, 16)]];
+    }"""
+    given = [image.ravel().tolist(), scores.ravel().tolist(), height, width, mean, std]
+    made, restored = visit().evaluate(code, given)
+    difference = np.abs(np.reshape(made, square.shape) - square)
+    assert difference.max() <= 1.01 / 255 / min(std)  # one grey level, where rounding differs
+    assert (difference > 1e-5).mean() < 0.001
+    assert np.abs(np.reshape(restored, (height, width)) - frame.restore(scores)).max() < 1e-5
+
+
+CALIBRATION = Calibration(knots=((0.2, 0.1), (0.5, 0.4), (0.9, 0.8)), reject_below=0.3)
+
+
+@pytest.mark.parametrize("relative", [None, 0.6])
+@pytest.mark.parametrize(
+    "calibration", [None, Calibration(knots=((0.2, 0.1), (0.5, 0.4), (0.9, 0.8)), reject_below=0.3)]
+)
+def test_verdicts_equal_those_of_the_package(visit, relative, calibration):
+    decision = Decision(threshold=0.4, relative_threshold=relative, calibration=calibration)
+    y, x = np.mgrid[:32, :32] / 31 - 0.5
+    page = visit()
+    for peak in (0.1, 0.41, 0.6, 0.8, 0.99):
+        scores = (peak * np.exp(-6 * (x**2 + y**2))).astype(np.float32)
+        found = Prediction("it", scores, Frame(32, 32, 32), decision)
+        code = """async ([values, decision]) => {
+            const {decide} = await import("./page/decision.js");
+            const {mask, ...rest} = decide(Float32Array.from(values), decision);
+            return [[...mask], rest];
+        }"""
+        mask, rest = page.evaluate(code, [found.probability.ravel().tolist(), to_dict(decision)])
+        assert rest["empty"] == found.empty
+        assert rest["score"] == pytest.approx(found.score, abs=1e-6)
+        assert rest["threshold"] == pytest.approx(found.threshold)
+        assert found.empty or (np.reshape(mask, (32, 32)) == found.mask).all()
