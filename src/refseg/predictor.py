@@ -19,6 +19,7 @@ from refseg.inputs.clip_bpe import expression_list
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.read import ImageSource
 from refseg.runtimes.base import Arithmetic, Runtime, probabilities
+from refseg.runtimes.choose import RuntimeName, check_torch, choose_runtime
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, Encoding, PatchMap, Prediction
 
@@ -146,15 +147,16 @@ def load(
     model: str | os.PathLike[str] = BUNDLED,
     device: str | torch.device = "auto",
     *,
+    runtime: RuntimeName = "auto",
     precision: Arithmetic = "exact",
     compiled: bool = False,
     refine: str | None = None,
 ) -> BaseSegmenter:
     """Load a model: the bundled one, or one by its name in `refseg models`, its folder, or its Hub name `user/name`.
 
-    Models of refseg give a `Predictor`; exported ones (`refseg.export`) too, without PyTorch. Other people's models
-    (`refseg.peers`) need the extra `refseg[peers]`; their files are downloaded once, after a line with their size and
-    licence.
+    Models of refseg give a `Predictor`. The bundled ones and exported ones (`refseg.export`) need no PyTorch; other
+    model folders need the extra `refseg[torch]`. Other people's models (`refseg.peers`) need the extra `refseg[peers]`;
+    their files are downloaded once, after a line with their size and licence.
 
     A process that has loaded a model must not be forked afterwards: PyTorch's threads do not exist in the child, which
     may wait for them forever. Start other processes with the method `spawn`, or load the model in each of them.
@@ -163,6 +165,8 @@ def load(
         model: the name or the path.
         device: `auto` (a CUDA GPU, else Apple's, else the processor), `cpu`, `cuda`, `cuda:1`, `mps`, or a
             `torch.device`.
+        runtime: `torch` (PyTorch), `onnx` (ONNX Runtime, on the processor), or `auto`: ONNX Runtime where the model has
+            graphs for it and is computed on the processor, else PyTorch.
         precision: `exact` computes in float32; `fast` multiplies numbers of bfloat16, on a device that has them (see
             `docs/speed.md`). For models that PyTorch computes; `refseg.export` sets that of an exported model.
         compiled: whether `torch.compile` compiles the model at first use; it takes minutes and needs a C++ compiler.
@@ -171,7 +175,8 @@ def load(
     Raises:
         UnknownNameError: there is no such model, or no such refiner.
         WeightsError: it has no weights here, or they are broken.
-        ConfigError: its config is broken, the device is unknown or missing, or the model needs an extra of refseg.
+        ConfigError: its config is broken, the device is unknown or missing, or the model needs an extra of refseg, or
+            another runtime.
         DownloadError: it cannot be fetched.
     """
     if refine is not None:
@@ -179,13 +184,14 @@ def load(
         from refseg.peers.refine import Refined
 
         refiner = load_refiner(refine, device)
-        return Refined(load(model, device, precision=precision, compiled=compiled), refiner)
+        return Refined(load(model, device, runtime=runtime, precision=precision, compiled=compiled), refiner)
     from refseg.models.exported import find_export
 
     if (exported := find_export(model)) is not None:
+        if runtime == "torch":
+            raise ConfigError(f"{exported}: an exported model is computed by ONNX Runtime, not by PyTorch")
         _check_as_stored(str(exported), precision, compiled)
         return Predictor.from_export(exported, device)
-    from refseg.models.folder import load_model, read_folder
     from refseg.models.hub import resolve
     from refseg.peers.stored import find_peer
     from refseg.peers.table import PEERS
@@ -193,6 +199,9 @@ def load(
     name_or_path = model if isinstance(model, str) else Path(model)
     if (peer := find_peer(name_or_path)) is not None:
         _check_as_stored(peer.peer, precision, compiled)
+        if runtime == "onnx":
+            raise ConfigError(f"{peer.peer} is computed by PyTorch, not by ONNX Runtime")
+        check_torch()
         from refseg.peers.load import load_peer
 
         return load_peer(peer, device)
@@ -200,6 +209,12 @@ def load(
         folder = resolve(name_or_path)
     except UnknownNameError as error:
         raise UnknownNameError(error.kind, error.name, (*error.known, *PEERS)) from None
+    if runtime == "auto" and (precision != "exact" or compiled):
+        runtime = "torch"
+    if choose_runtime(folder, runtime, str(device)) == "onnx":
+        _check_as_stored(f"{model} in ONNX Runtime", precision, compiled)
+        return Predictor.from_export(folder, device)
+    from refseg.models.folder import load_model, read_folder
     from refseg.runtimes.torch import TorchRuntime
 
     network = load_model(folder)
@@ -220,6 +235,7 @@ def predict(
     model: str | os.PathLike[str] = BUNDLED,
     device: str | torch.device = "auto",
     threshold: float | None = None,
+    runtime: RuntimeName = "auto",
     precision: Arithmetic = "exact",
     refine: str | None = None,
 ) -> list[Prediction]:
@@ -233,6 +249,7 @@ def predict(
         model: see `load`.
         device: see `load`.
         threshold: see `Predictor.segment`.
+        runtime: see `load`.
         precision: see `load`.
         refine: see `load`.
 
@@ -240,6 +257,6 @@ def predict(
         RefsegError: as these three.
     """
     texts = expression_list(expressions)
-    predictor = load(model, device, precision=precision, refine=refine)
+    predictor = load(model, device, runtime=runtime, precision=precision, refine=refine)
     (encoding,) = predictor.encode([image])
     return predictor.segment(encoding, texts, threshold=threshold)

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
 
 
 def test_it_answers_as_the_bundled_model(folder):
-    bundled, exported = refseg.load("shapes", device="cpu"), refseg.load(folder)
+    bundled, exported = refseg.load("shapes", "cpu", runtime="torch"), refseg.load(folder)
     assert (exported.decision, exported.domain) == (bundled.decision, bundled.domain)
     scores = []
     for sample in Shapes("val").samples_of(3):

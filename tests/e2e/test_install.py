@@ -89,7 +89,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {"LICENSE", "NOTICE"} <= {Path(name).name for name in about}
     # Once the bundled model is in the source it is in the wheel: both of its files, or none.
     weights = {Path(name).name for name in packed if name.startswith("refseg/models/weights/shapes/")}
-    assert weights in (set(), {"config.json", "model.safetensors"})
+    assert weights in (set(), {"config.json", "model.safetensors", "image.onnx", "expression.onnx"})
 
 
 def test_every_module_works_with_the_core_alone(installed: Path, tmp_path: Path) -> None:
@@ -100,6 +100,34 @@ def test_every_module_works_with_the_core_alone(installed: Path, tmp_path: Path)
         if file.name not in ("__init__.py", "__main__.py")
     }
     assert modules <= set(printed.split())
+
+
+WITHOUT_TORCH = (
+    "import sys; sys.modules['torch'] = None; from refseg.cli.main import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def test_the_core_predicts_and_evaluates_without_pytorch(installed: Path, tmp_path: Path) -> None:
+    def refseg(*words: str | Path, code: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, *map(str, words)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(installed), "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stderr if code else done.stdout
+
+    photo = installed / "refseg/data/examples/cats.jpg"
+    assert "score 0." in refseg("predict", photo, "the cat on the left", "--out", "predicted")
+    refseg("evaluate", "shapes", "shapes:val", "--limit", "2", "--out", "result")
+    refseg("report", "result/result.json", "--out", "report.html")
+    refseg("data", "stats", "shapes:val", "--limit", "3")
+    assert "photos" in refseg("models")
+    for words in (["train", "shapes-smoke"], ["convert", photo, "out"], ["export", "shapes", "--out", "out"]):
+        assert refseg(*words, code=2) == "refseg: this needs PyTorch: pip install 'refseg[torch]'\n"
 
 
 def test_the_installed_command_answers(installed: Path, tmp_path: Path) -> None:

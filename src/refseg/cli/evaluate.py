@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refseg.cli.options import add_device, add_refine, model_name
+from refseg.cli.options import add_device, add_refine, add_runtime, model_name
 from refseg.cli.outputs import check_outputs, result_files
 from refseg.errors import ConfigError
 from refseg.writers.table import aligned
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     add_refine(parser)
     add_device(parser)
+    add_runtime(parser)
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.evaluation.result import make_result
     from refseg.predictor import load
 
-    segmenter = load(arguments.model, arguments.device, refine=arguments.refine)
+    segmenter = load(arguments.model, arguments.device, runtime=arguments.runtime, refine=arguments.refine)
     lines: list[str] = []
     timing = Timing()
     images = min(arguments.limit or data.num_images, data.num_images)

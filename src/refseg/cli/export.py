@@ -2,7 +2,8 @@
 
 The folder can be given wherever a model is named. It is computed by ONNX Runtime, on the processor, and needs no
 PyTorch. What the graphs compute is compared with PyTorch first, in other numbers of images, expressions and tokens than
-they were made with; if it differs, nothing is left.
+they were made with; if it differs, nothing is left. With --in-place the graphs are added to a model folder and use its
+weights: then either runtime can compute it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from refseg.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from refseg.data.dataset import DataSet
+    from refseg.runtimes.choose import RuntimeName
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -26,7 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("model", help="a name from `refseg models`, a model folder, or a Hub name such as user/name")
     parser.add_argument("--to", choices=("onnx",), default="onnx", help="the format of the graphs (default: onnx)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the new folder to write")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, metavar="FOLDER", help="the new folder to write")
+    where.add_argument(
+        "--in-place",
+        action="store_true",
+        help="add the graphs to the model folder itself, whose weights they use",
+    )
     parser.add_argument(
         "--precision",
         choices=("float32", "float16", "int8"),
@@ -51,6 +59,18 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigError("--data and --limit need --on")
     if arguments.limit is not None and arguments.limit < 1:
         raise ConfigError(f"--limit must be at least 1, got {arguments.limit}")
+    from refseg.runtimes.export import add_graphs
+
+    if arguments.in_place:
+        if arguments.on is not None or arguments.precision != "float32":
+            raise ConfigError("--in-place takes neither --precision nor --on: the weights are those of the folder")
+        deviation = add_graphs(arguments.model)
+        print(f"{arguments.model}: has graphs now; they differ from PyTorch by {deviation:.1e} at most")
+        return 0
+    return _export(arguments)
+
+
+def _export(arguments: argparse.Namespace) -> int:
     from refseg.models.exported import read_export
     from refseg.runtimes.export import export
 
@@ -64,18 +84,20 @@ def run(arguments: argparse.Namespace) -> int:
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 1e6:.1f} MB; differs from PyTorch by {made['largest_deviation']:.1e} at most", flush=True)
     if data is not None:
-        before, after = (_mean_iou(model, data, arguments.limit) for model in (arguments.model, folder))
+        before = _mean_iou(arguments.model, "torch", data, arguments.limit)
+        after = _mean_iou(folder, "onnx", data, arguments.limit)
         print(f"mean IoU on {arguments.on}: {before:.4f} by PyTorch, {after:.4f} exported; loss {before - after:.4f}")
     return 0
 
 
-def _mean_iou(model: str | Path, data: DataSet, limit: int | None) -> float:
+def _mean_iou(model: str | Path, runtime: RuntimeName, data: DataSet, limit: int | None) -> float:
     from refseg.evaluation.evaluate import evaluate
     from refseg.evaluation.metrics import summarise
     from refseg.predictor import load
 
     images = range(min(data.num_images, limit or data.num_images))
-    mean_iou = summarise(evaluate(load(model, "cpu"), data, images, progress=sys.stderr.isatty()))["mean_iou"]
+    segmenter = load(model, "cpu", runtime=runtime)
+    mean_iou = summarise(evaluate(segmenter, data, images, progress=sys.stderr.isatty()))["mean_iou"]
     if mean_iou is None:
         raise DataError("no expression of these images has a target, so that there is no IoU")
     return float(mean_iou)

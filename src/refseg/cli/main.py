@@ -32,6 +32,7 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
         "export": "write a model for another runtime than PyTorch",
         "serve": "serve models over HTTP, with a page for the browser",
         "models": "list the models that have a name",
+        "bench": "measure the speed and the memory of models on this machine",
         "data": "fetch, check, describe, label and show data sets",
     }
 )
@@ -97,6 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RefsegError as error:
         print(f"refseg: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        print("refseg: this needs PyTorch: pip install 'refseg[torch]'", file=sys.stderr)
+        return EXIT_CODE
     except KeyboardInterrupt:
         print("refseg: interrupted", file=sys.stderr)
         return INTERRUPTED

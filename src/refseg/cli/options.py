@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_device", "add_refine", "model_name"]
+__all__ = ["add_device", "add_refine", "add_runtime", "model_name"]
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -14,6 +14,19 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         default="auto",
         metavar="NAME",
         help="auto (a CUDA GPU, else Apple's, else the processor), cpu, cuda, cuda:1, mps (default: auto)",
+    )
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """Declare `--runtime`."""
+    parser.add_argument(
+        "--runtime",
+        choices=("auto", "torch", "onnx"),
+        default="auto",
+        help=(
+            "PyTorch, or ONNX Runtime for the models in the package and exported ones; auto takes ONNX Runtime on a "
+            "processor where the model has graphs for it (default: auto)"
+        ),
     )
 
 

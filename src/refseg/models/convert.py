@@ -23,7 +23,8 @@ from refseg.models.clipseg.convert import config_of_transformers, from_transform
 from refseg.models.clipseg.model import default_spec as clipseg_spec
 from refseg.models.cris.convert import as_checkpoint, parse_checkpoint
 from refseg.models.families import family
-from refseg.models.folder import CONFIG, load_model, read_encoders, read_folder, save_model
+from refseg.models.folder import load_model, read_encoders, read_folder, save_model
+from refseg.models.layout import CONFIG
 
 __all__ = ["adopt_clip", "convert", "merge", "read_foreign"]
 

@@ -1,4 +1,6 @@
-"""Reads and writes the description of an exported model, `export.json`, which stands beside its graphs.
+"""Reads and writes the description of an exported model, which stands beside its graphs.
+
+That is `export.json`, or the `config.json` of a model folder that has graphs too.
 
 Importing this module does not import PyTorch: predicting with an exported model does not need it.
 """
@@ -15,11 +17,10 @@ from refseg import __version__
 from refseg.config import from_dict, load_json, save_json, to_dict
 from refseg.inputs.preprocessing import Inputs
 from refseg.models.families import MODELS
+from refseg.models.layout import CONFIG, DESCRIPTION
 from refseg.values import Decision
 
-__all__ = ["DESCRIPTION", "Exported", "Precision", "find_export", "read_export", "write_export"]
-
-DESCRIPTION = "export.json"
+__all__ = ["Exported", "Precision", "find_export", "read_export", "write_export"]
 
 Precision: TypeAlias = Literal["float32", "float16", "int8"]
 
@@ -33,8 +34,11 @@ class Exported:
     family: str
     inputs: Inputs
     decision: Decision
-    precision: Precision = "float32"
-    """In which the weights are stored; values are computed in float32, products with weights of int8 in integers."""
+    precision: Precision | None = "float32"
+    """In which the weights are stored; None: as in the model folder that has the graphs.
+
+    Values are computed in float32, products with weights of int8 in integers.
+    """
     domain: str | None = None
     """The kind of images that it was trained on, such as `photos`; None: not known."""
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +62,14 @@ def read_export(folder: Path) -> Exported:
         ConfigError: it is missing or broken.
     """
     path = folder / DESCRIPTION
-    values = load_json(path)
+    if not path.is_file() and (folder / CONFIG).is_file():
+        path = folder / CONFIG
+        values = load_json(path)
+        for name in ("config", "clip"):
+            values.pop(name, None)
+        values |= {"format": "onnx", "precision": None}
+    else:
+        values = load_json(path)
     about = values.pop("about", {})
     return replace(from_dict(Exported, values, where=str(path)), about=about)
 

@@ -27,21 +27,18 @@ from refseg.models.base import Model, ModelSpec
 from refseg.models.checked import build_checked
 from refseg.models.exported import find_export
 from refseg.models.families import MODELS, family
+from refseg.models.layout import CONFIG, WEIGHTS, not_a_folder
 from refseg.values import Decision
 
 __all__ = [
-    "CONFIG",
-    "WEIGHTS",
     "ModelFolder",
     "load_model",
-    "not_a_folder",
     "read_encoders",
     "read_folder",
     "save_model",
     "write_decision",
 ]
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 FIELDS = ("refseg", "family", "domain", "config", "inputs", "decision", "clip", "about")
 DTYPES = ("F16", "BF16", "F32", "F64", "I64")
 
@@ -311,12 +308,3 @@ def _frozen_weights(source: ClipSource, given: str | Path | None, path: Path) ->
     if fingerprint(state) != source.sha256:
         raise WeightsError(f"{place}: is another CLIP than {name}, with which {path} was trained")
     return in_a_model(state)
-
-
-def not_a_folder(path: Path) -> WeightsError:
-    """Return the error for a path that is not a folder, with what to do."""
-    if path.is_file():
-        return WeightsError(
-            f"{path} is a file, and a model is a folder: `refseg convert {path} FOLDER` makes one of a checkpoint"
-        )
-    return WeightsError(f"{path}: no such folder")

@@ -12,14 +12,16 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refseg.download import Expected, download, exclusive, join_url, storing
-from refseg.encoders.clip_sizes import CLIP_SIZES
 from refseg.errors import DownloadError, OutputError, UnknownNameError, WeightsError, one_line
 from refseg.files import user_cache, write_text
-from refseg.models.convert import read_foreign
 from refseg.models.families import MODELS, HubFile, ModelEntry
-from refseg.models.folder import CONFIG, WEIGHTS, ModelFolder, not_a_folder, read_folder, save_model
+from refseg.models.layout import CONFIG, WEIGHTS, not_a_folder
+
+if TYPE_CHECKING:
+    from refseg.models.folder import ModelFolder
 
 __all__ = ["cached_files", "download_files", "push_to_hub", "resolve"]
 
@@ -87,6 +89,9 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = False) -> s
         ConfigError: Its config is broken.
         OutputError: The name is invalid, or it cannot be uploaded.
     """
+    from refseg.encoders.clip_sizes import CLIP_SIZES
+    from refseg.models.folder import read_folder
+
     folder = Path(folder)
     stored = read_folder(folder)
     if not (folder / WEIGHTS).is_file():
@@ -144,6 +149,9 @@ def _published(entry: ModelEntry, file: HubFile, *, allow_download: bool) -> Pat
         path = user_cache("downloads", f"{folder.name}{Path(file.name).suffix}")
         expected = Expected(sha256=file.sha256, origin="as the Hub lists it", limit=2 * 10**6 * file.megabytes)
         download([join_url(f"{page}/resolve/{file.revision}", file.name)], path, expected)
+        from refseg.models.convert import read_foreign
+        from refseg.models.folder import save_model
+
         model, _ = read_foreign(path)
         about = {"source": f"{file.repository}/{file.name}", "revision": file.revision, "licence": entry.licence}
         save_model(model, folder, name=entry.name, domain="photos", extra=about)

@@ -11,7 +11,7 @@ from typing import Any
 from refseg import __version__
 from refseg.config import from_dict, load_json, save_json, to_dict
 from refseg.errors import OutputError
-from refseg.models.folder import CONFIG
+from refseg.models.layout import CONFIG
 from refseg.peers.table import PEERS, peer_entry
 from refseg.values import Decision
 

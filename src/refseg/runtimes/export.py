@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,23 +27,24 @@ from refseg.models.base import Model, PatchMapModel
 from refseg.models.exported import Exported, Precision, write_export
 from refseg.models.folder import load_model, read_folder
 from refseg.models.hub import resolve
+from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH, WEIGHTS
 from refseg.runtimes.base import Runtime, probabilities
 from refseg.runtimes.onnx import (
     COSINES,
-    EXPRESSION_GRAPH,
-    IMAGE_GRAPH,
     LOGITS,
     MAP_LOGITS,
     PADDING,
     PIXELS,
     PREFIX,
+    SHARED,
     TOKENS,
     OnnxRuntime,
+    layout_of,
     onnxruntime,
 )
 from refseg.runtimes.torch import TorchRuntime
 
-__all__ = ["export"]
+__all__ = ["add_graphs", "export"]
 
 OPSET = 20
 """The first version of ONNX whose GridSample is what PyTorch computes."""
@@ -118,6 +121,41 @@ def export(
     return Path(folder)
 
 
+def add_graphs(folder: str | os.PathLike[str]) -> float:
+    """Add to a model folder the graphs that ONNX Runtime computes it with, and return how far they are from PyTorch.
+
+    They have no weights of their own, but refer to those of the folder, so that they take few bytes. They hold as long
+    as the names and shapes of the weights stay: training writes a new folder, without graphs.
+
+    Args:
+        folder: of a model.
+
+    Returns:
+        The largest difference of a probability, and of a feature in relation to the largest one.
+
+    Raises:
+        WeightsError: it is not a model folder, its CLIP is elsewhere, or the graphs compute something else.
+        ConfigError: its config is broken, or the extra `refseg[export]` is missing.
+        OutputError: they cannot be written.
+    """
+    _check_libraries()
+    folder = Path(folder)
+    if read_folder(folder).clip is not None:
+        raise WeightsError(f"{folder}: needs a CLIP that is elsewhere; `refseg convert --merge` joins both first")
+    loaded = load_model(folder)
+    try:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".graphs-") as name:
+            draft = Path(name)
+            os.link(folder / WEIGHTS, draft / WEIGHTS)
+            _write_graphs(loaded, draft, None)
+            deviation = _compare(TorchRuntime(loaded, "cpu"), draft, loaded.inputs, "float32")
+            for graph in (IMAGE_GRAPH, EXPRESSION_GRAPH):
+                (draft / graph).replace(folder / graph)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    return deviation
+
+
 def _check_libraries() -> None:
     onnxruntime()
     try:
@@ -155,8 +193,8 @@ class _ExpressionGraph(nn.Module):
         return (logits,)
 
 
-def _write_graphs(model: Model, folder: Path, precision: Precision) -> None:
-    """Write both graphs of a model in evaluation mode, with weights of a precision.
+def _write_graphs(model: Model, folder: Path, precision: Precision | None) -> None:
+    """Write both graphs of a model in evaluation mode, with weights of a precision; None: those of the folder.
 
     Raises:
         ConfigError: the model has an operation that ONNX lacks.
@@ -167,7 +205,8 @@ def _write_graphs(model: Model, folder: Path, precision: Precision) -> None:
     pixels, tokens = torch.zeros(2, 3, side, side), torch.zeros(2, length, dtype=torch.int64)
     with torch.no_grad():
         features = {name: value[:1] for name, value in model.encode_image(pixels).items()}
-    image = _traced(_ImageGraph(model), (pixels,), [PIXELS], list(features), {PIXELS: {0: "images"}})
+    shared = precision is None  # then the weights have to stay as they are stored
+    image = _traced(_ImageGraph(model), (pixels,), [PIXELS], list(features), {PIXELS: {0: "images"}}, not shared)
     free = {0: "expressions", 1: "length"}
     expression = _traced(
         _ExpressionGraph(model),
@@ -175,15 +214,24 @@ def _write_graphs(model: Model, folder: Path, precision: Precision) -> None:
         [*(PREFIX + name for name in features), TOKENS, PADDING],
         [LOGITS, *([COSINES, MAP_LOGITS] if isinstance(model, PatchMapModel) else [])],
         {"image": {name: {} for name in features}, TOKENS: free, PADDING: free},
+        not shared,
     )
     for program, name in ((image, IMAGE_GRAPH), (expression, EXPRESSION_GRAPH)):
         if precision == "float16":
             _store_in_float16(program.model)
-        program.save(folder / name, external_data=True)  # weights beside the graph, which has at most 2 GB
+        if shared:
+            _refer_to(folder / WEIGHTS, program.model)
+        # Weights beside the graph, which has at most 2 GB.
+        program.save(folder / name, external_data=not shared)
 
 
 def _traced(
-    module: nn.Module, arguments: tuple[Any, ...], inputs: list[str], outputs: list[str], free: dict[str, Any]
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    inputs: list[str],
+    outputs: list[str],
+    free: dict[str, Any],
+    optimise: bool,
 ) -> torch.onnx.ONNXProgram:
     """Return the graph of a module.
 
@@ -193,6 +241,7 @@ def _traced(
         inputs: the names of the arguments.
         outputs: the names of what it returns.
         free: by argument, the names of the axes that may have any length.
+        optimise: whether operations may be joined, which changes the weights.
 
     Raises:
         ConfigError: the module has an operation that ONNX lacks.
@@ -208,6 +257,7 @@ def _traced(
                 dynamic_shapes=free,
                 opset_version=OPSET,
                 dynamo=True,
+                optimize=optimise,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -231,13 +281,50 @@ def _store_in_float16(model: Any) -> None:
             continue
         with np.errstate(over="ignore"):  # a weight that is too large is found by the comparison with PyTorch
             half = ir.tensor(weight.const_value.numpy().astype(np.float16), name=f"{name}.float16")
-        stored = ir.Value(name=half.name, shape=weight.shape, type=ir.TensorType(half.dtype), const_value=half)
-        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
-        graph.initializers.pop(name)
-        graph.register_initializer(stored)
-        cast.outputs[0].name = name
-        ir.convenience.replace_all_uses_with(weight, cast.outputs[0])
-        graph.insert_before(graph[0], cast)
+        _replace_weight(graph, name, half)
+
+
+def _refer_to(weights: Path, model: Any) -> None:
+    """Let the weights of a graph be those of a safetensors file, which must be in the folder of the graph.
+
+    Args:
+        weights: the file.
+        model: an `onnx_ir.Model`, whose weights have the names of the file with `model.` in front.
+    """
+    ir = importlib.import_module("onnx_ir")
+    dtypes = {"F32": ir.DataType.FLOAT, "F16": ir.DataType.FLOAT16, "BF16": ir.DataType.BFLOAT16}
+    with weights.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        stored = json.loads(file.read(length))
+    graph = model.graph
+    for name, weight in list(graph.initializers.items()):
+        entry = stored.get(name.removeprefix("model."))
+        if entry is None or entry["dtype"] not in dtypes:  # a constant of the graph
+            continue
+        start, end = entry["data_offsets"]
+        place = ir.ExternalTensor(
+            weights.name,
+            8 + length + start,
+            end - start,
+            dtypes[entry["dtype"]],
+            name=f"{name}.stored",
+            shape=weight.shape,
+            base_dir=weights.parent,
+        )
+        _replace_weight(graph, name, place)
+    model.metadata_props[SHARED] = layout_of(weights)
+
+
+def _replace_weight(graph: Any, name: str, tensor: Any) -> None:
+    """Replace a weight of an `onnx_ir.Graph` by another tensor, which is cast to float32."""
+    ir = importlib.import_module("onnx_ir")
+    weight = graph.initializers.pop(name)
+    stored = ir.Value(name=tensor.name, shape=weight.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(stored)
+    cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
+    cast.outputs[0].name = name
+    ir.convenience.replace_all_uses_with(weight, cast.outputs[0])
+    graph.insert_before(graph[0], cast)
 
 
 def _store_in_int8(path: Path) -> None:

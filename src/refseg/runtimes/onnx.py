@@ -1,8 +1,9 @@
-"""Computes an exported model with ONNX Runtime, on a processor; PyTorch is not needed.
+"""Computes a model with ONNX Runtime, on a processor; PyTorch is not needed.
 
 An exported model has two graphs: `image.onnx` computes all that depends on the images alone, `expression.onnx` answers
 expressions about one image. Their inputs and outputs have the names below; those of the image have the names of
-`Model.encode_image`, in the second graph with a prefix.
+`Model.encode_image`, in the second graph with a prefix. The graphs of a model folder have no weights of their own: they
+refer to places in its `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -20,27 +21,31 @@ from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
 from refseg.errors import ConfigError, WeightsError, one_line
+from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH, WEIGHTS
 
 __all__ = [
     "COSINES",
-    "EXPRESSION_GRAPH",
-    "IMAGE_GRAPH",
     "LOGITS",
     "MAP_LOGITS",
     "PADDING",
     "PIXELS",
     "PREFIX",
+    "SHARED",
     "TOKENS",
     "OnnxRuntime",
+    "layout_of",
     "onnxruntime",
 ]
 
-IMAGE_GRAPH, EXPRESSION_GRAPH = "image.onnx", "expression.onnx"
 PIXELS, TOKENS, PADDING, LOGITS = "pixels", "tokens", "padding", "logits"
 COSINES, MAP_LOGITS = "cosines", "map_logits"
 """Further outputs of models with a patch-level map."""
 PREFIX = "image."
 """Of the names of the image's features where they are inputs."""
+SHARED = "weights"
+"""The metadata of a graph that has no weights of its own: what `layout_of` returns of the file that has them."""
+LONGEST_HEADER = 100 * 10**6
+"""Bytes, as the library safetensors allows."""
 ERRORS_ONLY = 3
 
 
@@ -71,15 +76,23 @@ class OnnxRuntime:
             raise WeightsError(
                 f"{folder}: {IMAGE_GRAPH} and {EXPRESSION_GRAPH} are not of one model; export the model again"
             )
+        self._files = sorted(file for name in (IMAGE_GRAPH, EXPRESSION_GRAPH) for file in folder.glob(f"{name}*"))
+        layouts = {
+            session.get_modelmeta().custom_metadata_map.get(SHARED) for session in (self._image, self._expression)
+        }
+        if layouts != {None}:
+            weights = folder / WEIGHTS
+            if not weights.is_file() or layouts != {layout_of(weights)}:
+                raise WeightsError(f"{folder}: the graphs were made for another {WEIGHTS}; export the model again")
+            self._files.append(weights)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the files of both graphs; computed at first use."""
+        """SHA-256 of the files of both graphs and of their weights; computed at first use."""
         digest = hashlib.sha256()
-        for name in (IMAGE_GRAPH, EXPRESSION_GRAPH):
-            for path in sorted(self._folder.glob(f"{name}*")):
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        for path in self._files:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
     def encode(self, pixels: Float[ndarray, "N 3 S S"]) -> dict[str, ndarray]:
@@ -116,6 +129,18 @@ class OnnxRuntime:
         return computed
 
 
+def layout_of(weights: Path) -> str:
+    """Return the SHA-256 of the header of a safetensors file, which says where in it each tensor is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with weights.open("rb") as file:
+        length = file.read(8)
+        header = file.read(min(int.from_bytes(length, "little"), LONGEST_HEADER))
+    return hashlib.sha256(length + header).hexdigest()
+
+
 def onnxruntime() -> Any:
     """Return the library.
 
@@ -126,7 +151,7 @@ def onnxruntime() -> Any:
     try:
         return importlib.import_module("onnxruntime")
     except ImportError:
-        raise ConfigError("an exported model needs the library onnxruntime: pip install 'refseg[onnx]'") from None
+        raise ConfigError("this needs the library onnxruntime, which belongs to refseg: pip install refseg") from None
 
 
 def _session(path: Path) -> Any:

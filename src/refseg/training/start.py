@@ -19,8 +19,9 @@ from refseg.errors import ConfigError, WeightsError, one_line
 from refseg.models.base import Model, ModelSpec
 from refseg.models.convert import adopt_clip
 from refseg.models.families import MODELS, build
-from refseg.models.folder import WEIGHTS, load_model
+from refseg.models.folder import load_model
 from refseg.models.hub import resolve
+from refseg.models.layout import WEIGHTS
 from refseg.training.families import training_spec
 from refseg.training.recipes import Recipe
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import errno
 import importlib
+import shutil
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 from refseg.cli.main import main
 from refseg.errors import ConfigError, OutputError, UnknownNameError, WeightsError
 from refseg.models.exported import read_export
+from refseg.models.families import create_model
+from refseg.models.folder import save_model
+from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH, WEIGHTS
 from refseg.predictor import load
-from refseg.runtimes.export import export
+from refseg.runtimes.export import add_graphs, export
 from refseg.runtimes.torch import TorchRuntime
 
 MODULE = importlib.import_module("refseg.runtimes.export")
@@ -107,3 +112,45 @@ def test_smaller_weights(model_folder, photo, tmp_path, capsys, precision, size,
     answers = [each.segment(each.encode(photo), words) for each in (eager, exported)]
     for one, other in zip(*answers, strict=True):
         np.testing.assert_allclose(one.scores, other.scores, atol=deviation)
+
+
+# ── graphs in a model folder ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """A small model folder with graphs; making them takes seconds."""
+    torch.manual_seed(0)
+    folder = save_model(create_model("cris-compact", image_size=64), tmp_path_factory.mktemp("both") / "model")
+    assert add_graphs(folder) < 1e-3
+    return folder
+
+
+@pytest.mark.slow
+def test_graphs_in_a_model_folder_use_its_weights(both, photo):
+    graphs = [both / IMAGE_GRAPH, both / EXPRESSION_GRAPH]
+    assert sum(path.stat().st_size for path in graphs) < 0.05 * (both / WEIGHTS).stat().st_size
+    by_torch, by_onnx = (load(both, "cpu", runtime=runtime) for runtime in ("torch", "onnx"))
+    assert (by_onnx.inputs, by_onnx.decision) == (by_torch.inputs, by_torch.decision)
+    answers = [each.segment(each.encode(photo), ["a cup", "the left dog"]) for each in (by_torch, by_onnx)]
+    for one, other in zip(*answers, strict=True):
+        assert np.abs(one.probability - other.probability).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_graphs_are_not_used_with_other_weights(both, tmp_path):
+    shutil.copytree(both, tmp_path / "model")
+    save_model(create_model("cris-compact", decoder_layers=2), tmp_path / "other")
+    shutil.copy(tmp_path / "other" / WEIGHTS, tmp_path / "model" / WEIGHTS)
+    with pytest.raises(WeightsError, match="another"):
+        load(tmp_path / "model", "cpu", runtime="onnx")
+    (tmp_path / "model" / WEIGHTS).unlink()
+    with pytest.raises(WeightsError):
+        load(tmp_path / "model", "cpu", runtime="onnx")
+
+
+def test_graphs_are_added_to_nothing_but_a_model_folder(tmp_path, capsys):
+    assert main(["export", str(tmp_path), "--in-place"]) == 2
+    assert main(["export", str(tmp_path), "--in-place", "--precision", "int8"]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+    assert not list(tmp_path.iterdir())
