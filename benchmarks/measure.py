@@ -1,21 +1,16 @@
-"""Timing side by side, and a description of the machine."""
+"""Timing side by side."""
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import numpy
-import torch
+from refseg.bench import machine
 
-import refseg
+__all__ = ["machine", "report", "side_by_side", "write"]
 
 
 def side_by_side(things: Mapping[str, Callable[[], object]], rounds: int, *, warmup: int = 1) -> dict[str, list[float]]:
@@ -50,35 +45,8 @@ def report(title: str, seconds: Mapping[str, list[float]], ratio: tuple[str, str
     return result
 
 
-def machine() -> dict[str, object]:
-    """Return versions, processor and date."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "refseg": refseg.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 def write(path: Path | None, results: Mapping[str, object]) -> None:
     """Write results with the machine's description as JSON, if a path is given."""
     if path is not None:
         path.write_text(json.dumps({"machine": machine(), **results}, indent=2) + "\n", encoding="utf-8")
         print(f"\n{path}")
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-        if platform.system() == "Darwin":
-            return subprocess.check_output(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
-    except (OSError, subprocess.CalledProcessError):
-        pass
-    return platform.processor() or "unknown"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 import numpy as np
@@ -12,7 +13,14 @@ from numpy import ndarray
 from refseg.errors import counted
 from refseg.evaluation.reliability import Reliability
 
-__all__ = ["histogram", "histogram_counts", "precision_curve", "precision_curve_values", "reliability"]
+__all__ = [
+    "histogram",
+    "histogram_counts",
+    "precision_curve",
+    "precision_curve_values",
+    "reliability",
+    "throughput_curves",
+]
 
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
@@ -96,7 +104,33 @@ def reliability(calibration: Reliability) -> str:
     )
 
 
+def throughput_curves(expressions: Sequence[int], series: Mapping[str, Sequence[float]]) -> str:
+    """Return a curve of what is answered a second, for each name, over the number of expressions in a call."""
+    top = _round_up(math.ceil(max(max(values) for values in series.values())))
+    places = np.linspace(0, 0.8, len(expressions)).tolist()  # the names are at the right
+    marks = []
+    for name, values in series.items():
+        points = [(_x(place), _y(value / top)) for place, value in zip(places, values, strict=True)]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        x, y = points[-1]
+        marks += [
+            f'<polyline class="line" points="{line}"/>',
+            *(f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in points),
+            f'<text x="{x + 6:.1f}" y="{y + 4:.1f}">{escape(name)}</text>',
+        ]
+    return _frame(
+        "Throughput",
+        "Expressions answered a second, with the encoding of an image, over the expressions in a call; the numbers are "
+        "in the table.",
+        ("expressions in a call", "expressions a second"),
+        marks,
+        [(share, f"{share * top:g}") for share in (0, 0.5, 1)],
+        [(place, f"{count}") for place, count in zip(places, expressions, strict=True)],
+    )
+
+
 _SHARES = [(share / 4, f"{share / 4:g}") for share in range(5)]
+_FIFTHS = [(share / 5, f"{share / 5:g}") for share in range(6)]
 
 
 def _x(value: float) -> float:
@@ -114,9 +148,14 @@ def _round_up(count: int) -> int:
 
 
 def _frame(
-    title: str, description: str, axes: tuple[str, str], marks: Iterable[str], ticks: Iterable[tuple[float, str]]
+    title: str,
+    description: str,
+    axes: tuple[str, str],
+    marks: Iterable[str],
+    ticks: Iterable[tuple[float, str]],
+    columns: Iterable[tuple[float, str]] = _FIFTHS,
 ) -> str:
-    """Return a chart: marks over a grid. Both axes run from 0 to 1; `ticks` label the vertical one."""
+    """Return a chart: marks over a grid. Both axes run from 0 to 1; `ticks` and `columns` label them."""
     name = "".join(letter for letter in title.lower() if letter.isalpha())
     grid = [
         f'<line class="grid" x1="{_x(0)}" x2="{_x(1)}" y1="{_y(place):.1f}" y2="{_y(place):.1f}"/>'
@@ -124,8 +163,8 @@ def _frame(
         for place, label in ticks
     ]
     below = [
-        f'<text x="{_x(place / 5):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{place / 5:g}</text>'
-        for place in range(6)
+        f'<text x="{_x(place):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{escape(label)}</text>'
+        for place, label in columns
     ]
     middle = TOP + INNER_HEIGHT / 2
     return "\n".join(
