@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,10 @@ from refseg.data.batches import Batch
 from refseg.encoders.clip_resnet import ResNetConfig
 from refseg.encoders.clip_text import TextConfig
 from refseg.encoders.clip_vit import ViTConfig
+from refseg.encoders.darknet import DarkNetConfig
 from refseg.encoders.efficientnet import EfficientNetConfig
 from refseg.encoders.resnet import WideResNetConfig
+from refseg.encoders.word_gru import WordGRUConfig
 from refseg.inputs.preprocessing import Inputs
 from refseg.masks import intersection_and_union
 from refseg.models.base import ModelSpec, PatchMapModel
@@ -22,7 +26,9 @@ from refseg.models.cris.model import CRISConfig
 from refseg.models.efn.model import EFNConfig
 from refseg.models.families import FAMILIES, build
 from refseg.models.folder import load_model, save_model
+from refseg.models.mcn.model import MCNConfig
 from refseg.models.risclip.model import RISCLIPConfig
+from refseg.models.vlt.model import VLTConfig
 from refseg.predictor import Predictor, load
 from refseg.runtimes.export import export
 from refseg.runtimes.prepare import prepare
@@ -69,6 +75,7 @@ EFN = {
     "coattention_width": 8,
     "decoder_widths": (4, 8, 12, 16, 24),
 }
+DARKNET, WORDS = DarkNetConfig(width=4, depths=(1, 1, 1, 1, 1)), {"vocabulary_size": 49_408, "width": 16}
 CLIPSEG = {
     "vision": VIT,
     "text": TEXT,
@@ -88,6 +95,10 @@ VARIANTS = {
     "clipseg": CLIPSegConfig(**CLIPSEG),
     "efn": EFNConfig(**EFN),
     "efn-asymmetric": EFNConfig(**EFN | {"coattention": "asymmetric"}),
+    "mcn": MCNConfig(
+        vision=replace(DARKNET, debiased=True), text=WordGRUConfig(**WORDS, gates="hard-sigmoid"), width=16
+    ),
+    "vlt": VLTConfig(vision=DARKNET, text=WordGRUConfig(**WORDS), queries=3, width=16, heads=4, hidden=24),
     "clipseg-not-refined": CLIPSegConfig(**CLIPSEG | {"refined": False, "frozen": False}),
 }
 
@@ -108,6 +119,11 @@ def model(request):
     return model.eval()
 
 
+def side(model, size):
+    """Return the side of images: another one than the model's own, if the model can read it."""
+    return size if model.any_size else model.inputs.image_size
+
+
 def inputs(batch, size, length, seed=0):
     """Return pixels, tokens and padding; the first expression has no padding."""
     generator = torch.Generator().manual_seed(seed)
@@ -126,28 +142,28 @@ def test_the_variants_cover_all_families():
 @pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("size", [96, 160])
 def test_logits_have_the_side_that_the_stride_gives(model, training, size):
-    logits = model.train(training)(*inputs(2, size, 12))
-    assert logits.shape == (2, 1, size // model.stride, size // model.stride)
+    logits = model.train(training)(*inputs(2, side(model, size), 12))
+    assert logits.shape == (2, 1, side(model, size) // model.stride, side(model, size) // model.stride)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize("length", [2, 77])
 def test_any_number_of_tokens(model, length):
-    assert model(*inputs(2, 64, length)).isfinite().all()
+    assert model(*inputs(2, side(model, 64), length)).isfinite().all()
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_gradients_of_the_smallest_image_are_finite(model, batch):
     model.train()
-    model(*inputs(batch, 32, 6)).square().mean().backward()
+    model(*inputs(batch, side(model, 32), 6)).square().mean().backward()
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     assert gradients
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
 def test_forward_composes_encode_image_and_decode(model):
-    pixels, tokens, padding = inputs(3, 64, 10)
+    pixels, tokens, padding = inputs(3, side(model, 64), 10)
     with torch.no_grad():
         image = model.encode_image(pixels)
         assert all(len(part) == 3 for part in image.values())
@@ -155,7 +171,7 @@ def test_forward_composes_encode_image_and_decode(model):
 
 
 def test_one_image_for_many_expressions(model):
-    pixels, tokens, padding = inputs(4, 64, 12)
+    pixels, tokens, padding = inputs(4, side(model, 64), 12)
     with torch.no_grad():
         image = model.encode_image(pixels[:1])
         together = model.decode(image, tokens, padding)
@@ -166,7 +182,7 @@ def test_one_image_for_many_expressions(model):
 
 
 def test_logits_do_not_depend_on_the_batch(model):
-    pixels, tokens, padding = inputs(3, 64, 12)
+    pixels, tokens, padding = inputs(3, side(model, 64), 12)
     with torch.no_grad():
         together = model(pixels, tokens, padding)
         alone = model(pixels[1:2], tokens[1:2], padding[1:2])
@@ -174,7 +190,7 @@ def test_logits_do_not_depend_on_the_batch(model):
 
 
 def test_logits_do_not_depend_on_padding(model):
-    pixels, tokens, padding = inputs(3, 64, 12)
+    pixels, tokens, padding = inputs(3, side(model, 64), 12)
     # Smaller ids than that of the end token, whose position is that of the highest id.
     other = torch.where(padding, torch.randint_like(tokens, 1, START), tokens)
     assert not torch.equal(other, tokens)
@@ -186,7 +202,7 @@ def test_logits_do_not_depend_on_padding(model):
 
 
 def test_logits_depend_on_the_expression_and_on_the_image(model):
-    pixels, tokens, padding = inputs(2, 64, 12)
+    pixels, tokens, padding = inputs(2, side(model, 64), 12)
     with torch.no_grad():
         logits = model(pixels, tokens, padding)
         assert not torch.equal(model(pixels, tokens.where(tokens != tokens[0, 1], 5), padding), logits)
@@ -196,7 +212,7 @@ def test_logits_depend_on_the_expression_and_on_the_image(model):
 def test_evaluation_changes_no_weights(model):
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with torch.no_grad():
-        assert torch.equal(model(*inputs(2, 64, 12)), model(*inputs(2, 64, 12)))
+        assert torch.equal(model(*inputs(2, side(model, 64), 12)), model(*inputs(2, side(model, 64), 12)))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
@@ -217,13 +233,13 @@ def test_a_model_folder_keeps_spec_and_weights(model, tmp_path):
     assert loaded.spec.decision == DECISION
     assert not loaded.training
     with torch.no_grad():
-        assert torch.equal(loaded(*inputs(2, 64, 12)), model(*inputs(2, 64, 12)))
-    loaded.train()(*inputs(2, 64, 12)).square().mean().backward()
+        assert torch.equal(loaded(*inputs(2, side(model, 64), 12)), model(*inputs(2, side(model, 64), 12)))
+    loaded.train()(*inputs(2, side(model, 64), 12)).square().mean().backward()
     assert next(loaded.visual.parameters()).grad.any()
 
 
 def test_a_prepared_model_computes_the_same(model):
-    pixels, tokens, padding = inputs(2, 96, 12)
+    pixels, tokens, padding = inputs(2, side(model, 96), 12)
     with torch.no_grad():
         for parameter in model.parameters():  # the last layers of residual branches are 0 at first
             parameter += 0.05 * torch.randn_like(parameter)
@@ -271,7 +287,7 @@ def test_gradients_reach_all_parameters_that_learn(model):
     config = TrainingConfig(objective=objective)
     freeze(model, config)
     set_mode(model, config)
-    pixels, tokens, padding = inputs(3, 96, 12)
+    pixels, tokens, padding = inputs(3, side(model, 96), 12)
     target = (torch.rand(3, 1, 96 // model.stride, 96 // model.stride) < 0.3).float()
     batch = Batch(
         pixels=pixels,
@@ -281,6 +297,7 @@ def test_gradients_reach_all_parameters_that_learn(model):
         target=target,
         valid=torch.ones_like(target),
         weight=torch.ones(3),
+        box=torch.tensor([[10.0, 20.0, 50.0, 80.0]]).expand(3, -1),
     )
     learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     optimizer = torch.optim.SGD(learning.values(), lr=0.1)
@@ -292,5 +309,5 @@ def test_gradients_reach_all_parameters_that_learn(model):
     assert {name for name, p in learning.items() if p.grad is None or not p.grad.any()} == set()
     others = {name: p for name, p in model.named_parameters() if name not in learning}
     assert all(parameter.grad is None for parameter in others.values())
-    frozen = {name for name in others if name.partition(".")[0] in model.frozen_parts}
+    frozen = {name for name in others if name.startswith(tuple(f"{part}." for part in model.frozen_parts))}
     assert set(others) == frozen | without_gradient(model, objective)

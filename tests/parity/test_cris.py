@@ -154,6 +154,7 @@ def test_three_steps_of_the_published_optimizer(state, batch, golden):
         target=target,
         valid=torch.ones_like(target),
         weight=torch.ones(2),
+        box=torch.zeros(2, 4),
     )
     losses = [float(engine.step([one], step)) for step in range(3)]
     recorded = golden["losses"].tolist()

@@ -23,6 +23,7 @@ from refseg.data.words import mirrored, says_looks_alone
 from refseg.errors import RefsegError
 from refseg.inputs.frame import Frame
 from refseg.inputs.preprocessing import Inputs
+from refseg.masks import bounding_box
 from refseg.models.grid import STRIDE
 from refseg.values import Expression, Sample
 
@@ -65,6 +66,8 @@ class Batch:
     """The weight of each cell in the loss: the fraction of it that is not ignored, 0..1."""
     weight: Float[Tensor, "B"]
     """The weight of each expression in the loss of the batch; positive."""
+    box: Float[Tensor, "B 4"]
+    """Around the target, (x0, y0, x1, y1) in pixels of the square; zeros where nothing fits."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class TrainItem(NamedTuple):
     target: Float[Tensor, "K 1 h w"]
     valid: Float[Tensor, "K 1 h w"]
     weight: Float[Tensor, "K"]
+    box: Float[Tensor, "K 4"]
 
 
 _Pair = tuple[Sample, Expression]
@@ -227,6 +231,7 @@ class TrainTransform(Dataset[TrainItem | RefsegError]):
             target=torch.stack([shrunk[sample.id][0] for sample, _ in chosen]),
             valid=torch.stack([shrunk[sample.id][1] for sample, _ in chosen]),
             weight=torch.tensor([self.emphasis.get(_form(expression), 1.0) for _, expression in chosen]),
+            box=torch.stack([_box(masks.view(masks.of(sample)), frame) for sample, _ in chosen]),
         )
 
     def _shrink(
@@ -245,6 +250,13 @@ class TrainTransform(Dataset[TrainItem | RefsegError]):
         valid = torch.where(valid < ROUNDING, 0, valid)
         # The fraction of the valid part: the cross-entropy of a cell is then the mean over its valid pixels.
         return torch.where(valid > 0, target / valid, 0).clamp(0, 1), valid
+
+
+def _box(mask: Bool[ndarray, "H W"], frame: Frame) -> Float[Tensor, "4"]:
+    box = bounding_box(mask)
+    if box is None:
+        return torch.zeros(4)
+    return torch.from_numpy(frame.to_square(np.array(box, np.float64))).float()
 
 
 def _form(expression: Expression) -> str:
@@ -367,6 +379,7 @@ def _join(items: Sequence[TrainItem]) -> Batch:
         target=torch.cat([item.target for item in items]),
         valid=torch.cat([item.valid for item in items]),
         weight=torch.cat([item.weight for item in items]),
+        box=torch.cat([item.box for item in items]),
     )
 
 

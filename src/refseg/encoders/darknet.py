@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from refseg.encoders.clip_sizes import count_layers
 from refseg.encoders.layers import BatchNorm1d, BatchNorm2d
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, WeightsError
 
 __all__ = [
     "ConvNormLeaky",
@@ -20,6 +23,7 @@ __all__ = [
     "MapNorm",
     "ResidualBlock",
     "VectorNorm",
+    "infer_darknet",
     "leaky",
 ]
 
@@ -169,3 +173,24 @@ class DarkNet(nn.Module):
             x = stage(x)
             maps.append(x)
         return DarkNetMaps(maps[2], maps[3], self.top(maps[4]))
+
+
+def infer_darknet(state: Mapping[str, Tensor], prefix: str, *, debiased: bool) -> DarkNetConfig:
+    """Infer the sizes of a DarkNet from the shapes of its weights.
+
+    Args:
+        state: The weights of a model.
+        prefix: Of the weights of the DarkNet in it.
+        debiased: Weights do not tell it.
+
+    Raises:
+        WeightsError: A weight that determines a size is missing.
+        ConfigError: A size is impossible.
+    """
+    first = f"{prefix}stem.conv.weight"
+    if first not in state or not state[first].ndim:
+        raise WeightsError(f"these weights have no DarkNet: {first!r} is missing")
+    # The first layer of a stage is a convolution, the others are blocks.
+    depths = [count_layers(state, rf"{re.escape(prefix)}stages\.{stage}\.(\d+)\.") - 1 for stage in range(5)]
+    one, two, three, four, five = depths
+    return DarkNetConfig(width=len(state[first]), depths=(one, two, three, four, five), debiased=debiased)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -10,9 +11,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg.errors import ConfigError
+from refseg.errors import ConfigError, WeightsError
 
-__all__ = ["Language", "WordGRU", "WordGRUConfig"]
+__all__ = ["Language", "WordGRU", "WordGRUConfig", "infer_word_gru"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,11 @@ class WordGRUConfig:
 class Language(NamedTuple):
     """The features of expressions, whose number of words is that of the model."""
 
-    sequence: Float[Tensor, "B W D"]
+    sequence: Float[Tensor, "B T D"]
     sentence: Float[Tensor, "B D"]
 
 
-class GRU(nn.Module):
+class _GRU(nn.Module):
     """A GRU in one direction, whose reset gate multiplies the state before the recurrent matrix (Cho et al., 2014).
 
     `torch.nn.GRU` applies it after the matrix. Gates are in the order update, reset, candidate.
@@ -57,7 +58,7 @@ class GRU(nn.Module):
         nn.init.orthogonal_(self.recurrent)
         self.gate = _hard_sigmoid if hard else torch.sigmoid
 
-    def forward(self, x: Float[Tensor, "B W I"]) -> Float[Tensor, "B W D"]:
+    def forward(self, x: Float[Tensor, "B T I"]) -> Float[Tensor, "B T D"]:
         """Return the state after each input, starting from zero."""
         width = self.recurrent.shape[1]
         gates, candidates = _parts(self.input(x), -1, 2 * width)
@@ -88,7 +89,7 @@ class WordGRU(nn.Module):
 
     Args:
         config: The sizes.
-        length: W, the number of words.
+        length: T, the number of words.
     """
 
     vectors: Tensor
@@ -100,12 +101,12 @@ class WordGRU(nn.Module):
         vectors[0] = 0
         self.register_buffer("vectors", vectors)
         hard = config.gates == "hard-sigmoid"
-        self.ahead = GRU(config.vector_width, config.width, hard=hard)
-        self.back = GRU(config.vector_width, config.width, hard=hard)
+        self.ahead = _GRU(config.vector_width, config.width, hard=hard)
+        self.back = _GRU(config.vector_width, config.width, hard=hard)
         self.attention = nn.Linear(config.width, config.width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def embed(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> Float[Tensor, "B W I"]:
+    def embed(self, tokens: Int64[Tensor, "B L"], padding: Bool[Tensor, "B L"]) -> Float[Tensor, "B T I"]:
         """Return the word vectors, zero where a token is padding."""
         vectors = F.embedding(tokens, self.vectors).masked_fill(padding[..., None], 0)
         zeros = vectors.new_zeros(tokens.shape[0], self.length, vectors.shape[-1])
@@ -119,3 +120,27 @@ class WordGRU(nn.Module):
         sequence = self.ahead(vectors) + self.back(vectors.flip(1)).flip(1)
         weights = self.dropout(torch.tanh(self.attention(sequence))).softmax(dim=1)
         return Language(sequence, (weights * sequence).sum(dim=1))
+
+
+def infer_word_gru(
+    state: Mapping[str, Tensor], prefix: str, *, gates: Literal["sigmoid", "hard-sigmoid"]
+) -> WordGRUConfig:
+    """Infer the sizes of the language encoder from the shapes of its weights.
+
+    Args:
+        state: The weights of a model.
+        prefix: Of the weights of the language encoder in it.
+        gates: Weights do not tell it.
+
+    Raises:
+        WeightsError: A weight that determines a size is missing.
+        ConfigError: A size is impossible.
+    """
+    try:
+        words, numbers = state[f"{prefix}vectors"].shape
+        width = len(state[f"{prefix}attention.weight"])
+    except KeyError as error:
+        raise WeightsError(f"these weights have no language encoder: {error.args[0]!r} is missing") from None
+    except (TypeError, ValueError):
+        raise WeightsError("these weights have no language encoder: a weight has an impossible shape") from None
+    return WordGRUConfig(vocabulary_size=words, vector_width=numbers, width=width, gates=gates)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from refseg.models.mcn.detection import decoded_boxes, per_anchor
 from refseg.models.mcn.model import Tasks
+from refseg.training.losses import pixel_sum_loss
 
 __all__ = ["box_targets", "collaborative_loss", "task_losses"]
 
@@ -64,12 +65,11 @@ def task_losses(
     overlap = _overlaps(decoded_boxes(values.detach(), anchors), boxes / image_side)
     counted = positive + (1 - positive) * (overlap < IGNORED)
     conf = F.binary_cross_entropy_with_logits(values[..., 4], positive, reduction="none")
-    seg = F.binary_cross_entropy_with_logits(tasks.mask.to(target.dtype), target, reduction="none")
     return {
         "xy": (scale[..., None] * xy).flatten(1).sum(dim=1),
         "wh": (0.5 * scale[..., None] * wh).flatten(1).sum(dim=1),
         "conf": (counted * conf).flatten(1).sum(dim=1),
-        "seg": (valid * seg).flatten(1).sum(dim=1),
+        "seg": pixel_sum_loss(tasks.mask, target, valid),
         "cem": -(tasks.energy + TINY).log(),
     }
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from refseg.data.batches import Batch
 from refseg.encoders.clip_resnet import Bottleneck, ResNetConfig
+from refseg.encoders.darknet import ConvNormLeaky
 from refseg.encoders.efficientnet import EfficientNetConfig, InvertedBottleneck
 from refseg.encoders.layers import ResidualAttentionBlock, blocks_above
 from refseg.encoders.resnet import Bottleneck as WideBottleneck
@@ -27,11 +28,14 @@ from refseg.models.efn.boundary import SqueezeBodyEdge
 from refseg.models.efn.coattention import AsymmetricCoAttention, VanillaCoAttention
 from refseg.models.efn.layers import ConvNormPReLU
 from refseg.models.efn.model import EFN, EFNConfig
+from refseg.models.mcn.model import MCN
 from refseg.models.risclip.cfe import CrossModalFeatureExtraction
 from refseg.models.risclip.model import RISCLIPConfig
 from refseg.models.risclip.ske import SharedSpaceKnowledgeExploitation
+from refseg.models.vlt.transformer import DecoderBlock, EncoderBlock
+from refseg.training.box_loss import collaborative_loss
 from refseg.training.config import TrainingConfig
-from refseg.training.losses import boundary_loss, contrastive_loss, focal_dice_loss, image_text_loss
+from refseg.training.losses import boundary_loss, contrastive_loss, focal_dice_loss, image_text_loss, pixel_sum_loss
 
 __all__ = ["TRAINING", "TrainingSpec", "training_spec"]
 
@@ -120,6 +124,16 @@ def _boundary(model: EFN, batch: Batch, config: TrainingConfig) -> Float[Tensor,
     return boundary_loss([*levels.masks, *levels.bodies], levels.edges, batch.target, batch.valid)
 
 
+def _pixel_sum(model: Model, batch: Batch, config: TrainingConfig) -> Float[Tensor, "B"]:
+    logits = model.decode(_encoded(model, batch), batch.tokens, batch.padding)
+    return pixel_sum_loss(logits, batch.target, batch.valid)
+
+
+def _collaborative(model: MCN, batch: Batch, config: TrainingConfig) -> Float[Tensor, "B"]:
+    tasks = model.tasks(_encoded(model, batch), model.encode_text(batch.tokens, batch.padding))
+    return collaborative_loss(tasks, batch.target, batch.box, model.anchors, batch.valid, batch.pixels.shape[-1])
+
+
 # ── parameters and modules ───────────────────────────────────────────────────────────────────────────────────────────
 
 RESNET_STAGES = ("attnpool", "layer4", "layer3", "layer2", "layer1")
@@ -179,6 +193,10 @@ def _efn_layer_id(config: EFNConfig, parameter: str) -> int:
     return 4 - (int(stage) if stage.isdecimal() else 0)
 
 
+def _is_darknet(config: Any, parameter: str) -> bool:
+    return parameter.startswith("visual.")
+
+
 def _modules(model: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, kinds)]
 
@@ -233,6 +251,24 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
             ),
             cell_size=lambda config: 16,
             image_side=("visual.", "pixel_norm.", "lateral.", *EFN_IMAGE_SIDE),
+        ),
+        "mcn": TrainingSpec(
+            objectives={"collaborative": _collaborative},
+            without_gradient=lambda config, objective: (),
+            is_backbone=_is_darknet,
+            layer_id=lambda config, name: 0,
+            blocks=lambda model: _modules(model, ConvNormLeaky),
+            cell_size=lambda config: 8,
+            image_side=("visual.", "refine.", "segmentation.project1.", "segmentation.project2."),
+        ),
+        "vlt": TrainingSpec(
+            objectives={"pixel-sum": _pixel_sum, "mask": _mask},
+            without_gradient=lambda config, objective: (),
+            is_backbone=_is_darknet,
+            layer_id=lambda config, name: 0,
+            blocks=lambda model: _modules(model, ConvNormLeaky, EncoderBlock, DecoderBlock),
+            cell_size=lambda config: 16,
+            image_side=("visual.", "refine.", "fusion.project1.", "fusion.project2."),
         ),
     }
 )

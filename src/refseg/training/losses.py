@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["boundary_loss", "contrastive_loss", "focal_dice_loss", "image_text_loss", "near_border"]
+__all__ = ["boundary_loss", "contrastive_loss", "focal_dice_loss", "image_text_loss", "near_border", "pixel_sum_loss"]
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.65, 2.0
 """Weight of target pixels, and exponent of the modulating factor. Second-hand: constants of a re-implementation of
@@ -32,6 +32,20 @@ def contrastive_loss(
         valid: weight of each pixel, 0..1.
     """
     return _mean(F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none"), valid)
+
+
+def pixel_sum_loss(
+    logits: Float[Tensor, "B 1 h w"], target: Float[Tensor, "B 1 h w"], valid: Float[Tensor, "B 1 h w"]
+) -> Float[Tensor, "B"]:
+    """Return the binary cross-entropy summed over the pixels (VLT and MCN; their code).
+
+    Args:
+        logits: of each pixel.
+        target: the target mask, 0..1.
+        valid: weight of each pixel, 0..1.
+    """
+    losses = F.binary_cross_entropy_with_logits(logits.to(target.dtype), target, reduction="none")
+    return (losses * valid).sum(dim=(1, 2, 3))
 
 
 def focal_dice_loss(

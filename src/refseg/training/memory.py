@@ -113,6 +113,7 @@ def _most(model: Model, config: TrainingConfig, images: int) -> int:
                 target=torch.empty(count, 1, cells, cells),
                 valid=torch.empty(count, 1, cells, cells),
                 weight=torch.empty(count),
+                box=torch.empty(count, 4),
             )
             objective(batch).backward()
             del batch

@@ -52,6 +52,7 @@ def batch(side=32, stride=4):
         target=(torch.rand(4, 1, side // stride, side // stride) > 0.5).float(),
         valid=torch.ones(4, 1, side // stride, side // stride),
         weight=torch.ones(4),
+        box=torch.zeros(4, 4),
     )
 
 

@@ -38,6 +38,7 @@ def batch(config):
         target=torch.rand(images * expressions, 1, SIZE // 4, SIZE // 4),
         valid=torch.ones(images * expressions, 1, SIZE // 4, SIZE // 4),
         weight=torch.ones(images * expressions),
+        box=torch.zeros(images * expressions, 4),
     )
 
 

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from refseg.models.keras_names import SHARED, blocks, convolution, dense, norm
+from torch import Tensor
 
-__all__ = ["NAMES"]
+from refseg.encoders.darknet import infer_darknet
+from refseg.encoders.word_gru import infer_word_gru
+from refseg.errors import WeightsError
+from refseg.models.keras_names import SHARED, blocks, convolution, dense, norm
+from refseg.models.mcn.detection import VALUES
+from refseg.models.mcn.model import MCNConfig
+
+__all__ = ["NAMES", "infer_config"]
 
 
 def _attention(first: int, norm_number: int, ours: str) -> dict[str, str]:
@@ -35,3 +42,23 @@ NAMES: Mapping[str, str] = {
     **convolution(79, "energy.box", bias=True),
 }
 """Keras' names and ours."""
+
+
+def infer_config(state: Mapping[str, Tensor]) -> MCNConfig:
+    """Infer the sizes of an MCN from the shapes of its weights, under our names.
+
+    They determine the number of anchors, but not their sides.
+
+    Raises:
+        WeightsError: A weight that determines a size is missing or has an impossible shape.
+        ConfigError: The sizes do not fit each other.
+    """
+    vision = infer_darknet(state, "visual.", debiased=True)
+    text = infer_word_gru(state, "text.", gates="hard-sigmoid")
+    try:
+        outputs, width = state["detection.logits.weight"].shape[:2]
+    except (KeyError, ValueError):
+        raise WeightsError("these weights are not an MCN: 'detection.logits.weight' is missing or broken") from None
+    published, count = MCNConfig.anchors, outputs // VALUES
+    anchors = published if count == len(published) else published[:1] * count
+    return MCNConfig(vision=vision, text=text, width=width, anchors=anchors)

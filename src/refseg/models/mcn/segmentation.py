@@ -28,7 +28,7 @@ class Segmented(NamedTuple):
     logits: Float[Tensor, "B 1 H8 W8"]
 
 
-class Pyramid(nn.Module):
+class _Pyramid(nn.Module):
     """Atrous spatial pyramid pooling: the mean of the map, a 1x1 and three dilated 3x3 convolutions, joined."""
 
     def __init__(self, inputs: int, outputs: int, *, debiased: bool) -> None:
@@ -63,7 +63,7 @@ class SegmentationBranch(nn.Module):
         self.project2 = ConvNormLeaky(c2, width // 2, 1, debiased=debiased)
         self.merge2 = ConvNormLeaky(width + width // 2, width, 1, debiased=debiased)
         self.attention = GARAN(width, sentence, debiased=debiased)
-        self.pyramid = Pyramid(width, width // 2, debiased=debiased)
+        self.pyramid = _Pyramid(width, width // 2, debiased=debiased)
         self.logit = nn.Conv2d(5 * (width // 2), 1, 1)
 
     def forward(

@@ -7,9 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from refseg.models.keras_names import SHARED, blocks, convolution, dense
+from torch import Tensor
 
-__all__ = ["NAMES"]
+from refseg.encoders.clip_sizes import count_layers
+from refseg.encoders.darknet import infer_darknet
+from refseg.encoders.word_gru import infer_word_gru
+from refseg.errors import WeightsError
+from refseg.models.keras_names import SHARED, blocks, convolution, dense
+from refseg.models.vlt.model import VLTConfig
+
+__all__ = ["NAMES", "infer_config"]
 
 LAYERS = 2
 """Blocks of the published transformer's encoder, and of its decoder."""
@@ -75,3 +82,27 @@ NAMES: Mapping[str, str] = {
     **convolution(80, "head.logit", bias=True),
 }
 """Keras' names and ours."""
+
+
+def infer_config(state: Mapping[str, Tensor]) -> VLTConfig:
+    """Infer the sizes of a VLT from the shapes of its weights, under our names.
+
+    The number of heads, which shapes do not determine, is the published one if it fits, else 1.
+
+    Raises:
+        WeightsError: A weight that determines a size is missing or has an impossible shape.
+        ConfigError: The sizes do not fit each other.
+    """
+    vision = infer_darknet(state, "visual.", debiased=False)
+    text = infer_word_gru(state, "text.", gates="sigmoid")
+    layers = count_layers(state, r"transformer\.encoder\.(\d+)\.")
+    try:
+        queries = len(state["generate.maps.weight"])
+        width = len(state["balance.query.weight"])
+        hidden = len(state["transformer.encoder.0.feed_forward.widen.weight"])
+    except KeyError as error:
+        raise WeightsError(f"these weights are not a VLT: {error.args[0]!r} is missing") from None
+    except TypeError:
+        raise WeightsError("these weights are not a VLT: a matrix is a single number") from None
+    heads = VLTConfig.heads if width % VLTConfig.heads == 0 else 1
+    return VLTConfig(vision=vision, text=text, queries=queries, width=width, layers=layers, heads=heads, hidden=hidden)

@@ -61,7 +61,7 @@ class VLTConfig:
             raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
 
 
-class MaskHead(nn.Module):
+class _MaskHead(nn.Module):
     """One map for each query to logits at eight times the side."""
 
     def __init__(self, queries: int, width: int) -> None:
@@ -109,7 +109,7 @@ class VLT(Model):
         self.transformer = Transformer(config.layers, width, config.heads, config.hidden, config.dropout)
         self.balance = QueryBalance(width)
         self.maps = nn.Linear(width, self.side**2)
-        self.head = MaskHead(config.queries, width)
+        self.head = _MaskHead(config.queries, width)
 
     @staticmethod
     def side_step(config: VLTConfig) -> int:

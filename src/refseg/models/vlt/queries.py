@@ -46,7 +46,7 @@ class QueryGeneration(nn.Module):
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.attention = ReluAttention(width, heads)
 
-    def forward(self, x: Float[Tensor, "B C H W"], words: Float[Tensor, "B W D"]) -> Float[Tensor, "B Q E"]:
+    def forward(self, x: Float[Tensor, "B C H W"], words: Float[Tensor, "B T D"]) -> Float[Tensor, "B Q E"]:
         """Return the queries."""
         maps = self.maps(self.convolutions(located(x))).flatten(2)
         of_image, of_words = F.relu(self.of_image(maps)), F.relu(self.of_words(words))

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from refseg.models.cris.decoder import sine_1d
 
-__all__ = ["ReluAttention", "Transformer", "positioned"]
+__all__ = ["DecoderBlock", "EncoderBlock", "ReluAttention", "Transformer", "positioned"]
 
 EPSILON = 1e-14
 """Of layer normalisation."""
@@ -48,7 +48,7 @@ class ReluAttention(nn.Module):
         return F.relu(self.output(mixed.transpose(1, 2).flatten(2)))
 
 
-class Residual(nn.Module):
+class _Residual(nn.Module):
     """Adds what a layer computed to its input, with dropout, and normalises the sum."""
 
     def __init__(self, width: int, dropout: float) -> None:
@@ -62,13 +62,13 @@ class Residual(nn.Module):
         return normalised
 
 
-class FeedForward(nn.Module):
+class _FeedForward(nn.Module):
     """Two linear layers with a ReLU between them, and their residual."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.widen, self.narrow = nn.Linear(width, hidden), nn.Linear(hidden, width)
-        self.residual = Residual(width, dropout)
+        self.residual = _Residual(width, dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Return the tokens."""
@@ -80,8 +80,8 @@ class EncoderBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.attention, self.attention_residual = ReluAttention(width, heads), Residual(width, dropout)
-        self.feed_forward = FeedForward(width, hidden, dropout)
+        self.attention, self.attention_residual = ReluAttention(width, heads), _Residual(width, dropout)
+        self.feed_forward = _FeedForward(width, hidden, dropout)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Return the tokens."""
@@ -93,9 +93,9 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.self_attention, self.self_residual = ReluAttention(width, heads), Residual(width, dropout)
-        self.cross_attention, self.cross_residual = ReluAttention(width, heads), Residual(width, dropout)
-        self.feed_forward = FeedForward(width, hidden, dropout)
+        self.self_attention, self.self_residual = ReluAttention(width, heads), _Residual(width, dropout)
+        self.cross_attention, self.cross_residual = ReluAttention(width, heads), _Residual(width, dropout)
+        self.feed_forward = _FeedForward(width, hidden, dropout)
 
     def forward(self, x: Float[Tensor, "B T D"], encoded: Float[Tensor, "B U D"]) -> Float[Tensor, "B T D"]:
         """Return the tokens."""
