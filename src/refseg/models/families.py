@@ -109,34 +109,12 @@ def _vlt_family() -> Family:
     return Family(name="vlt", config=VLTConfig, model=VLT, infer_config=infer_config, sizes=sizes)
 
 
-WORD_ENCODERS = ("vision.width", "vision.depths", "text.vocabulary_size", "text.vector_width", "text.width")
-"""The fields of the configs of DarkNet and of the encoder of word vectors that shapes determine."""
-
-
-def _mcn_family() -> Family:
-    from refseg.models.mcn.convert import infer_config
-    from refseg.models.mcn.model import MCN, MCNConfig
-
-    sizes = (*WORD_ENCODERS, "width", "anchor_count")
-    return Family(name="mcn", config=MCNConfig, model=MCN, infer_config=infer_config, sizes=sizes)
-
-
-def _vlt_family() -> Family:
-    from refseg.models.vlt.convert import infer_config
-    from refseg.models.vlt.model import VLT, VLTConfig
-
-    sizes = (*WORD_ENCODERS, "queries", "width", "layers", "hidden")
-    return Family(name="vlt", config=VLTConfig, model=VLT, infer_config=infer_config, sizes=sizes)
-
-
 FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cris": _cris_family,
     "risclip": _risclip_family,
     "clip-map": _clip_map_family,
     "clipseg": _clipseg_family,
     "efn": _efn_family,
-    "mcn": _mcn_family,
-    "vlt": _vlt_family,
     "mcn": _mcn_family,
     "vlt": _vlt_family,
 }
