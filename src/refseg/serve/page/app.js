@@ -79,7 +79,7 @@ async function openExample(example) {
 function add(texts) {
   const known = new Set(photo.items.map(({ text }) => text));
   const used = photo.items.map(({ colour }) => colour);
-  const items = [...new Set(texts)].filter((text) => !known.has(text)).map((text) => ({ text, prediction: null }));
+  const items = [...new Set(texts)].filter((text) => !known.has(text)).map((text) => ({ text, prediction: null, failed: false }));
   for (const item of items) {
     item.colour = COLOURS.find((colour) => !used.includes(colour)) ?? COLOURS[used.length % COLOURS.length];
     used.push(item.colour);
@@ -87,29 +87,36 @@ function add(texts) {
     photo.items.push(item);
     $("list").append(item.row);
   }
-  if (items.length) ask(photo, items);
-  update();
+  ask(photo, items);
 }
 
 /** Asks for the masks of some items of a photo, which may not be the one that is shown any more. */
 async function ask(about, items) {
   const { model } = about;
   showError("");
-  for (const item of items) item.prediction = null;
+  for (const item of items) Object.assign(item, { prediction: null, failed: false });
+  update();
+  if (!items.length) return;
   try {
-    about.handle ??= engine.encode(about.blob, model);
-    const predictions = await engine.segment(await about.handle, items.map(({ text }) => text));
+    const predictions = await engine.segment(await encoded(about), items.map(({ text }) => text));
     if (about.model !== model) return; // another one has been asked since
     items.forEach((item, index) => (item.prediction = predictions[index]));
     say(items.map((item) => `${item.text}: ${verdict(item)}`).join(". "));
   } catch (error) {
     if (about.model !== model) return;
-    about.handle = null;
-    for (const item of items) remove(about, item);
-    $("expression").value ||= items.at(-1)?.text ?? "";
+    for (const item of items) item.failed = true;
     showError(error.message);
   }
   if (about === photo) update();
+}
+
+/** Returns a promise of the engine's handle of a photo. */
+function encoded(about) {
+  about.handle ??= engine.encode(about.blob, about.model).catch((error) => {
+    about.handle = null;
+    throw error;
+  });
+  return about.handle;
 }
 
 function remove(from, item) {
@@ -124,6 +131,7 @@ const thresholdOf = ({ prediction }) => photo.threshold ?? prediction.threshold;
 const shape = (item) => shapeOf(item.prediction, thresholdOf(item), photo);
 
 function verdict(item) {
+  if (item.failed) return "ask again";
   if (!item.prediction) return "looking…";
   if (!isFound(item)) return "nothing fits";
   return item.prediction.empty ? "found at this threshold" : `score ${percent(item.prediction.score)}`;
@@ -133,7 +141,7 @@ const percent = (value) => `${Math.round(100 * value)} %`;
 
 function makeRow(item) {
   const row = element("li", { className: "row" });
-  const select = element("button", { type: "button", className: "select" });
+  const select = element("button", { type: "button", className: "select", title: "Show where the model finds it" });
   select.append(element("span", { className: "number" }), element("span", { className: "text", textContent: item.text }), element("span", { className: "verdict" }));
   select.addEventListener("click", () => toggle(item));
   const close = element("button", { type: "button", className: "quiet remove", textContent: "×" });
@@ -159,7 +167,9 @@ function makeRow(item) {
 /** The model's own mask, or that of the chosen threshold. */
 const pixels = (item) => maskPixels(photo, item.prediction, photo.threshold === null ? null : shape(item));
 
+/** Shows the heat map of an item, or all masks again; an item without an answer is asked for again. */
 function toggle(item) {
+  if (item?.failed) ask(photo, [item]);
   if (!item?.prediction) return;
   photo.selected = photo.selected === item ? null : item;
   update();
@@ -170,13 +180,14 @@ function toggle(item) {
 
 function update() {
   $("hint").hidden = Boolean(photo?.items.length);
+  $("expression").placeholder = photo?.items.length ? "something else" : "the cat on the left";
   if (!photo) return;
   const { items, selected, threshold } = photo;
   items.forEach((item, index) => {
     const [select, , save] = item.row.children;
     select.setAttribute("aria-pressed", String(item === selected));
-    item.row.setAttribute("aria-busy", String(!item.prediction));
-    item.row.classList.toggle("missing", Boolean(item.prediction) && !isFound(item));
+    item.row.setAttribute("aria-busy", String(!item.prediction && !item.failed));
+    item.row.classList.toggle("missing", item.failed || (Boolean(item.prediction) && !isFound(item)));
     item.row.style.setProperty("--colour", item.colour);
     const [number, , answer] = select.children;
     number.textContent = index + 1;
@@ -286,8 +297,7 @@ $("model").addEventListener("change", () => {
   settings.model = $("model").value;
   if (!photo) return;
   Object.assign(photo, { model: settings.model, handle: null });
-  if (photo.items.length) ask(photo, [...photo.items]);
-  update();
+  ask(photo, [...photo.items]);
 });
 
 $("save-png").addEventListener("click", async () => download(await overlayPng(photo, masks()), `${stem()}-masks.png`));
@@ -368,8 +378,24 @@ const chosenModel = () => (models.some(({ name }) => name === settings.model) ? 
 
 function askToken() {
   const dialog = $("token-dialog");
+  dialog.returnValue = $("token").value = "";
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve($("token").value), { once: true }));
+  return new Promise((resolve) => {
+    dialog.addEventListener("close", () => resolve(dialog.returnValue && $("token").value), { once: true });
+  });
+}
+
+/** Returns what the engine says of its models, as soon as they are loaded. */
+async function loadedModels() {
+  for (;;) {
+    try {
+      return await engine.models();
+    } catch (error) {
+      if (error.status !== 503) throw error;
+      showError(error.message);
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+    }
+  }
 }
 
 function action(text, run) {
@@ -387,7 +413,8 @@ async function start() {
     ...EXAMPLES.map((example) => thumbnail(`page/examples/${example.name}`, example.title, () => openExample(example))),
   );
   try {
-    const answer = await engine.models();
+    const answer = await loadedModels();
+    showError("");
     models = answer.models;
     $("model").append(...models.map(({ name }) => new Option(name, name, name === answer.default, name === answer.default)));
     $("model").value = chosenModel();

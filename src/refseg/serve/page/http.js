@@ -3,7 +3,7 @@
 export class HttpEngine {
   #token = "";
 
-  /** `askToken` is called when the server wants a token, and returns a promise of one. */
+  /** `askToken` is called when the server wants a token, and returns a promise of one, or of "". */
   constructor(askToken) {
     this.askToken = askToken;
   }
@@ -13,11 +13,12 @@ export class HttpEngine {
     return (await this.#fetch("v1/models")).json();
   }
 
-  /** Returns a handle {model, blob, id, width, height}; with it expressions are answered without sending the image. */
+  /** Returns a handle; model "" is the server's first. With the handle expressions are answered without sending the image. */
   async encode(blob, model) {
     const form = new FormData();
     form.append("image", blob, "image");
-    const answer = await this.#fetch(`v1/encode?model=${encodeURIComponent(model)}`, { method: "POST", body: form });
+    if (model) form.append("model", model);
+    const answer = await this.#fetch("v1/encode", { method: "POST", body: form });
     const { image, width, height } = await answer.json();
     return { model, blob, id: image, width, height };
   }
@@ -28,7 +29,7 @@ export class HttpEngine {
       this.#fetch("v1/segment", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ image: handle.id, model: handle.model, expressions, masks: "rle", probability: true }),
+        body: JSON.stringify({ image: handle.id, model: handle.model || null, expressions, masks: "rle", probability: true }),
       });
     let answer;
     try {
@@ -59,6 +60,7 @@ export class HttpEngine {
     if (answer.ok) return answer;
     if (answer.status === 401) {
       this.#token = await this.askToken();
+      if (!this.#token) throw new Error("This server answers only with its token.");
       return this.#fetch(path, options);
     }
     const { error } = await answer.json().catch(() => ({}));

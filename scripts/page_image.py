@@ -1,0 +1,55 @@
+"""Take the image of the server's page that docs/serve.md shows.
+
+    refseg serve &
+    python scripts/page_image.py http://127.0.0.1:8000 docs/images/page.jpg
+
+Needs `refseg[dev]` and Chromium (`make browser`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+EXPRESSIONS = ("the cat on the left", "the cat on the right", "the violin")
+GAP, PAPER = 24, "#e4e2dc"
+
+
+def main() -> None:
+    """Carry out the command: a screen with masks, and a phone with a heat map, side by side."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("address", help="of a running server")
+    parser.add_argument("image", type=Path, help="the JPEG to write")
+    arguments = parser.parse_args()
+    find = "&".join(f"find={text.replace(' ', '+')}" for text in EXPRESSIONS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        screen = browser.new_page(viewport={"width": 1180, "height": 640})
+        phone = browser.new_page(viewport={"width": 390, "height": 640}, color_scheme="dark")
+        for page in (screen, phone):
+            page.goto(f"{arguments.address}/#example=cats.jpg&{find}")
+            page.locator("li.row[aria-busy=false]").nth(len(EXPRESSIONS) - 1).wait_for()
+            page.locator("#expression").blur()
+        phone.locator("li.row button").first.click()
+        images = [_image(page) for page in (screen, phone)]
+        browser.close()
+    sheet = Image.new("RGB", (sum(one.width + GAP for one in images) + GAP, images[0].height + 2 * GAP), PAPER)
+    left = GAP
+    for one in images:
+        sheet.paste(one, (left, GAP))
+        left += one.width + GAP
+    sheet.save(arguments.image, quality=85, optimize=True)
+
+
+def _image(page: Page) -> Image.Image:
+    page.wait_for_timeout(500)  # the last image is shown
+    return Image.open(BytesIO(page.screenshot()))
+
+
+if __name__ == "__main__":
+    main()
