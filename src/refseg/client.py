@@ -161,8 +161,8 @@ class Client:
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise ServerError(f"{self._http.base_url}: cannot be reached: {one_line(error)}") from None
         with self._expecting():
-            values: dict[str, Any] = response.json()
-            if response.is_success:
+            values = response.json()
+            if response.is_success and isinstance(values, dict):
                 return values
             raise ServerError(f"the server answers: {values['error']}", status=response.status_code)
 

@@ -33,13 +33,15 @@ def listen(host: str, port: int) -> socket.socket:
         port: its port; 0 for any that is free.
 
     Raises:
-        ConfigError: this machine has no such address, or the port is in use or not permitted.
+        ConfigError: this machine has no such address, or the port is out of range, in use or not permitted.
     """
+    if not 0 <= port <= 65_535:
+        raise ConfigError(f"--port must be from 0 to 65535, got {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise ConfigError(f"cannot listen at {host}, port {port}: {reason}; choose others by --host, --port") from None
 
 

@@ -1,0 +1,106 @@
+"""`refseg serve` as a process: it starts, answers, stops, and says in one line what is wrong."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+
+from refseg.cli.main import main
+
+TIMEOUT = 240
+
+
+@contextmanager
+def server(*words):
+    """Start the command, and return its process and address."""
+    command = [sys.executable, "-m", "refseg", "serve", "--port", "0", *map(str, words)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            address = process.stdout.readline().strip()
+            if address:
+                end = time.monotonic() + TIMEOUT
+                while not ready(address) and process.poll() is None:
+                    assert time.monotonic() < end, "it does not start"
+                    time.sleep(0.05)
+            yield process, address
+        finally:
+            process.kill()
+
+
+def ready(address) -> bool:
+    try:
+        return httpx2.get(f"{address}/ready", trust_env=False, timeout=5).is_success
+    except httpx2.TransportError:
+        return False
+
+
+def ask(address, photo, **options):
+    form = {"expression": ["the red disc"]}
+    files = {"image": photo.read_bytes()}
+    return httpx2.post(f"{address}/v1/segment", files=files, data=form, trust_env=False, timeout=30, **options)
+
+
+@pytest.mark.slow
+def test_it_starts_answers_and_stops(model_folder, photo, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("s3cret\n", encoding="utf-8")
+    with server("--model", model_folder, "--token-file", token) as (process, address):
+        assert address.startswith("http://127.0.0.1:")
+        assert ask(address, photo).status_code == 401
+        values = ask(address, photo, headers={"Authorization": "Bearer s3cret"}).json()
+        assert values["model"] == "tiny"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == -signal.SIGTERM
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_several_processes(model_folder, photo):
+    with server("--model", model_folder, "--workers", "2") as (process, address):
+        images = {ask(address, photo).json()["image"] for _ in range(20)}
+        assert len(images) <= 2  # each process has its own names of images
+        text = httpx2.get(f"{address}/metrics", trust_env=False).text
+        assert 'refseg_requests_total{path="/v1/segment",status="200"} 20.0' in text
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_loaded_ends_it(tmp_path):
+    for workers in ("1", "2"):
+        with server("--model", tmp_path, "--workers", workers) as (process, _):
+            assert process.wait(TIMEOUT) == 2
+            lines = process.stderr.read().splitlines()
+            assert [line for line in lines if line.startswith("refseg: ")] == lines[-1:]
+            assert not any("Traceback" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--workers", "0"], "refseg: --workers must be at least 1, got 0"),
+        (["--queue", "0"], "refseg: queue must be above 0, got 0"),
+        (["--model", "photos", "--model", "photos"], "refseg: each model is named once, got photos, photos"),
+        (["--host", "203.0.113.1"], "refseg: cannot listen at 203.0.113.1, port 8000: Cannot assign requested address"),
+        (["--token-file", "nowhere"], "refseg: nowhere: cannot be read: No such file or directory"),
+        (["--port", "x"], "refseg serve: argument --port: invalid int value: 'x'"),
+    ],
+)
+def test_wrong_arguments(capsys, words, message):
+    assert main(["serve", *words]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
+
+
+def test_an_empty_token_is_an_error(capsys, monkeypatch):
+    monkeypatch.setenv("REFSEG_TOKEN", "")
+    assert main(["serve"]) == 2
+    assert capsys.readouterr().err.startswith("refseg: the token is empty; write one")
