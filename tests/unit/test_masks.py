@@ -24,6 +24,7 @@ from refseg.masks import (
     outline,
     parts,
     polygon_mask,
+    polygons,
 )
 
 few = settings(max_examples=40, derandomize=True, deadline=None)
@@ -232,3 +233,32 @@ def test_the_pixels_of_polygons():
     assert not mask[:, 10:].any()
     assert polygon_mask([half, quarter], size=(10, 20)).sum() == 150
     assert not polygon_mask([], size=(10, 20)).any()
+
+
+def test_polygons_run_along_the_edges_of_pixels():
+    mask = np.zeros((6, 7), bool)
+    mask[1:3, 2:5] = True
+    assert polygons(mask) == [[5, 1, 5, 3, 2, 3, 2, 1]]
+    assert polygons(np.zeros((6, 7), bool)) == []
+
+
+def test_polygons_fill_holes_and_nothing_else():
+    ring = np.ones((5, 6), bool)
+    ring[1:3, 1:4] = False
+    assert polygons(ring) == [[6, 0, 6, 5, 0, 5, 0, 0]]
+    corner = np.eye(3, dtype=bool)  # pixels that touch at a corner are apart
+    assert len(polygons(corner)) == 3
+    assert np.array_equal(polygon_mask(polygons(corner), size=(3, 3)), corner)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1))
+@settings(max_examples=50, deadline=None)
+def test_polygons_give_back_a_mask_without_holes(seed, density):
+    mask = np.random.default_rng(seed).random((7, 9)) < density
+    around = np.pad(~mask, 1, constant_values=True)
+    outside = np.zeros_like(around)
+    outside[0] = True
+    for _ in range(around.size):  # the background that is connected to the edge, diagonally too
+        outside = around & dilate(outside, 1)
+    filled = ~outside[1:-1, 1:-1]
+    assert np.array_equal(polygon_mask(polygons(mask), size=mask.shape), filled)

@@ -11,7 +11,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
-from refseg.cli.options import add_device, add_refine
+from refseg.cli.options import add_device, add_refine, add_runtime
 from refseg.errors import ConfigError, InputError
 from refseg.predictor import BUNDLED
 from refseg.serve.settings import Settings
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"times, the first one is the default of requests (default: {BUNDLED})",
     )
     add_device(parser)
+    add_runtime(parser)
     add_refine(parser)
     parser.add_argument(
         "--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 for any (default: 127.0.0.1)"

@@ -56,7 +56,7 @@ def load_models(settings: Settings) -> dict[str, BaseSegmenter]:
     if len(set(names)) != len(names):
         raise ConfigError(f"the folders of models need different names, got {', '.join(names)}")
     return {
-        name: load(model, settings.device, refine=settings.refine)
+        name: load(model, settings.device, runtime=settings.runtime, refine=settings.refine)
         for name, model in zip(names, settings.models, strict=True)
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from refseg.errors import ConfigError
+from refseg.runtimes.choose import RuntimeName
 
 __all__ = ["Settings"]
 
@@ -20,6 +21,7 @@ class Settings:
     models: tuple[str, ...]
     """Names, folders or Hub names (see `refseg.load`); the first one answers if a request names none."""
     device: str = "auto"
+    runtime: RuntimeName = "auto"
     refine: str | None = None
     """See `refseg.load`."""
     max_bytes: int = 16 * 2**20
