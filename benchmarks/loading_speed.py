@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from authors import authors_pixels
 from measure import machine, report, side_by_side, write
 from refseg.data.batches import TrainOrder, TrainTransform, batches
 from refseg.data.catalogue import open_data
@@ -60,22 +61,12 @@ def load_as_the_authors(folder: Path) -> list[tuple[Tensor, Tensor, Tensor]]:
     tokenizer = Tokenizer(LENGTH)
     with (folder / "data.csv").open(newline="") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
-    mean, std = (torch.tensor(values).reshape(3, 1, 1) for values in (INPUTS.mean, INPUTS.std))
     loaded = []
     for row in rows.values():
-        data = np.fromfile(folder / "images" / row["image"], np.uint8)
-        image = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-        height, width = image.shape[:2]
-        scale = min(SIDE / height, SIDE / width)
-        x, y = (SIDE - width * scale) / 2, (SIDE - height * scale) / 2
-        matrix = np.array([[scale, 0, x], [0, scale, y]], np.float32)
-        border = [255 * value for value in INPUTS.mean]
-        pixels = cv2.warpAffine(image, matrix, (SIDE, SIDE), flags=cv2.INTER_CUBIC, borderValue=border)
-        data = np.fromfile(folder / "masks" / row["mask"], np.uint8)
-        mask = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        pixels, matrix, _ = authors_pixels(folder / "images" / row["image"], INPUTS)
+        mask = cv2.imdecode(np.fromfile(folder / "masks" / row["mask"], np.uint8), cv2.IMREAD_GRAYSCALE)
         target = cv2.warpAffine(mask, matrix, (SIDE, SIDE), flags=cv2.INTER_LINEAR, borderValue=0) / 255.0
-        normal = (torch.from_numpy(pixels.transpose(2, 0, 1)).float() / 255 - mean) / std
-        loaded.append((normal, torch.from_numpy(tokenizer([row["text"]]).tokens), torch.from_numpy(target).float()))
+        loaded.append((pixels, torch.from_numpy(tokenizer([row["text"]]).tokens), torch.from_numpy(target).float()))
     return loaded
 
 

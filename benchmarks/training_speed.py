@@ -9,26 +9,20 @@ python benchmarks/training_speed.py --against FOLDER [--device cuda] [--batch 64
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
 import refseg
+from authors import WIDTHS, authors_model
 from measure import machine, report, side_by_side, write
 from refseg.data.batches import Batch
-from refseg.models.cris.convert import to_reference
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
 from refseg.training.processes import Processes
-
-WIDTHS = {"cris-r50": (1024, [512, 1024, 1024]), "cris-r101": (512, [512, 1024, 512])}
 
 
 def batch_of(images: int, expressions: int, side: int, length: int) -> Batch:
@@ -47,37 +41,6 @@ def batch_of(images: int, expressions: int, side: int, length: int) -> Batch:
         valid=torch.ones_like(quarter),
         weight=torch.ones(count),
     )
-
-
-def theirs(folder: Path, model: nn.Module, name: str) -> nn.Module:
-    """Build the authors' model from their code, with the weights of ours."""
-    sys.path.insert(0, str(folder))
-    state = {key.removeprefix("module."): value for key, value in to_reference(model.state_dict()).items()}
-    clip = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
-    clip = {key: value for key, value in clip.items() if "connect" not in key}
-    archive = SimpleNamespace(eval=lambda: archive, state_dict=lambda: dict(clip))
-    width, channels = WIDTHS[name]
-    settings = SimpleNamespace(
-        clip_pretrain="",
-        word_len=model.inputs.word_length,
-        fpn_in=channels,
-        fpn_out=[256, 512, 1024],
-        num_layers=3,
-        vis_dim=512,
-        num_head=8,
-        dim_ffn=2048,
-        dropout=0.0,
-        intermediate=False,
-        word_dim=width,
-    )
-    # Their package imports a logger that its model does not use.
-    with (
-        mock.patch("torch.jit.load", return_value=archive),
-        mock.patch.dict(sys.modules, {"loguru": SimpleNamespace(logger=None)}),
-    ):
-        built: nn.Module = importlib.import_module("model.segmenter").CRIS(settings)
-    built.load_state_dict(state)
-    return built.train()
 
 
 def step_of_theirs(model: nn.Module, batch: Batch, device: torch.device) -> Callable[[], Tensor]:
@@ -124,7 +87,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = refseg.create_model(arguments.model, dropout=0.0, image_size=arguments.side)
     batch = batch_of(arguments.batch, 1, arguments.side, model.inputs.word_length)
-    reference = step_of_theirs(theirs(arguments.against, model, arguments.model), batch, device)
+    reference = step_of_theirs(authors_model(arguments.against, model, arguments.model), batch, device)
     steps: dict[str, Callable[[], Any]] = {"theirs": reference}
     kinds = ["float16", "bfloat16"] if device.type == "cuda" else ["float32", "bfloat16"]
     for precision in kinds:

@@ -1,0 +1,248 @@
+"""Compare predicting with the authors' code: CRIS on CLIP's ResNet-50 at 416 x 416, and CLIPSeg of transformers.
+
+All have random weights, the same on both sides, and run in eager float32 in one process, in alternating rounds. Their
+code answers each expression alone, as their test program does; ours is what `refseg.load` returns. No expression is
+asked twice. The last part goes from JPEG files of 640 x 480 to masks on disk, three expressions each; it needs OpenCV:
+pip install opencv-python-headless
+
+python benchmarks/against_authors.py --authors CLONE [--images 1000] [--out FILE]
+
+CLONE is a clone of https://github.com/DerrickWang005/CRIS.pytorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy import ndarray
+from PIL import Image
+from torch import nn
+
+import refseg
+from authors import authors_model, authors_pixels, authors_scores
+from measure import machine, report, side_by_side, write
+from refseg.data.shapes import Shapes
+from refseg.inputs.clip_bpe import Tokens
+from refseg.masks import iou
+from refseg.models.base import Model
+from refseg.models.clipseg.convert import from_transformers
+from refseg.models.clipseg.model import clipseg
+from refseg.models.families import build
+from refseg.predictor import Predictor
+from refseg.runtimes.torch import TorchRuntime, has_bfloat16
+
+CPU = torch.device("cpu")
+WORDS = ("the red ball", "the largest ring on the left", "second star from the left")
+"""Of each image in a file."""
+
+
+def answering(model: Model) -> Model:
+    """Give random weights statistics that fit noise, and outputs around the threshold, so that no mask is empty."""
+    side, length = model.inputs.image_size, model.inputs.word_length
+    tokens = torch.randint(1, 49_000, (2, length))
+    tokens[:, -1] = 49_407
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        logits = model.train()(torch.randn(2, 3, side, side), tokens, tokens == 0)
+        model.projector.kernel.bias[-1] -= logits.median() + 0.62
+    return model.eval()
+
+
+def loaded(model: Model, precision: str = "exact") -> Predictor:
+    """Return what `refseg.load` would, of a copy of the model."""
+    runtime = TorchRuntime.of_own(copy.deepcopy(model), CPU, precision=precision)
+    return Predictor(runtime, model.inputs, model.decision)
+
+
+def fresh(count: int) -> Iterator[list[str]]:
+    """Yield lists of expressions, none of them twice."""
+    numbers = itertools.count()
+    while True:
+        yield [f"the {next(numbers)} cups on the left" for _ in range(count)]
+
+
+def answers(predictor: Predictor, pixels: ndarray, words: Tokens) -> ndarray:
+    """Return the logits of expressions about one image, which is encoded once."""
+    return predictor.runtime.decode(predictor.runtime.encode(pixels), words.tokens, words.padding)
+
+
+def their_answers(theirs: nn.Module, pixels: ndarray, words: Tokens) -> ndarray:
+    """Return the same, each expression by itself."""
+    image = torch.from_numpy(pixels)
+    with torch.inference_mode():
+        return np.concatenate([theirs(image, torch.from_numpy(row[None]))[:, 0].numpy() for row in words.tokens])
+
+
+def compare_cris(ours: dict[str, Predictor], theirs: nn.Module, rounds: int, expressions: int) -> dict[str, object]:
+    """Time both, from pixels and tokens to logits, after it is checked that they agree."""
+    side = ours["ours, exact"].inputs.image_size
+    pixels = np.random.default_rng(0).standard_normal((1, 3, side, side), dtype=np.float32)
+    asked = fresh(expressions)
+
+    def words() -> Tokens:
+        return ours["ours, exact"].inputs.tokens(next(asked))
+
+    same = words()
+    expected = their_answers(theirs, pixels, same)
+    # Random weights amplify rounding.
+    np.testing.assert_allclose(
+        answers(ours["ours, exact"], pixels, same), expected, rtol=0, atol=1e-3 * float(np.abs(expected).max())
+    )
+    runs: dict[str, Callable[[], object]] = {"theirs": lambda: their_answers(theirs, pixels, words())}
+    runs |= {name: lambda one=one: answers(one, pixels, words()) for name, one in ours.items()}
+    title = f"CRIS R50, one image of {side} x {side}, {expressions} expression{'s' * (expressions > 1)}"
+    result = report(title, side_by_side(runs, rounds), ("theirs", "ours, exact"))
+    if "ours, fast" in ours:
+        logits = [answers(one, pixels, same) for one in ours.values()]
+        threshold = ours["ours, exact"].decision.threshold
+        masks = [1 / (1 + np.exp(-one)) > threshold for one in logits]
+        result["iou_of_fast_with_exact"] = float(np.mean([iou(*pair) for pair in zip(*masks, strict=True)]))
+        medians = result["medians"]
+        assert isinstance(medians, dict)
+        result["ratio_of_fast"] = medians["theirs"] / medians["ours, fast"]
+        print(f"  theirs / ours, fast: {result['ratio_of_fast']:.2f}")
+        print(f"  mean IoU of the masks of fast with those of exact: {result['iou_of_fast_with_exact']:.4f}")
+    return result
+
+
+def compare_files(ours: dict[str, Predictor], theirs: nn.Module, images: int) -> dict[str, object]:
+    """Time both from JPEG files to masks on disk, file by file in turn."""
+    import cv2
+
+    inputs, threshold = ours["ours, exact"].inputs, ours["ours, exact"].decision.threshold
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = list(written(folder, images + 1))  # the first one is not counted
+
+        def authors(file: Path) -> None:
+            pixels, matrix, size = authors_pixels(file, inputs)
+            for number, tokens in enumerate(inputs.tokens(WORDS).tokens):
+                with torch.inference_mode():
+                    logits = theirs(pixels[None], torch.from_numpy(tokens[None]))
+                mask = authors_scores(logits, inputs.image_size, matrix, size) > threshold
+                cv2.imwrite(str(folder / f"theirs-{file.stem}-{number}.png"), mask.astype(np.uint8) * 255)
+
+        def refseg_way(name: str, file: Path) -> None:
+            predictor = ours[name]
+            for number, one in enumerate(predictor.segment(predictor.encode(file), WORDS)):
+                one.save(folder / f"{name}-{file.stem}-{number}.png")
+
+        def each(work: Callable[[Path], None]) -> Callable[[], None]:
+            waiting = iter(files)
+            return lambda: work(next(waiting))
+
+        runs = {"theirs": each(authors)}
+        runs |= {name: each(lambda file, name=name: refseg_way(name, file)) for name in ours}
+        result = report(
+            f"A JPEG of 640 x 480 to {len(WORDS)} masks on disk, of {images} files",
+            side_by_side(runs, images),
+            ("theirs", "ours, exact"),
+        )
+        result["iou_of_exact_with_theirs"] = float(
+            np.mean(
+                [
+                    iou(*(read_mask(folder / f"{who}-{file.stem}-{number}.png") for who in ("theirs", "ours, exact")))
+                    for file in files
+                    for number in range(len(WORDS))
+                ]
+            )
+        )
+        print(f"  mean IoU of our masks with theirs: {result['iou_of_exact_with_theirs']:.4f}")
+    return result
+
+
+def written(folder: Path, images: int) -> Iterator[Path]:
+    """Write generated scenes as JPEGs, with noise so that they are as large as photos."""
+    rng, data = np.random.default_rng(0), Shapes("test", scale=2.0)
+    for number in range(images):
+        scene = np.asarray(data.samples_of(number % data.num_images)[0].load_image()).astype(np.float32)
+        path = folder / f"{number}.jpg"
+        Image.fromarray((scene + rng.normal(0, 12, scene.shape)).clip(0, 255).astype(np.uint8)).save(path, quality=92)
+        yield path
+
+
+def read_mask(path: Path) -> ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image) > 127
+
+
+def compare_clipseg(rounds: int, expressions: int) -> dict[str, object]:
+    """Time CLIPSeg of transformers, which encodes the image for each expression, and ours."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+    torch.manual_seed(0)
+    config = CLIPSegConfig(use_complex_transposed_convolution=True)
+    theirs = CLIPSegForImageSegmentation(config).eval()
+    model = build(clipseg())
+    model.load_state_dict(from_transformers(theirs.state_dict(), Path("random weights")))
+    predictor = loaded(model.eval())
+    side = model.inputs.image_size
+    pixels = np.random.default_rng(0).standard_normal((1, 3, side, side), dtype=np.float32)
+    asked = fresh(expressions)
+
+    def of_transformers(words: Tokens) -> ndarray:
+        longest = int((~words.padding).sum(axis=1).max())  # its processor pads to the longest expression
+        image = torch.from_numpy(pixels).expand(expressions, -1, -1, -1)
+        tokens, mask = (torch.from_numpy(part[:, :longest]) for part in (words.tokens, ~words.padding))
+        with torch.inference_mode():
+            logits = theirs(input_ids=tokens, attention_mask=mask.long(), pixel_values=image).logits
+        return logits.reshape(expressions, side, side).numpy()
+
+    def words() -> Tokens:
+        return predictor.inputs.tokens(next(asked))
+
+    same = words()
+    np.testing.assert_allclose(answers(predictor, pixels, same), of_transformers(same), atol=1e-3)
+    runs: dict[str, Callable[[], object]] = {
+        "transformers": lambda: of_transformers(words()),
+        "ours, exact": lambda: answers(predictor, pixels, words()),
+    }
+    title = f"CLIPSeg, one image of {side} x {side}, {expressions} expressions"
+    return report(title, side_by_side(runs, rounds), ("transformers", "ours, exact"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--authors", type=Path, required=True, metavar="CLONE", help="a clone of the authors' code")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--expressions", type=int, default=16, help="against one (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1000, help="JPEG files; 0 leaves them out (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=416)
+    parser.add_argument("--out", type=Path, help="write all timings there as JSON")
+    arguments = parser.parse_args()
+    if not (arguments.authors / "model" / "segmenter.py").is_file():
+        parser.error(f"{arguments.authors} is no clone of the authors' code: it has no model/segmenter.py")
+    if arguments.images and find_spec("cv2") is None:
+        parser.error("files need OpenCV: pip install opencv-python-headless; or give --images 0")
+    torch.set_num_threads(arguments.threads)
+    print("\n".join(f"{key}: {value}" for key, value in machine().items()))
+    torch.manual_seed(0)
+    model = answering(refseg.create_model("cris-r50", dropout=0.0, image_size=arguments.side))
+    theirs = authors_model(arguments.authors, model, "cris-r50").eval()
+    ours = {"ours, exact": loaded(model)}
+    if has_bfloat16(CPU):
+        ours["ours, fast"] = loaded(model, "fast")
+    else:
+        print("fast is left out: this processor has no bfloat16")
+    results: dict[str, object] = {"settings": vars(arguments) | {"authors": "", "out": ""}}
+    for count in (1, arguments.expressions):
+        results[f"cris, {count}"] = compare_cris(ours, theirs, arguments.rounds, count)
+    if arguments.images:
+        results["files"] = compare_files(ours, theirs, arguments.images)
+    results["clipseg"] = compare_clipseg(arguments.rounds, arguments.expressions)
+    write(arguments.out, results)
+
+
+if __name__ == "__main__":
+    main()
