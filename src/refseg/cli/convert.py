@@ -1,4 +1,4 @@
-"""Convert a checkpoint of the CRIS reference, a CLIP or a CLIPSeg to a model folder; or a folder to a checkpoint."""
+"""Convert weights of CRIS, CLIP, CLIPSeg, MCN or VLT to a model folder; or a folder to a checkpoint."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         "source",
-        help="a checkpoint (.pth) of DerrickWang005/CRIS.pytorch, a file of CLIP's weights, a file or folder of "
-        "transformers' CLIPSeg, or a model folder",
+        help="a checkpoint (.pth) of DerrickWang005/CRIS.pytorch, a file of CLIP's weights, weights (.h5) of MCN or "
+        "VLT, a file or folder of transformers' CLIPSeg, or a model folder",
     )
     parser.add_argument("target", help="the model folder, or the checkpoint (.pth), to write; nothing is replaced")
     parser.add_argument(
@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--merge", action="store_true", help="write a copy of a model folder that contains the CLIP that it needs"
+    )
+    parser.add_argument(
+        "--vectors",
+        metavar="FILE",
+        help="word vectors for the weights of MCN and VLT (.h5): a text file of GloVe, or the folder of a spaCy model",
     )
     parser.add_argument("--clip", metavar="FILE", help="with --merge: the file or model folder of that CLIP")
     parser.add_argument(
@@ -60,5 +65,5 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.merge:
         print(merge(arguments.source, arguments.target, clip=arguments.clip))
     else:
-        print(convert(arguments.source, arguments.target, to=arguments.to, **changes))
+        print(convert(arguments.source, arguments.target, to=arguments.to, vectors=arguments.vectors, **changes))
     return 0

@@ -1,10 +1,10 @@
-"""Reads and writes weights in the layout of Keras 2's `save_weights`, without executing anything in the file."""
+"""Reads weights in the layout of Keras 2's `save_weights`, without executing anything in the file."""
 
 from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,27 @@ from numpy import ndarray
 from torch import Tensor
 
 from refseg.encoders.weights_file import check_finite
-from refseg.errors import ConfigError, OutputError, WeightsError, one_line
-from refseg.files import replacing
+from refseg.errors import ConfigError, WeightsError, one_line
 
-__all__ = ["ENDINGS", "from_keras", "read_keras", "renumbered", "to_keras", "write_keras"]
+__all__ = ["ENDINGS", "from_keras", "is_hdf5", "read_keras", "renumbered", "to_keras"]
 
 ENDINGS = (".h5", ".hdf5")
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 NUMBERED = re.compile(r"(conv2d|batch_normalization|dense|bidirectional|gru|multi_head_attention)_(\d+)")
 """Layers that Keras names by counting them within a session."""
+
+
+def is_hdf5(path: Path) -> bool:
+    """Return whether a file is one of HDF5, by its first bytes.
+
+    Raises:
+        WeightsError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(len(SIGNATURE)) == SIGNATURE
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def read_keras(path: Path) -> dict[str, Tensor]:
@@ -31,10 +44,6 @@ def read_keras(path: Path) -> dict[str, Tensor]:
         WeightsError: The file is missing or broken, its values are not finite, or it refers to other files.
         ConfigError: The extra `refseg[keras]` is missing.
     """
-    try:
-        path.open("rb").close()
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror}") from None
     library = _h5py()
     try:
         with library.File(path, "r") as file:
@@ -52,32 +61,6 @@ def read_keras(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a file of Keras weights, or a broken one: {one_line(error)}") from None
     check_finite(state, path)
     return state
-
-
-def write_keras(state: Mapping[str, Tensor], layers: Sequence[tuple[str, Sequence[str]]], path: Path) -> None:
-    """Write weights by Keras' names, in Keras' layout; the file is written completely or not at all.
-
-    Args:
-        state: The weights.
-        layers: Each layer with the names of its weights, in Keras' order.
-        path: The file.
-
-    Raises:
-        OutputError: It cannot be written.
-        ConfigError: The extra `refseg[keras]` is missing.
-    """
-    library = _h5py()
-    try:
-        with replacing(path) as draft, library.File(draft, "w") as file:
-            file.attrs["layer_names"] = [layer.encode() for layer, _ in layers]
-            file.attrs["backend"] = b"tensorflow"
-            for layer, names in layers:
-                group = file.create_group(layer)
-                group.attrs["weight_names"] = [name.encode() for name in names]
-                for name in names:
-                    group.create_dataset(name, data=state[name].numpy())
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {one_line(error)}") from None
 
 
 def renumbered(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg.errors import ConfigError, WeightsError
+from refseg.inputs.preprocessing import Inputs
 
-__all__ = ["Language", "WordGRU", "WordGRUConfig", "infer_word_gru"]
+__all__ = ["Language", "WordGRU", "WordGRUConfig", "check_vocabulary", "infer_word_gru"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,19 @@ class WordGRUConfig:
             raise ConfigError("vocabulary_size, vector_width and width must be positive")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
+
+
+def check_vocabulary(config: WordGRUConfig, inputs: Inputs) -> None:
+    """Check that there is a vector for each word of the vocabulary.
+
+    Raises:
+        ConfigError: There is not.
+    """
+    if inputs.vocabulary and len(inputs.vocabulary) + 1 != config.vocabulary_size:
+        raise ConfigError(
+            f"text.vocabulary_size ({config.vocabulary_size}) must be one more than the words of the vocabulary "
+            f"({len(inputs.vocabulary)})"
+        )
 
 
 class Language(NamedTuple):

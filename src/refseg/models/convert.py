@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from refseg.config import load_json
 from refseg.encoders.clip_files import clip_weights, is_clip
 from refseg.encoders.efficientnet import EfficientNet
+from refseg.encoders.keras_file import ENDINGS as HDF5
+from refseg.encoders.keras_file import is_hdf5, read_keras
 from refseg.encoders.pretrained import Encoders, adopt_encoders, in_a_model, load_encoders
 from refseg.encoders.weights_file import read_file, save_checkpoint
 from refseg.errors import ConfigError, OutputError, WeightsError, one_line
 from refseg.files import replacing
+from refseg.inputs.vectors import read_vectors
 from refseg.models.base import Model, ModelSpec
 from refseg.models.checked import build_checked
 from refseg.models.clip_map.model import CLIPMap
@@ -24,13 +29,20 @@ from refseg.models.clipseg.model import default_spec as clipseg_spec
 from refseg.models.cris.convert import as_checkpoint, parse_checkpoint
 from refseg.models.families import family
 from refseg.models.folder import load_model, read_encoders, read_folder, save_model
+from refseg.models.keras_names import family_of as keras_family
+from refseg.models.keras_names import from_reference as from_keras_names
 from refseg.models.layout import CONFIG
+from refseg.models.mcn.convert import NAMES as MCN_NAMES
+from refseg.models.mcn.model import default_spec as mcn_spec
+from refseg.models.vlt.convert import NAMES as VLT_NAMES
+from refseg.models.vlt.model import CELL as VLT_CELL
+from refseg.models.vlt.model import default_spec as vlt_spec
 
 __all__ = ["adopt_clip", "convert", "merge", "read_foreign"]
 
 CHECKPOINTS = (".pth", ".pt")
 """Endings of files of `torch.save`."""
-ENDINGS = (*CHECKPOINTS, ".safetensors", ".bin", ".ckpt", ".onnx", ".zip")
+ENDINGS = (*CHECKPOINTS, ".safetensors", ".bin", ".ckpt", ".onnx", ".zip", *HDF5)
 """Endings of files of weights, which a folder should not have."""
 TRANSFORMERS_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """In a folder that transformers wrote, the preferred one first."""
@@ -72,12 +84,18 @@ def merge(source: str | Path, target: str | Path, *, clip: str | Path | None = N
 
 
 def convert(
-    source: str | Path, target: str | Path, *, to: Literal["refseg", "reference"] | None = None, **changes: Any
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: Literal["refseg", "reference"] | None = None,
+    vectors: str | Path | None = None,
+    **changes: Any,
 ) -> Path:
     """Convert a checkpoint of the CRIS reference to a model folder, or a model folder to such a checkpoint.
 
     A file of CLIP's weights is converted to the model folder of a plain CLIP (see `refseg.models.clip_map`), a folder
-    or a file of transformers' CLIPSeg to that of a CLIPSeg.
+    or a file of transformers' CLIPSeg to that of a CLIPSeg. With the extra `refseg[keras]`, a file of Keras (`.h5`) of
+    MCN or VLT is converted too, to a model with 416 pixels, 15 words (20 for RefCOCOg) and threshold 0.35.
 
     Sizes are inferred from the weights. All others are those of the published models: of CRIS images of 416 pixels, 17
     tokens (22 for RefCOCOg), threshold 0.35 and 8 heads in the decoder; of CLIPSeg 352 pixels, 77 tokens, threshold 0.3
@@ -88,6 +106,8 @@ def convert(
         source: A file, such as the reference's `best_model.pth`, a model folder, or a folder of transformers' CLIPSeg.
         target: The folder, or the file.
         to: What to write; by default a folder if the source is a file, and a file if it is a folder.
+        vectors: The word vectors that MCN and VLT were trained with, which their weights do not contain: a text file
+            of GloVe, or the folder of a spaCy model.
         **changes: Fields of the new folder's spec, such as `word_length=22`.
 
     Returns:
@@ -107,11 +127,13 @@ def convert(
         _check_file(target)
         return _to_reference(source, target)
     _check_folder(target)
-    model, about = read_foreign(source, **changes)
+    model, about = read_foreign(source, vectors=vectors, **changes)
     return save_model(model, target, name=target.name, extra={"source": source.name, **about})
 
 
-def read_foreign(source: str | Path, **changes: Any) -> tuple[Model, dict[str, Any]]:
+def read_foreign(
+    source: str | Path, *, vectors: str | Path | None = None, **changes: Any
+) -> tuple[Model, dict[str, Any]]:
     """Return the model of another project's weights, and what is stored with them about its training (see `convert`).
 
     Raises:
@@ -119,6 +141,10 @@ def read_foreign(source: str | Path, **changes: Any) -> tuple[Model, dict[str, A
         ConfigError: A change is unknown or does not fit, or the config of transformers is broken.
     """
     path, config = Path(source), None
+    if path.is_file() and is_hdf5(path):
+        return _of_keras(read_keras(path), path, vectors, **changes), {}
+    if vectors is not None:
+        raise ConfigError("word vectors are only needed for the weights of MCN and VLT, files of Keras")
     if path.is_dir():
         if (files := _transformers_files(path)) is None:
             raise WeightsError(f"{path} is a folder without a {CONFIG} of transformers; give the file of the weights")
@@ -132,6 +158,35 @@ def read_foreign(source: str | Path, **changes: Any) -> tuple[Model, dict[str, A
         return _of_clip(stored, path, **changes), {}
     state, spec, scores = parse_checkpoint(stored, others, path)
     return _load("cris", spec.changed(**changes), state, path), scores
+
+
+def _of_keras(stored: Mapping[str, Tensor], path: Path, vectors: str | Path | None, **changes: Any) -> Model:
+    """Return the MCN or VLT of the weights of a file of Keras."""
+    name = keras_family(stored)
+    if name is None:
+        raise WeightsError(f"{path}: neither an MCN nor a VLT, the only models of Keras that are converted")
+    if vectors is None:
+        raise ConfigError(
+            f"{path}: the weights of {name.upper()} do not contain its word vectors; give them: a text file of GloVe, "
+            "or the folder of the spaCy model en_vectors_web_lg (--vectors)"
+        )
+    words, table = read_vectors(Path(vectors))
+    names = MCN_NAMES if name == "mcn" else VLT_NAMES
+    try:
+        state = from_keras_names(stored, names)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    zero = torch.zeros(1, table.shape[1])
+    state["text.vectors"] = torch.cat([zero, torch.from_numpy(table)])
+    config = _inferred(name, state, path)
+    if name == "mcn":
+        spec = mcn_spec(config)
+    else:
+        side = math.isqrt(state["generate.of_image.weight"].shape[1]) * VLT_CELL
+        spec = vlt_spec(config).changed(image_size=side)
+    counts = {f"{key.removesuffix('running_mean')}num_batches_tracked" for key in state if key.endswith("running_mean")}
+    state |= {key: torch.tensor(0) for key in counts}
+    return _load(name, spec.changed(vocabulary=words, **changes), state, path)
 
 
 def _check_folder(target: Path) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from refseg.encoders.keras_file import from_keras, renumbered, to_keras
 from refseg.errors import WeightsError
 
-__all__ = ["SHARED", "blocks", "convolution", "dense", "from_reference", "norm", "to_reference"]
+__all__ = ["SHARED", "blocks", "convolution", "dense", "family_of", "from_reference", "norm", "to_reference"]
 
 
 def convolution(number: int, ours: str, *, bias: bool = False) -> dict[str, str]:
@@ -71,6 +71,13 @@ SHARED: Mapping[str, str] = {
     **norm(62, "fuse.norm"),
 }
 """The layers up to the first fusion."""
+
+
+def family_of(state: Mapping[str, Tensor]) -> str | None:
+    """Return the family whose authors' weights these are: `mcn`, `vlt`, or None."""
+    if not any(name.startswith("gru_module/") for name in state):
+        return None
+    return "vlt" if any(name.startswith("Encoder-1-") for name in state) else "mcn"
 
 
 def from_reference(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from refseg.encoders.darknet import DarkNet, DarkNetConfig, ResidualBlock
-from refseg.encoders.word_gru import WordGRU, WordGRUConfig
+from refseg.encoders.word_gru import WordGRU, WordGRUConfig, check_vocabulary
 from refseg.errors import ConfigError
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.words import LONGEST
-from refseg.models.base import Model
+from refseg.models.base import Model, ModelSpec
 from refseg.models.first_fusion import FirstFusion
 from refseg.models.mcn.detection import ANCHOR_SIDE, DetectionBranch
 from refseg.models.mcn.energy import ConsistencyEnergy
 from refseg.models.mcn.segmentation import SegmentationBranch
 from refseg.values import Decision
 
-__all__ = ["MCN", "MCNConfig", "Tasks"]
+__all__ = ["MCN", "MCNConfig", "Tasks", "default_spec", "mcn"]
 
 FROZEN = ("visual.stem", "visual.stages", *(f"visual.top.{number}" for number in range(4)))
 """The first 56 of DarkNet's 58 convolutions."""
@@ -81,6 +81,7 @@ class MCN(Model):
 
     def __init__(self, config: MCNConfig, inputs: Inputs, decision: Decision) -> None:
         super().__init__(config, inputs, decision)
+        check_vocabulary(config.text, inputs)
         debiased, channels, sentence = config.vision.debiased, config.vision.channels, config.text.width
         coarsest = channels[-1]
         self.visual = DarkNet(config.vision)
@@ -130,3 +131,26 @@ class MCN(Model):
         segmented = self.segmentation(fused, image["f1"], image["f2"], sentence)
         detected = self.detection(fused, segmented, sentence)
         return Tasks(segmented.logits, detected.logits, self.energy.energy(segmented.attended, detected.attended))
+
+
+def mcn(**changes: Any) -> ModelSpec:
+    """Return the published MCN, on DarkNet-53; without words, whose vectors are not part of it.
+
+    Raises:
+        ConfigError: A change is unknown or does not fit.
+    """
+    text = WordGRUConfig(vocabulary_size=1, gates="hard-sigmoid")
+    return default_spec(MCNConfig(vision=DarkNetConfig(debiased=True), text=text)).changed(**changes)
+
+
+def default_spec(config: MCNConfig) -> ModelSpec:
+    """Return the spec of an MCN with the published preprocessing: 416 pixels, values of 0..1, 15 words."""
+    inputs = Inputs(
+        image_size=416,
+        word_length=15,
+        fit="pad-antialiased",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        tokenizer="words",
+    )
+    return ModelSpec(config=config, inputs=inputs, decision=Decision(threshold=0.35))

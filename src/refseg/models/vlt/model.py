@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from refseg.encoders.darknet import ConvNormLeaky, DarkNet, DarkNetConfig, ResidualBlock
-from refseg.encoders.word_gru import WordGRU, WordGRUConfig
+from refseg.encoders.word_gru import WordGRU, WordGRUConfig, check_vocabulary
 from refseg.errors import ConfigError
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.words import LONGEST
-from refseg.models.base import Model
+from refseg.models.base import Model, ModelSpec
 from refseg.models.first_fusion import FirstFusion, enlarged
 from refseg.models.vlt.fusion import ImageFusion
 from refseg.models.vlt.queries import QueryBalance, QueryGeneration
 from refseg.models.vlt.transformer import Transformer
 from refseg.values import Decision
 
-__all__ = ["VLT", "VLTConfig"]
+__all__ = ["CELL", "VLT", "VLTConfig", "default_spec", "vlt"]
 
 FROZEN = ("visual.stem", "visual.stages", *(f"visual.top.{number}" for number in range(4)))
 """The first 56 of DarkNet's 58 convolutions."""
@@ -97,6 +98,7 @@ class VLT(Model):
 
     def __init__(self, config: VLTConfig, inputs: Inputs, decision: Decision) -> None:
         super().__init__(config, inputs, decision)
+        check_vocabulary(config.text, inputs)
         width, channels, words = config.width, config.vision.channels, config.text.width
         coarsest = channels[-1]
         self.side = inputs.image_size // CELL
@@ -143,3 +145,26 @@ class VLT(Model):
         responses = self.transformer(features.flatten(2).mT, queries)
         maps = F.relu(self.maps(responses * self.balance(queries, responses)))
         return self.head(maps.reshape(*maps.shape[:2], self.side, self.side))  # type: ignore[no-any-return]
+
+
+def vlt(**changes: Any) -> ModelSpec:
+    """Return the published VLT, on DarkNet-53; without words, whose vectors are not part of it.
+
+    Raises:
+        ConfigError: A change is unknown or does not fit.
+    """
+    config = VLTConfig(vision=DarkNetConfig(), text=WordGRUConfig(vocabulary_size=1))
+    return default_spec(config).changed(**changes)
+
+
+def default_spec(config: VLTConfig) -> ModelSpec:
+    """Return the spec of a VLT with the published preprocessing: 416 pixels, values of 0..1, 15 words."""
+    inputs = Inputs(
+        image_size=416,
+        word_length=15,
+        fit="pad-cubic",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        tokenizer="words",
+    )
+    return ModelSpec(config=config, inputs=inputs, decision=Decision(threshold=0.35))
