@@ -181,7 +181,8 @@ def compare_clipseg(rounds: int, expressions: int) -> dict[str, object]:
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
     torch.manual_seed(0)
-    config = CLIPSegConfig(use_complex_transposed_convolution=True)
+    # As in the published files; the other sizes are the defaults.
+    config = CLIPSegConfig(vision_config={"patch_size": 16}, use_complex_transposed_convolution=True)
     theirs = CLIPSegForImageSegmentation(config).eval()
     model = build(clipseg())
     model.load_state_dict(from_transformers(theirs.state_dict(), Path("random weights")))

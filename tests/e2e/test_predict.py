@@ -228,6 +228,19 @@ def test_the_same_command_gives_the_same_bytes(command, photo):
     assert run("one") == run("two")
 
 
+def test_the_precision_is_passed_on(command, photo, monkeypatch, predictor):
+    asked = []
+    monkeypatch.setattr("refseg.predictor.load", lambda *_, **options: asked.append(options) or predictor)
+    command(photo, CUP, "--precision", "fast")
+    command(photo, CUP)
+    assert [options["precision"] for options in asked] == ["fast", "exact"]
+
+
+def test_a_device_without_bfloat16_is_no_silent_fallback(error_of, photo, monkeypatch):
+    monkeypatch.setattr("refseg.runtimes.torch.has_bfloat16", lambda device: False)
+    assert "take exact" in error_of(photo, CUP, "--precision", "fast")
+
+
 def test_a_threshold_moves_the_border(command, photo):
     areas = []
     for threshold in ("0.2", "0.35", "0.5"):

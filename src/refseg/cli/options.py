@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_device", "add_refine", "add_runtime", "model_name"]
+__all__ = ["add_device", "add_precision", "add_refine", "add_runtime", "model_name"]
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +26,19 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         help=(
             "PyTorch, or ONNX Runtime for the models in the package and exported ones; auto takes ONNX Runtime on a "
             "processor where the model has graphs for it (default: auto)"
+        ),
+    )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Declare `--precision`."""
+    parser.add_argument(
+        "--precision",
+        choices=("exact", "fast"),
+        default="exact",
+        help=(
+            "exact computes in float32; fast multiplies numbers of bfloat16 in PyTorch, on a device that has them "
+            "(default: exact)"
         ),
     )
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refseg.cli.options import add_device, add_refine, add_runtime, model_name
+from refseg.cli.options import add_device, add_precision, add_refine, add_runtime, model_name
 from refseg.errors import EXIT_CODE, ConfigError, ExpressionError, ImageError, InputError
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_refine(parser)
     add_device(parser)
     add_runtime(parser)
+    add_precision(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -110,7 +111,13 @@ def run(arguments: argparse.Namespace) -> int:
     first = next(opened, None)  # a model is slow to load: not before there is an image to segment
     if first is None:
         return EXIT_CODE
-    segmenter = load(arguments.model, arguments.device, runtime=arguments.runtime, refine=arguments.refine)
+    segmenter = load(
+        arguments.model,
+        arguments.device,
+        runtime=arguments.runtime,
+        precision=arguments.precision,
+        refine=arguments.refine,
+    )
     if segmenter.domain not in (None, PHOTOS):  # whether an image is a photo is not guessed
         _tell(f"note: the model {arguments.model} is trained on {segmenter.domain}; on photos its masks mean nothing")
     for given, name, image in itertools.chain([first], opened):
