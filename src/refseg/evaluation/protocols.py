@@ -40,6 +40,9 @@ class Protocol:
     """Whether there is a rule for expressions that fit nothing."""
     epsilon: float = 0.0
     """Added to every union."""
+    grown: bool = False
+    """Whether masks grow where they are enlarged: the mask of the model's square is resized, linearly, and every pixel
+    that it touches counts; otherwise the probability is resized, and compared with the threshold."""
 
     def decide(self, prediction: Prediction) -> Prediction:
         """Return the prediction that this protocol scores.
@@ -56,6 +59,8 @@ class Protocol:
 
         Where masks are resized, the probability is resized (bilinear) before the threshold is applied.
         """
+        if self.grown:
+            return prediction.frame.restore((prediction.scores > prediction.threshold).astype(np.float32)) > 0
         if self.side is None:
             return prediction.mask
         if prediction.empty:
@@ -108,6 +113,8 @@ PROTOCOLS: MappingProxyType[str, Protocol] = MappingProxyType(
                 text_field="raw",
                 no_target=False,
             ),
+            # EFN, test.py: the thresholded mask is resized to the image, and what is not zero counts; Pr@X with >=.
+            Protocol(name="efn", threshold=0.5, side=None, strict=False, no_target=False, grown=True),
             # ReLA, refer_evaluation.py: at the size of its input; fewer than 50 pixels mean that nothing fits.
             Protocol(
                 name="gres",

@@ -162,7 +162,7 @@ def efn(**changes: Any) -> ModelSpec:
 
 
 def default_spec(config: EFNConfig) -> ModelSpec:
-    """Return the spec of an EFN with the published preprocessing: images of 320 pixels, blue first, values of 0..255."""
+    """Return the spec of an EFN with the published preprocessing: 320 pixels, blue first, values of 0..255."""
     inputs = Inputs(
         image_size=320,
         word_length=20,
