@@ -53,7 +53,9 @@ def calibrate(
         data: a validation split.
         rejections: the share of the expressions with a target whose mask may be rejected, 0 included, 1 excluded. By
             default 0.05 if the split has expressions that fit nothing, otherwise no mask is rejected.
-        thresholds: whether to choose the thresholds first, which takes a second pass over the images.
+        thresholds: whether to choose the thresholds first, which takes two more passes over the images. It also
+            chooses what masks are rejected by, their confidence or their highest probability: what recognises more
+            expressions that fit nothing.
         limit: only the first images.
         progress: whether to show a progress bar.
 
@@ -66,18 +68,30 @@ def calibrate(
     if limit is not None and limit < 1:
         raise ConfigError(f"limit must be at least 1, got {limit}")
     images = range(min(limit or data.num_images, data.num_images))
-    check_enough(sum(len(sample.expressions) for image in images for sample in data.samples_of(image)))
+    samples = [sample for image in images for sample in data.samples_of(image)]
+    check_enough(sum(len(sample.expressions) for sample in samples))
+    if rejections is None and any(sample.load_mask is None for sample in samples):
+        rejections = REJECTIONS
     decision = replace(segmenter.decision, calibration=None)
     chosen: dict[str, Any] = {}
     if thresholds:
         tried = Thresholds()
         evaluate(segmenter, data, images, decision=decision, progress=progress, each=tried.add)
         best = tried.choose()
-        chosen["thresholds"] = to_dict(best)
         decision = best.decision
     outcomes = evaluate(segmenter, data, images, decision=decision, progress=progress)
-    if rejections is None and not all(one.present for one in outcomes):
-        rejections = REJECTIONS
+    further = rejections
+    if thresholds and rejections:
+        by_highest = tried.choose(rejections)
+        others = evaluate(segmenter, data, images, decision=by_highest.decision, progress=progress)
+        confidence = _rejects(outcomes, fit(outcomes, rejections=rejections))
+        highest = _rejects(others, fit(others))
+        chosen["rejected_by"] = {"confidence": confidence, "highest_probability": highest}
+        # Where the threshold alone leaves more masks empty than may be, the confidence cannot reject fewer.
+        if confidence["present"] > max(rejections, highest["present"]) or confidence["absent"] < highest["absent"]:
+            best, decision, outcomes, further = by_highest, by_highest.decision, others, None
+    if thresholds:
+        chosen["thresholds"] = to_dict(best)
     names = {name: number % 2 for number, name in enumerate(sorted({one.image for one in outcomes}))}
     halves = [[one for one in outcomes if names[one.image] == half] for half in (0, 1)]
     measured = {
@@ -88,10 +102,18 @@ def calibrate(
         **chosen,
         "rejections": rejections,
         "on_the_other_half": (
-            _effect(halves[1], fit(halves[0], rejections=rejections)) if _can_measure(*halves) else None
+            _effect(halves[1], fit(halves[0], rejections=further)) if _can_measure(*halves) else None
         ),
     }
-    return Calibrated(decision=replace(decision, calibration=fit(outcomes, rejections=rejections)), measured=measured)
+    return Calibrated(decision=replace(decision, calibration=fit(outcomes, rejections=further)), measured=measured)
+
+
+def _rejects(outcomes: Sequence[Outcome], calibration: Calibration) -> dict[str, float]:
+    """Return the share of empty and rejected masks of the expressions with a target, and of those that fit nothing."""
+    rejected = {"present": [0.0], "absent": [0.0]}  # of none, nothing is rejected
+    for one in outcomes:
+        rejected["present" if one.present else "absent"].append(one.empty or one.score < calibration.reject_below)
+    return {name: sum(values) / max(1, len(values) - 1) for name, values in rejected.items()}
 
 
 def _can_measure(fitted: Sequence[Outcome], other: Sequence[Outcome]) -> bool:

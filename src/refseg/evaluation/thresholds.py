@@ -19,6 +19,8 @@ from refseg.values import Decision, Expression, Prediction, Sample, Segmenter
 __all__ = ["RELATIVE_THRESHOLDS", "THRESHOLDS", "Chosen", "Thresholds", "evaluate_with_own"]
 
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
+LIMITS = (0.001, 0.999)
+"""Of the threshold that decides whether a mask is empty."""
 RELATIVE_THRESHOLDS = (0.35, 0.4, 0.45, 0.5, 0.55)
 
 
@@ -28,7 +30,7 @@ class Chosen:
 
     threshold: float
     relative_threshold: float | None
-    """None if no relative threshold is better than the threshold alone."""
+    """None if no relative threshold is better than the threshold alone, and no share of rejections was given."""
     mean_iou: dict[str, float]
     """Over the expressions with a target, by threshold."""
     mean_iou_relative: dict[str, float]
@@ -67,25 +69,35 @@ class Thresholds:
         """Return how many predictions were counted."""
         return len(self._highest)
 
-    def choose(self) -> Chosen:
+    def choose(self, rejections: float | None = None) -> Chosen:
         """Return the threshold of the highest mean IoU, and with it the best relative threshold.
 
-        The threshold is chosen as if it were used alone, because it still decides whether the mask is empty.
+        The threshold is chosen as if it were used alone, because it still decides whether the mask is empty. If a share
+        of rejections is given, it decides nothing else: it is the highest one that leaves no more masks empty, and the
+        relative threshold tells the pixels.
+
+        Args:
+            rejections: the share of the expressions with a target whose mask may be empty.
 
         Raises:
             DataError: no expression has a target.
         """
         if not self._fixed:
             raise DataError("no expression has a target, so no threshold can be chosen")
-        fixed = np.mean(self._fixed, axis=0)
+        fixed, highest = np.mean(self._fixed, axis=0), np.array(self._highest)
         best = int(fixed.argmax())
         threshold = THRESHOLDS[best]
-        nonempty = np.array(self._highest)[:, None] > threshold
-        relative = np.mean(np.where(nonempty, self._relative, 0.0), axis=0)
+        if rejections is not None:
+            ordered = np.sort(highest)
+            rank = min(int(rejections * len(ordered)), len(ordered) - 1)
+            # Just below it in float32, as a mask is of the pixels above; a threshold must lie inside of 0..1.
+            below = np.nextafter(np.float32(ordered[rank]), np.float32(0))
+            threshold = float(np.clip(below, *LIMITS))
+        relative = np.mean(np.where(highest[:, None] > threshold, self._relative, 0.0), axis=0)
         share = RELATIVE_THRESHOLDS[int(relative.argmax())]
         return Chosen(
             threshold=threshold,
-            relative_threshold=share if relative.max() > fixed[best] else None,
+            relative_threshold=share if rejections is not None or relative.max() > fixed[best] else None,
             mean_iou=_by_name(THRESHOLDS, fixed),
             mean_iou_relative=_by_name(RELATIVE_THRESHOLDS, relative),
         )

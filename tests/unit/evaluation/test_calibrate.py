@@ -52,6 +52,15 @@ def test_thresholds_are_chosen_first(by_colour, squares):
     assert after["mean_iou"] > summarise(evaluate(by_colour(), data))["mean_iou"]
 
 
+def test_masks_are_rejected_by_what_recognises_more(by_colour, squares):
+    measured = calibrate(by_colour(), squares(16), thresholds=True).measured
+    by = measured["rejected_by"]
+    better = max(by, key=lambda name: by[name]["absent"])
+    relative = measured["thresholds"]["relative_threshold"]
+    assert (relative is not None) == (better == "highest_probability" and by["confidence"] != by[better])
+    assert all(0 <= share <= 1 for figures in by.values() for share in figures.values())
+
+
 def test_without_a_share_masks_are_rejected_only_if_some_expressions_fit_nothing(by_colour, squares):
     data = squares(20)
     assert calibrate(by_colour(), data).measured["rejections"] == 0.05

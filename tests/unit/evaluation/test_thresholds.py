@@ -86,6 +86,16 @@ def test_a_mask_that_the_threshold_leaves_empty_stays_empty():
     assert chosen.mean_iou_relative["0.5"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize(("rejections", "empty"), [(0.0, 0), (0.25, 1), (0.5, 2), (0.74, 2)])
+def test_with_a_share_of_rejections_the_threshold_decides_what_is_empty(rejections, empty):
+    highest = (0.9, 0.6, 0.3, 0.07)
+    tried = collect(*(([one, one, 0.42 * one, 0.0], [1, 1, 0, 0]) for one in highest))
+    chosen = tried.choose(rejections)
+    assert sum(np.float32(one) <= chosen.threshold for one in highest) == empty
+    assert chosen.relative_threshold == 0.45
+    assert chosen.mean_iou_relative["0.45"] == 1 - empty / 4
+
+
 def test_expressions_that_fit_nothing_and_ignored_pixels_are_not_counted():
     chosen = collect(([SURE, RIM], [1, 0], [0, 1]), ([SURE, SURE], None)).choose()
     assert set(chosen.mean_iou.values()) == {1.0}
