@@ -11,14 +11,16 @@ __all__ = ["EXAMPLE", "add_arguments", "run"]
 EXAMPLE = "refseg convert my-model checkpoint.pth"
 
 SETTINGS = ("image_size", "word_length", "threshold", "decoder_heads")
+TABLES = ("vectors", "vocabulary")
+"""Files of words that some weights do not contain."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         "source",
-        help="a checkpoint (.pth) of DerrickWang005/CRIS.pytorch, a file of CLIP's weights, weights (.h5) of MCN or "
-        "VLT, a file or folder of transformers' CLIPSeg, or a model folder",
+        help="a checkpoint (.pth) of DerrickWang005/CRIS.pytorch, weights (.pth) of EFN by fengguang94/CEFNet, a file "
+        "of CLIP's weights, weights (.h5) of MCN or VLT, a file or folder of transformers' CLIPSeg, or a model folder",
     )
     parser.add_argument("target", help="the model folder, or the checkpoint (.pth), to write; nothing is replaced")
     parser.add_argument(
@@ -33,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vectors",
         metavar="FILE",
         help="word vectors for the weights of MCN and VLT (.h5): a text file of GloVe, or the folder of a spaCy model",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="FILE",
+        help="for the weights of EFN: the words that it was trained with, one a line, the first one padding; without "
+        "them the model reads no texts",
     )
     parser.add_argument("--clip", metavar="FILE", help="with --merge: the file or model folder of that CLIP")
     parser.add_argument(
@@ -65,5 +73,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.merge:
         print(merge(arguments.source, arguments.target, clip=arguments.clip))
     else:
-        print(convert(arguments.source, arguments.target, to=arguments.to, vectors=arguments.vectors, **changes))
+        given = {name: value for name in TABLES if (value := getattr(arguments, name)) is not None}
+        print(convert(arguments.source, arguments.target, to=arguments.to, **given, **changes))
     return 0

@@ -20,6 +20,7 @@ from refseg.encoders.weights_file import read_file, save_checkpoint
 from refseg.errors import ConfigError, OutputError, WeightsError, one_line
 from refseg.files import replacing
 from refseg.inputs.vectors import read_vectors
+from refseg.inputs.words import read_vocabulary
 from refseg.models.base import Model, ModelSpec
 from refseg.models.checked import build_checked
 from refseg.models.clip_map.model import CLIPMap
@@ -27,6 +28,10 @@ from refseg.models.clip_map.model import default_spec as clip_map_spec
 from refseg.models.clipseg.convert import config_of_transformers, from_transformers, is_clipseg
 from refseg.models.clipseg.model import default_spec as clipseg_spec
 from refseg.models.cris.convert import as_checkpoint, parse_checkpoint
+from refseg.models.efn.convert import from_reference as from_efn_names
+from refseg.models.efn.convert import is_efn
+from refseg.models.efn.convert import to_reference as to_efn_names
+from refseg.models.efn.model import default_spec as efn_spec
 from refseg.models.families import family
 from refseg.models.folder import load_model, read_encoders, read_folder, save_model
 from refseg.models.keras_names import family_of as keras_family
@@ -89,13 +94,15 @@ def convert(
     *,
     to: Literal["refseg", "reference"] | None = None,
     vectors: str | Path | None = None,
+    vocabulary: str | Path | None = None,
     **changes: Any,
 ) -> Path:
     """Convert a checkpoint of the CRIS reference to a model folder, or a model folder to such a checkpoint.
 
     A file of CLIP's weights is converted to the model folder of a plain CLIP (see `refseg.models.clip_map`), a folder
     or a file of transformers' CLIPSeg to that of a CLIPSeg. With the extra `refseg[keras]`, a file of Keras (`.h5`) of
-    MCN or VLT is converted too, to a model with 416 pixels, 15 words (20 for RefCOCOg) and threshold 0.35.
+    MCN or VLT is converted too, to a model with 416 pixels, 15 words (20 for RefCOCOg) and threshold 0.35. A file of
+    EFN's weights is converted to a model with 320 pixels, 20 words and threshold 0.5, and back.
 
     Sizes are inferred from the weights. All others are those of the published models: of CRIS images of 416 pixels, 17
     tokens (22 for RefCOCOg), threshold 0.35 and 8 heads in the decoder; of CLIPSeg 352 pixels, 77 tokens, threshold 0.3
@@ -108,6 +115,8 @@ def convert(
         to: What to write; by default a folder if the source is a file, and a file if it is a folder.
         vectors: The word vectors that MCN and VLT were trained with, which their weights do not contain: a text file
             of GloVe, or the folder of a spaCy model.
+        vocabulary: The list of words that EFN was trained with, one a line (see `read_vocabulary`), which its weights
+            do not contain. Without it the model reads tokens alone, and no texts.
         **changes: Fields of the new folder's spec, such as `word_length=22`.
 
     Returns:
@@ -127,12 +136,12 @@ def convert(
         _check_file(target)
         return _to_reference(source, target)
     _check_folder(target)
-    model, about = read_foreign(source, vectors=vectors, **changes)
+    model, about = read_foreign(source, vectors=vectors, vocabulary=vocabulary, **changes)
     return save_model(model, target, name=target.name, extra={"source": source.name, **about})
 
 
 def read_foreign(
-    source: str | Path, *, vectors: str | Path | None = None, **changes: Any
+    source: str | Path, *, vectors: str | Path | None = None, vocabulary: str | Path | None = None, **changes: Any
 ) -> tuple[Model, dict[str, Any]]:
     """Return the model of another project's weights, and what is stored with them about its training (see `convert`).
 
@@ -150,6 +159,10 @@ def read_foreign(
             raise WeightsError(f"{path} is a folder without a {CONFIG} of transformers; give the file of the weights")
         path, config = files
     stored, others = read_file(path)
+    if is_efn(stored):
+        return _of_efn(stored, path, vocabulary, **changes), {}
+    if vocabulary is not None:
+        raise ConfigError("a list of words is only needed for the weights of EFN")
     if is_clipseg(stored):
         return _of_clipseg(stored, path, config, **changes), {}
     if config is not None:
@@ -189,6 +202,17 @@ def _of_keras(stored: Mapping[str, Tensor], path: Path, vectors: str | Path | No
     return _load(name, spec.changed(vocabulary=words, **changes), state, path)
 
 
+def _of_efn(stored: Mapping[str, Tensor], path: Path, vocabulary: str | Path | None, **changes: Any) -> Model:
+    try:
+        state = from_efn_names(stored)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    config = _inferred("efn", state, path)
+    if vocabulary is not None:
+        changes["vocabulary"] = read_vocabulary(Path(vocabulary), config.vocabulary_size)
+    return _load("efn", efn_spec(config).changed(**changes), state, path)
+
+
 def _check_folder(target: Path) -> None:
     if target.suffix.lower() in ENDINGS:
         raise OutputError(
@@ -208,9 +232,12 @@ def _check_file(target: Path) -> None:
 
 def _to_reference(source: Path, target: Path) -> Path:
     described, model = read_folder(source), load_model(source)
-    if described.family != "cris":
-        raise WeightsError(f"{source}: a model of the family {described.family}; the reference has CRIS only")
-    content = as_checkpoint(model.state_dict(), model.spec, described.about)
+    if described.family == "efn":
+        content: dict[str, Any] = {**to_efn_names(model.state_dict())}
+    elif described.family == "cris":
+        content = as_checkpoint(model.state_dict(), model.spec, described.about)
+    else:
+        raise WeightsError(f"{source}: a model of the family {described.family}; only CRIS and EFN are converted back")
     try:
         with replacing(target) as path:
             save_checkpoint(content, path)
