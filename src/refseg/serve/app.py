@@ -217,8 +217,12 @@ def _add_error_handlers(app: FastAPI) -> None:
         return failure(500, "the server failed at this request; its log says why")
 
 
+class _UnreadError(Exception):
+    """A client does not read its answer."""
+
+
 class _Outermost:
-    """Counts each request by path and status, and adds the headers that restrict what a browser does."""
+    """Counts requests by path and status, ends answers that are not read, and adds headers that restrict browsers."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -237,10 +241,16 @@ class _Outermost:
                 headers["Content-Security-Policy"] = DOCS_POLICY if scope["path"] == "/docs" else POLICY
                 headers["X-Content-Type-Options"] = "nosniff"
                 headers["Referrer-Policy"] = "no-referrer"
-            await send(message)
+            try:
+                async with asyncio.timeout(self.service.settings.seconds):
+                    await send(message)
+            except TimeoutError:
+                raise _UnreadError from None
 
         try:
             await self.app(scope, receive, with_headers)
+        except _UnreadError:
+            pass  # uvicorn closes a connection whose answer is not complete
         finally:
             # Paths that do not exist share a label: a client could make any number of them.
             path = getattr(scope.get("route"), "path", "other")

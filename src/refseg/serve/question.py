@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -33,6 +33,7 @@ JSON, FORM, BYTES = "application/json", "multipart/form-data", "application/octe
 LAST = {"Connection": "close"}
 """The header of an answer to a request whose rest is not read."""
 
+Value = TypeVar("Value")
 Values = TypeVar("Values", bound=BaseModel)
 
 
@@ -142,7 +143,7 @@ def _bounded(request: Request, settings: Settings) -> Request:
     return Request(request.scope, receive)
 
 
-async def _within(settings: Settings, reading: Any) -> Any:
+async def _within(settings: Settings, reading: Awaitable[Value]) -> Value:
     try:
         async with asyncio.timeout(settings.seconds):
             return await reading
