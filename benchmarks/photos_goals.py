@@ -10,9 +10,10 @@ ellipse in the middle of it.
 - by name: expressions that only name what they refer to ("dog", "both dogs", "grass"); "animals" are the people and the
   five common animals, "macro" is the mean over all names with at least 10 photos in the data;
 - among several: one of several things of the same name is referred to, by its side, rank, size, colour or relation;
-- absent: names that are known not to be in the photo, recognised if the answer is that nothing fits; "rare" names what
-  photos hardly ever show, none of which was trained on; "unknown" is anything that is asked of photos in which nothing
-  is annotated; "rejected" are names of things that are there.
+- absent: names that are known not to be in the photo, recognised if the answer is that nothing fits, and "rejected"
+  are names of things that are there: both of the frequent names, which are those of "macro", and of all names; "rare"
+  names what photos hardly ever show, none of which was trained on; "unknown" is anything that is asked of photos in
+  which nothing is annotated.
 """
 
 from __future__ import annotations
@@ -105,14 +106,18 @@ def goals(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             f"{style} {form}": {"mean_iou": _mean_iou(of_form), "n": len(of_form)}
             for (style, form), of_form in _grouped(several).items()
         },
-        "absent_recognised": _mean([float(one.empty) for one in absent]),
-        "rare_recognised": _mean([float(one.empty) for one in rare]),
-        "unknown_photo_recognised": _mean([float(one.empty) for one in unknown]),
-        "present_rejected": _mean([float(one.empty) for one in named]),
+        "frequent_absent_recognised": _empty(one for one in absent if one.attributes["name"] in common),
+        "frequent_rejected": _empty(one for of_name in common.values() for one in of_name),
+        "absent_recognised": _empty(absent),
+        "rare_recognised": _empty(rare),
+        "unknown_photo_recognised": _empty(unknown),
+        "present_rejected": _empty(named),
         "n": {
             "by_name": len(named),
             "several": len(several),
             "absent": len(absent),
+            "frequent_absent": sum(one.attributes["name"] in common for one in absent),
+            "frequent": sum(map(len, common.values())),
             "rare": len(rare),
             "unknown_photo": len(unknown),
             "all": len(outcomes),
@@ -129,6 +134,11 @@ def _grouped(outcomes: Iterable[Outcome]) -> dict[tuple[str, str], list[Outcome]
 
 def _mean_iou(outcomes: Iterable[Outcome]) -> float | None:
     return _mean([one.iou for one in outcomes])
+
+
+def _empty(outcomes: Iterable[Outcome]) -> float | None:
+    """Return the share that is answered with nothing."""
+    return _mean([float(one.empty) for one in outcomes])
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -158,7 +168,8 @@ def main() -> None:
         segmenter = refseg.load(model)
         systems[model] = lambda of, chosen, segmenter=segmenter: evaluate(segmenter, of, chosen, of.objects)  # type: ignore[misc]
     results = {}
-    print(f"{'':16} animals   macro several points   human  absent    rare unknown rejected")
+    print(f"{'':16} animals   macro several points   human  absent  reject  absent    rare unknown rejected")
+    print(f"{'':16}                                        frequent        all")
     for name, system in systems.items():
         found = goals(system(data, tqdm(images, name, leave=False)))
         # The largest object cannot be read from data that do not know all objects.
@@ -172,6 +183,8 @@ def main() -> None:
             "several",
             "several_pointing",
             "human",
+            "frequent_absent_recognised",
+            "frequent_rejected",
             "absent_recognised",
             "rare_recognised",
             "unknown_photo_recognised",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -124,6 +125,10 @@ def test_the_core_predicts_and_evaluates_without_pytorch(installed: Path, tmp_pa
     assert "score 0." in refseg("predict", photo, "the cat on the left", "--out", "predicted")
     refseg("evaluate", "shapes", "shapes:val", "--limit", "2", "--out", "result")
     refseg("report", "result/result.json", "--out", "report.html")
+    (tmp_path / "photos").mkdir()
+    shutil.copy(photo, tmp_path / "photos")
+    (tmp_path / "words.txt").write_text("the cat on the left\n")
+    refseg("data", "label", "photos", "photos", "--expressions", "words.txt", "--out", "labels")
     refseg("data", "stats", "shapes:val", "--limit", "3")
     assert "photos" in refseg("models")
     for words in (["train", "shapes-smoke"], ["convert", photo, "out"], ["export", "shapes", "--out", "out"]):

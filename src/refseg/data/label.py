@@ -24,7 +24,6 @@ from refseg.inputs.clip_bpe import check_expression
 from refseg.inputs.read import image_suffixes, read_image
 from refseg.models.exported import find_export, read_export
 from refseg.models.families import MODELS
-from refseg.models.folder import read_folder
 from refseg.models.hub import resolve
 from refseg.peers.stored import find_peer
 from refseg.peers.table import peer_entry, refiner_part
@@ -105,9 +104,8 @@ def labeller(model: str, refine: str | None, segmenter: BaseSegmenter) -> Labell
 def _own_licence(model: str) -> str:
     if model in MODELS:
         return MODELS[model].licence
-    exported = find_export(model)
-    about = read_folder(resolve(model)).about if exported is None else read_export(exported).about
-    return str(about.get("licence", NOT_STATED))
+    folder = find_export(model) or resolve(model)
+    return str(read_export(folder).about.get("licence", NOT_STATED))
 
 
 def asked_of_all(folder: Path, expressions: Path) -> list[Photo]:
