@@ -1,4 +1,4 @@
-"""Train a bundled model, or put a trained run into the package: its weights in half precision, and its log.
+"""Train a bundled model, or put a trained run into the package: weights in half precision, graphs, and its log.
 
     python scripts/bundle_model.py shapes runs --train     # runs/shapes-1 to runs/shapes-12, about eight hours
     python scripts/bundle_model.py shapes runs             # src/refseg/models/weights/shapes and docs/results/shapes
@@ -29,8 +29,9 @@ from part_words import part_words
 from refseg.cli.main import main as refseg
 from refseg.models.families import WEIGHTS
 from refseg.models.folder import load_model, read_folder, save_model
+from refseg.runtimes.export import add_graphs
 
-STAGES = {"shapes": 12, "photos": 3}
+STAGES = {"shapes": 12, "photos": 4}
 """The number of stages of each model."""
 DOMAINS = {"shapes": "generated scenes", "photos": "photos"}
 
@@ -48,14 +49,17 @@ def train_shapes(runs: Path) -> None:
 
 def train_photos(runs: Path, photos: Path, backbone: Path) -> None:
     """Run all stages of the model for photos."""
-    composed = runs / "composed"
-    if not (composed / "annotations.jsonl").exists():
-        make_folder(photos, composed)
+    composed, further = runs / "composed", runs / "composed-further"
+    for folder, count, seed in ((composed, 4000, 0), (further, 3000, 7)):
+        if not (folder / "annotations.jsonl").exists():
+            make_folder(photos, folder, count, seed)
     data = f"data={photos}:train"
     _run(runs / "photos-1", "--backbone", str(backbone), data)
     _run(runs / "photos-2", "--init", str(runs / "photos-1" / "last"), data)
     both = f"{data},{composed}:train"
-    _run(runs / "photos-3", "--init", str(runs / "photos-2" / "last"), both, f"validation={photos}:val")
+    validation = f"validation={photos}:val"
+    _run(runs / "photos-3", "--init", str(runs / "photos-2" / "last"), both, validation)
+    _run(runs / "photos-4", "--init", str(runs / "photos-3" / "last"), f"{both},{further}:train", validation)
 
 
 def _run(folder: Path, *words: str) -> None:
@@ -73,6 +77,7 @@ def bundle(name: str, run: Path) -> None:
     """Write the model folder and the record."""
     model, about = load_model(run / "last"), read_folder(run / "last").about
     save_model(model, WEIGHTS / name, dtype=torch.float16, name=name, domain=DOMAINS[name], extra=about)
+    add_graphs(WEIGHTS / name)
     record = Path("docs/results") / name
     record.mkdir(parents=True, exist_ok=True)
     for file in ("log.jsonl", "training.json"):

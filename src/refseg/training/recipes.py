@@ -16,6 +16,7 @@ from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.base import ModelSpec
 from refseg.models.clip_map.model import clip_map_compact
 from refseg.models.cris.model import cris, cris_compact, cris_photos
+from refseg.models.efn.model import efn, efn_compact
 from refseg.models.risclip.model import risclip, risclip_compact
 from refseg.published import METRIC_NAMES, Metric, all_published
 from refseg.training.config import TrainingConfig
@@ -271,6 +272,51 @@ def _risclip(name: str, clip: str, data: str, word_length: int, metric: Metric, 
             faithful=faithful,
         ),
     }
+
+
+# ── EFN as published ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _efn(data: str) -> Recipe:
+    """Return the published run: stochastic gradient descent at one rate for all weights, and no augmentation.
+
+    Faithful are: each reference once an epoch with one of its expressions (inferred: the authors' data is not part of
+    their code), float32, and validation on masks that grow (see `evaluation.protocols`). By default images are sampled,
+    with up to two expressions. The numbers are those of the authors' code for 16 images a step. The vocabulary is made
+    of the training data.
+    """
+    return Recipe(
+        summary=f"Train EFN on {TITLES[data]}.",
+        model=efn(),
+        training=TrainingConfig(
+            objective="boundary",
+            epochs=10,
+            steps_per_epoch=10_000,
+            batch_size=8,
+            expressions_per_image=2,
+            optimizer="sgd",
+            learning_rate=1e-3,
+            backbone_factor=1.0,
+            weight_decay=5e-4,
+            milestones=(6,),
+            precision="bfloat16",
+            validation_images=None,
+            workers=8,
+        ),
+        data=f"{data}:train",
+        validation=f"{data}:val",
+        backbone="wide ResNet-101",
+        options="--data ROOT --backbone wide_resnet101_2-32ee1156.pth",
+        hardware="a GPU of 80 GB, or several smaller ones",
+        expected=_scores("EFN", "Wide ResNet-101 + GRU", "oIoU", data),
+        faithful={
+            "batch_size": 16,
+            "expressions_per_image": 1,
+            "sample_by": "reference",
+            "precision": "float32",
+            "protocol": "efn",
+        },
+    )
 
 
 # ── generated scenes ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -584,10 +630,11 @@ def _photos(number: int, summary: str, minutes: str, *, image_size: int, **train
     `scripts/bundle_model.py photos RUNS --train` runs all of them.
     """
     start = f"--init runs/photos-{number - 1}/last" if number > 1 else "--backbone efficientnet-lite0-57934424.pth"
-    data = "photos:train" if number < 3 else "photos:train,composed:train validation=photos:val"
+    composed = {3: ",composed:train", 4: ",composed:train,composed-further:train"}.get(number)
+    data = "photos:train" if composed is None else f"photos:train{composed} validation=photos:val"
     return dataclasses.replace(
         PHOTOS,
-        summary=f"Train the bundled model for photos, stage {number} of 3: {summary}.",
+        summary=f"Train the bundled model for photos, stage {number} of 4: {summary}.",
         model=cris_photos(image_size=image_size),
         training=replace(PHOTOS.training, seed=number - 1, **training),
         init="shapes" if number == 1 else f"photos-{number - 1}",
@@ -609,6 +656,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         **_risclip("RISCLIP-B", "ViT-B/16", "refcoco+", 20, "oIoU", _B),
         **_risclip("RISCLIP-B", "ViT-B/16", "refcocog-umd", 40, "oIoU", _B),
         **_risclip("RISCLIP-L", "ViT-L/14", "refcoco+", 20, "mIoU", _L),
+        **{f"efn-{data}": _efn(data) for data in ("refcoco", "refcoco+", "refcocog-google")},
         "shapes": SHAPES,
         **STAGES,
         "shapes-smoke": dataclasses.replace(
@@ -652,6 +700,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "Train a small CLIP with a vision transformer on close-ups: the frozen CLIP of a compact RISCLIP.",
             "names the kind of 39 of 100 close-ups, the colour of 97, the texture of 66; with a trained text encoder "
             "(scripts/lend_words.py) the kind of 89 (docs/results.md)",
+        ),
+        "shapes-efn": dataclasses.replace(
+            SHAPES,
+            summary="Train a compact EFN on generated scenes.",
+            model=efn_compact(),
+            training=replace(SHAPES.training, objective="boundary", expressions_per_image=4),
+            hardware="two CPU cores, hours",
+            expected="not measured",
         ),
         "shapes-risclip": Recipe(
             summary="Train a compact RISCLIP on generated scenes, first stage: the patch-level map over a frozen CLIP.",
@@ -713,6 +769,19 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             freeze=FINE_DETAIL,
             backbone_factor=0.2,
             emphasis=tuple((form, 2.0) for form in HARD_FORMS),
+        ),
+        "photos-4": _photos(
+            4,
+            "expressions are worded as people write them, and more photos are composed",
+            "95 minutes",
+            image_size=256,
+            sizes=((0.0, 192), (0.75, 256)),
+            epochs=8,
+            steps_per_epoch=240,
+            learning_rate=8e-4,
+            freeze=FINE_DETAIL,
+            backbone_factor=0.2,
+            emphasis=(*((form, 2.0) for form in HARD_FORMS), ("rare", 1.5)),
         ),
         "finetune": Recipe(
             summary="Fine-tune a trained model on data of your own.",
