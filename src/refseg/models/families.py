@@ -218,6 +218,18 @@ def _efn(compact: bool) -> ModelSpec:
     return efn_compact() if compact else efn()
 
 
+def _mcn() -> ModelSpec:
+    from refseg.models.mcn.model import mcn
+
+    return mcn()
+
+
+def _vlt() -> ModelSpec:
+    from refseg.models.vlt.model import vlt
+
+    return vlt()
+
+
 def _bundled(name: str) -> ModelSpec:
     from refseg.models.folder import read_folder
 
@@ -410,6 +422,24 @@ MODELS: dict[str, ModelEntry] = {
             licence=OWN,
             summary="a small CRIS for generated scenes, which can be trained on a laptop",
             measured="see `shapes`, which is this architecture, trained",
+        ),
+        ModelEntry(
+            name="mcn",
+            family="mcn",
+            spec=_mcn,
+            parameters=81_734_130,
+            licence="MIT, the authors' weights",
+            summary="MCN on DarkNet-53, as published, which answers with a box too; convert the authors' weights",
+            published=("MCN", "Darknet-53 + GRU", "mIoU"),
+        ),
+        ModelEntry(
+            name="vlt",
+            family="vlt",
+            spec=_vlt,
+            parameters=89_312_230,
+            licence="MIT, the authors' weights",
+            summary="VLT on DarkNet-53, as published; convert the authors' weights",
+            published=("VLT (2021)", "Darknet-53 + GRU", "mIoU"),
         ),
         ModelEntry(
             name="efn",

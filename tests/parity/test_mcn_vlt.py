@@ -1,0 +1,255 @@
+"""MCN and VLT against values recorded from the authors' code: images of 128 pixels, 15 words."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from refseg.data.batches import Batch
+from refseg.encoders.darknet import DarkNetConfig
+from refseg.encoders.keras_file import to_keras
+from refseg.encoders.word_gru import WordGRUConfig
+from refseg.inputs.frame import Frame, pad
+from refseg.models.families import MODELS, build
+from refseg.models.keras_names import from_reference
+from refseg.models.mcn import convert as mcn_convert
+from refseg.models.mcn.detection import ANCHOR_SIDE, best_box
+from refseg.models.mcn.model import MCNConfig, mcn
+from refseg.models.vlt import convert as vlt_convert
+from refseg.models.vlt.model import VLTConfig, vlt
+from refseg.models.vlt.queries import located
+from refseg.models.vlt.transformer import positioned
+from refseg.runtimes.base import probabilities
+from refseg.training.box_loss import box_targets, task_losses
+from refseg.training.config import TrainingConfig
+from refseg.training.engine import Objective
+from refseg.training.optim import freeze
+
+HERE = Path(__file__).parent
+_spec = importlib.util.spec_from_file_location("keras_recipe", HERE / "keras_recipe.py")
+recipe = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(recipe)
+
+FLOOR = 1e-6
+"""Gradients whose norm is a smaller fraction of that of all are rounding: biases before a batch normalisation."""
+NAMES = {"mcn": mcn_convert.NAMES, "vlt": vlt_convert.NAMES}
+OBJECTIVES = {"mcn": "collaborative", "vlt": "pixel-sum"}
+SEEDS = {"evaluation": ("seed", "batch"), "training": ("train_seed", "train_batch")}
+
+
+@pytest.fixture(scope="module")
+def golden():
+    values = {}
+    for family in NAMES:
+        with np.load(HERE.parent / "data" / f"{family}_128.npz") as file:
+            values[family] = {name: file[name] for name in file.files}
+    return values
+
+
+@cache
+def state_of(family, shapes):
+    """Return the weights of the recipe under our names; no test changes them."""
+    return from_reference(recipe.weights(family, dict(shapes)), NAMES[family])
+
+
+class Case:
+    """A model with the weights of the recipe, and its inputs; each word of the inputs is a token of its own."""
+
+    def __init__(self, family, golden, use):
+        self.golden, self.size, words = golden, int(golden["size"]), int(golden["words"])
+        seed, batch = (int(golden[name]) for name in SEEDS[use])
+        self.pixels, vectors, self.boxes, self.mask = recipe.inputs(family, seed, batch, self.size, words)
+        self.tokens = 1 + torch.arange(batch * words).reshape(batch, words)
+        self.padding = (vectors == 0).all(dim=-1)
+        text = WordGRUConfig(
+            vocabulary_size=batch * words + 1, dropout=0.0, gates="hard-sigmoid" if family == "mcn" else "sigmoid"
+        )
+        if family == "mcn":
+            spec = replace(mcn(), config=MCNConfig(vision=DarkNetConfig(debiased=True), text=text))
+        else:
+            spec = replace(vlt(), config=VLTConfig(vision=DarkNetConfig(), text=text, dropout=0.0))
+        spec = spec.changed(image_size=self.size, word_length=words)
+        with torch.device("meta"):
+            self.model = build(spec)
+        own = self.model.state_dict()
+        shapes = {key: to_keras(own[ours]).shape for key, ours in NAMES[family].items()}
+        state = dict(state_of(family, tuple(shapes.items())))
+        state["text.vectors"] = torch.cat([torch.zeros(1, 300), vectors.flatten(0, 1)])
+        state |= {key: torch.tensor(0) for key in own if key.endswith("num_batches_tracked")}
+        self.model.load_state_dict(state, assign=True)
+        if family == "mcn":
+            self.model.anchors = torch.tensor(spec.config.anchors) / ANCHOR_SIDE
+        self.model.eval()
+
+
+def check(golden, stages):
+    """Compare stages with their recorded shapes, moments and first values."""
+    for name, stage in stages.items():
+        assert tuple(stage.shape) == tuple(golden[f"{name}_shape"]), name
+        head = stage.flatten(1)[:, :64].numpy()
+        np.testing.assert_allclose(head, golden[f"{name}_head"], atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(stage.mean(), golden[f"{name}_mean"], atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(stage.std(correction=0), golden[f"{name}_std"], atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(("family", "trained"), [("mcn", 30_657_298), ("vlt", 38_235_398)])
+def test_parameters(family, trained):
+    with torch.device("meta"):
+        model = build(MODELS[family].spec())
+    assert sum(parameter.numel() for parameter in model.parameters()) == MODELS[family].parameters
+    freeze(model, TrainingConfig(objective=OBJECTIVES[family]))
+    assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == trained
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_stages_of_mcn(golden):
+    recorded = golden["mcn"]
+    case = Case("mcn", recorded, "evaluation")
+    model = case.model
+    maps, language = model.visual(case.pixels), model.text(case.tokens, case.padding)
+    image = model.encode_image(case.pixels)
+    fused = model.fuse(image["f0"], language.sentence)
+    mask = model.segmentation(fused, image["f1"], image["f2"], language.sentence)
+    box = model.detection(fused, mask, language.sentence)
+    stages = {"F0": maps.f0, "F1": maps.f1, "F2": maps.f2, "gru": language.sequence, "q": language.sentence}
+    stages |= {"Fm": fused, "M": mask.middle, "D_after": mask.fine, "F_att_seg": mask.attended}
+    stages |= {"aspp": model.segmentation.pyramid(mask.fine), "F_att_det": box.attended}
+    check(recorded, stages)
+    of_mask, of_box, similarities = model.energy(mask.attended, box.attended)
+    np.testing.assert_allclose(of_mask, recorded["E_s"], atol=1e-6)
+    np.testing.assert_allclose(of_box, recorded["E_c"], atol=1e-6)
+    extremes = (similarities.min(), similarities.max(), similarities.mean())
+    np.testing.assert_allclose(extremes, [recorded[f"T_{name}"] for name in ("min", "max", "mean")], atol=1e-6)
+    tasks = model.tasks(image, model.encode_text(case.tokens, case.padding))
+    np.testing.assert_allclose(tasks.mask, recorded["mask_logits"], atol=1e-4)
+    np.testing.assert_allclose(tasks.box, recorded["det_logits"], atol=1e-4)
+    np.testing.assert_allclose(tasks.energy[:, None], recorded["co_energy"], atol=1e-6)
+    assert torch.equal(model(case.pixels, case.tokens, case.padding), tasks.mask)
+    boxes, scores = best_box(tasks.box, model.anchors)
+    np.testing.assert_allclose(boxes[:, [1, 0, 3, 2]] * case.size, recorded["top_box"], atol=1e-3)
+    np.testing.assert_allclose(scores[:, None], recorded["top_score"], atol=1e-5)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_stages_of_vlt(golden):
+    recorded = golden["vlt"]
+    case = Case("vlt", recorded, "evaluation")
+    model = case.model
+    maps, language = model.visual(case.pixels), model.text(case.tokens, case.padding)
+    image = model.encode_image(case.pixels)
+    fused = model.fuse(image["f0"], language.sentence)
+    for_queries, features = model.fusion(fused, image["f1"], image["f2"])
+    stages = {"F0": maps.f0, "F1": maps.f1, "F2": maps.f2, "gru": language.sequence, "q": language.sentence}
+    stages |= {"Fm": fused, "Q": for_queries, "F_tf": features, "coord": located(for_queries)}
+    generate, queries = model.generate, model.generate(for_queries, language.sequence)
+    query_maps = generate.maps(generate.convolutions(located(for_queries)))
+    of_image = F.relu(generate.of_image(query_maps.flatten(2)))
+    stages |= {"query_maps": query_maps, "V": of_image, "W": F.relu(generate.of_words(language.sequence))}
+    stages |= {"query_att": queries - of_image, "queries": queries}
+    first, second = model.transformer.encoder
+    encoder_in, decoder_in = positioned(features.flatten(2).mT), positioned(queries)
+    encoder1 = first(encoder_in)
+    encoder = second(encoder1)
+    stages |= {"encoder_in": encoder_in, "encoder1_att": first.attention(encoder_in, encoder_in, encoder_in)}
+    stages |= {"encoder1": encoder1, "encoder": encoder, "decoder_in": decoder_in}
+    block = model.transformer.decoder[0]
+    attended = block.self_residual(decoder_in, block.self_attention(decoder_in, decoder_in, decoder_in, causal=True))
+    crossed = block.cross_residual(attended, block.cross_attention(attended, encoder, encoder))
+    stages |= {"decoder1_self": attended, "decoder1_cross": crossed, "decoder1": block(decoder_in, encoder)}
+    responses = model.transformer(features.flatten(2).mT, queries)
+    balance = model.balance(queries, responses)
+    query_masks = F.relu(model.maps(responses * balance)).unflatten(-1, (model.side, model.side))
+    stages |= {"decoder": responses, "weighted": responses * balance, "masks": query_masks}
+    check(recorded, stages)
+    np.testing.assert_allclose(balance, recorded["balance"], atol=1e-5)
+    logits = model(case.pixels, case.tokens, case.padding)
+    np.testing.assert_allclose(logits[:, :, ::3, ::3], recorded["logits"], atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("statistics", ["frozen64", "train64"])
+@pytest.mark.parametrize("family", NAMES)
+def test_losses_and_gradients(family, statistics, golden):
+    """In double precision; gradients reach all that learns."""
+    recorded = golden[family]
+    case = Case(family, recorded, "training")
+    model, config = case.model.double(), TrainingConfig(objective=OBJECTIVES[family])
+    freeze(model, config)
+    model.train(statistics == "train64")
+    mask = case.mask.double()
+    batch = Batch(
+        pixels=case.pixels.double(),
+        tokens=case.tokens,
+        padding=case.padding,
+        image_index=torch.arange(len(mask)),
+        target=mask,
+        valid=torch.ones_like(mask),
+        weight=torch.ones(len(mask), dtype=torch.float64),
+        box=case.boxes.double(),
+    )
+    loss = Objective(model, config)(batch) / len(mask)
+    loss.backward()
+    assert loss.item() == pytest.approx(float(recorded[f"{statistics}_loss"]), rel=1e-6)
+    norms = json.loads(str(recorded[f"{statistics}_grad_norms"]))
+    keras = {ours: key for key, ours in NAMES[family].items()}
+    found = {keras[name]: float(p.grad.norm()) for name, p in model.named_parameters() if p.requires_grad}
+    assert found.keys() == norms.keys()
+    total = float(recorded[f"{statistics}_grad_norm"])
+    assert sum(norm**2 for norm in found.values()) ** 0.5 == pytest.approx(total, rel=1e-5)
+    for name, norm in norms.items():
+        if norm > FLOOR * total:
+            assert found[name] == pytest.approx(norm, rel=1e-4), name
+    if (family, statistics) == ("mcn", "frozen64"):
+        with torch.no_grad():
+            tasks = model.tasks(model.encode_image(batch.pixels), model.encode_text(case.tokens, case.padding))
+            parts = task_losses(tasks, mask, batch.box, model.anchors, batch.valid, case.size)
+        for part, expected in zip(
+            parts.values(), json.loads(str(recorded["frozen64_loss_parts"])).values(), strict=True
+        ):
+            assert float(part.mean()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_targets_of_boxes(golden):
+    recorded = golden["mcn"]
+    anchors = torch.tensor(MCNConfig.anchors) / ANCHOR_SIDE
+    wanted = box_targets(torch.from_numpy(recorded["target_boxes"]), anchors, 13, 416)
+    index = tuple(torch.from_numpy(recorded["target_index_b_row_col_anchor"]).T)
+    np.testing.assert_allclose(wanted[index], recorded["target_values"], atol=1e-6)
+    assert wanted[..., 4].sum() == len(recorded["target_boxes"])
+
+
+@pytest.mark.parametrize(("family", "fit", "step"), [("mcn", "pad-antialiased", 8), ("vlt", "pad-cubic", 2)])
+@pytest.mark.parametrize("number", [0, 1])
+def test_inputs(family, fit, step, number, golden):
+    """OpenCV computes in fixed point: a grey level may differ by one."""
+    recorded, tolerance = golden[family], 1.001 if family == "vlt" else 1e-3
+    image, mask = Image.fromarray(recorded[f"pre{number}_image"]), recorded[f"pre{number}_mask"] > 0
+    expected = recorded[f"pre{number}_out"].transpose(2, 0, 1) * (1 if family == "mcn" else 255)
+    np.testing.assert_allclose(pad(image, 64, fit) * 255, expected, atol=tolerance)
+    frame = Frame(image.height, image.width, 64, fit)
+    small = frame.place_mask(mask)[::step, ::step]
+    np.testing.assert_allclose(small, recorded[f"pre{number}_out_mask"][..., 0], atol=tolerance / 255)
+    if family == "mcn":
+        box = frame.to_square(recorded[f"pre{number}_box"].astype(float))
+        np.testing.assert_allclose(box[None], recorded[f"pre{number}_out_box"], atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "logits"), [("mcn", "eval_net_seg"), ("vlt", "net")])
+def test_restored_probabilities(family, logits, golden):
+    recorded = golden[family]
+    for number, (height, width) in enumerate(((45, 60), (45, 60), (80, 37), (80, 37))):
+        frame = Frame(height, width, 64, "pad-cubic")
+        restored = frame.restore(probabilities(recorded[logits][number, ..., 0]))
+        name = f"eval_plain_prob{number}" if family == "mcn" else f"eval_prob{number}"
+        np.testing.assert_allclose(restored, recorded[name], atol=2e-6)
