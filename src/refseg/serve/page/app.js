@@ -101,11 +101,11 @@ async function ask(about, items) {
     const predictions = await engine.segment(await encoded(about), items.map(({ text }) => text));
     if (about.model !== model) return; // another one has been asked since
     items.forEach((item, index) => (item.prediction = predictions[index]));
-    say(items.map((item) => `${item.text}: ${verdict(item)}`).join(". "));
+    if (about === photo) say(items.map((item) => `${item.text}: ${verdict(item)}`).join(". "));
   } catch (error) {
     if (about.model !== model) return;
     for (const item of items) item.failed = true;
-    showError(error.message);
+    if (about === photo) showError(error.message);
   }
   if (about === photo) update();
 }

@@ -5,7 +5,7 @@ export function readLink(hash) {
   const values = new URLSearchParams(hash.replace(/^#/, ""));
   const threshold = Number(values.get("threshold"));
   return {
-    expressions: values.getAll("find").filter((text) => text.trim()),
+    expressions: values.getAll("find").map((text) => text.trim()).filter(Boolean),
     threshold: threshold > 0 && threshold < 1 ? threshold : null,
     model: values.get("model"),
     example: values.get("example"),
