@@ -83,6 +83,11 @@ def their_answers(theirs: nn.Module, pixels: ndarray, words: Tokens) -> ndarray:
         return np.concatenate([theirs(image, torch.from_numpy(row[None]))[:, 0].numpy() for row in words.tokens])
 
 
+def check_same(found: ndarray, expected: ndarray) -> None:
+    """Check that both sides compute the same logits, in relation to the largest one: random weights make large ones."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3 * float(np.abs(expected).max()))
+
+
 def compare_cris(ours: dict[str, Predictor], theirs: nn.Module, rounds: int, expressions: int) -> dict[str, object]:
     """Time both, from pixels and tokens to logits, after it is checked that they agree."""
     side = ours["ours, exact"].inputs.image_size
@@ -94,10 +99,7 @@ def compare_cris(ours: dict[str, Predictor], theirs: nn.Module, rounds: int, exp
 
     same = words()
     expected = their_answers(theirs, pixels, same)
-    # Random weights amplify rounding.
-    np.testing.assert_allclose(
-        answers(ours["ours, exact"], pixels, same), expected, rtol=0, atol=1e-3 * float(np.abs(expected).max())
-    )
+    check_same(answers(ours["ours, exact"], pixels, same), expected)
     runs: dict[str, Callable[[], object]] = {"theirs": lambda: their_answers(theirs, pixels, words())}
     runs |= {name: lambda one=one: answers(one, pixels, words()) for name, one in ours.items()}
     title = f"CRIS R50, one image of {side} x {side}, {expressions} expression{'s' * (expressions > 1)}"
@@ -203,7 +205,7 @@ def compare_clipseg(rounds: int, expressions: int) -> dict[str, object]:
         return predictor.inputs.tokens(next(asked))
 
     same = words()
-    np.testing.assert_allclose(answers(predictor, pixels, same), of_transformers(same), atol=1e-3)
+    check_same(answers(predictor, pixels, same), of_transformers(same))
     runs: dict[str, Callable[[], object]] = {
         "transformers": lambda: of_transformers(words()),
         "ours, exact": lambda: answers(predictor, pixels, words()),

@@ -215,7 +215,7 @@ def _count_operations(work: Callable[[], object]) -> int:
 
     with FlopCounterMode(display=False) as counter:
         work()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def _do_not_count(work: Callable[[], object]) -> None:
