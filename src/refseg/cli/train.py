@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clip", metavar="FILE", help="OpenAI's weights of the encoders, or download, or none for random ones"
     )
     parser.add_argument(
-        "--backbone", metavar="FILE", help="ImageNet's weights of an EfficientNet-Lite, or none for random ones"
+        "--backbone", metavar="FILE", help="ImageNet's weights of the image encoder, or none for random ones"
     )
     parser.add_argument("--shard", action="store_true", help="shard the weights over torchrun's processes (FSDP)")
     parser.add_argument("--wandb", metavar="PROJECT", help="send the run to Weights & Biases too")
@@ -90,6 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.training.loop import train
     from refseg.training.memory import estimate
     from refseg.training.start import start_of
+    from refseg.training.vocabulary import with_vocabulary
 
     rank, processes = rank_and_size()
 
@@ -100,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.dry_run:
         check_own_data(chosen, arguments.images, report)
         data = open_recipe(chosen, arguments.data, arguments.images, report=report)
+        chosen = with_vocabulary(chosen, data.training)
     model, digests = start_of(chosen, arguments.recipe, arguments.init, arguments.clip, arguments.backbone)
     if rank == 0:
         report(f"memory: {estimate(model, chosen.training, processes=processes, shard=arguments.shard)}")

