@@ -135,13 +135,14 @@ class Client:
         if not texts:
             return []
         sent = image if isinstance(image, SentImage) else self.encode(image, model=model)
-        question = {"image": sent.handle, "expressions": texts, "model": model or sent.model}
+        name = model or sent.model
+        question = {"image": sent.handle, "expressions": texts, "model": name}
         try:
             values = self._json("POST", "/v1/segment", json=question)
         except ServerError as error:
             if error.status != GONE:
                 raise
-            question["image"] = self._send(sent.file, question["model"]).handle
+            question["image"] = self._send(sent.file, name).handle
             values = self._json("POST", "/v1/segment", json=question)
         with self._expecting():
             return [_answer(one, (sent.height, sent.width)) for one in values["predictions"]]

@@ -15,7 +15,7 @@ from refseg.serve.question import MaskForm
 from refseg.values import Prediction
 from refseg.writers.overlay import mask_image
 
-__all__ = ["Answer", "Encoded", "Failure", "Models", "Ready", "prediction"]
+__all__ = ["Answer", "Encoded", "Failure", "Model", "Models", "Ready", "Region", "RunLengths", "prediction"]
 
 PROBABILITY_SIDE = 512
 """The longer side of a map of probabilities, pixels at most."""

@@ -61,7 +61,7 @@ class Batcher(Generic[Item, Result]):
     def _next(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         """Take the first item and those that can be computed with it from the queue."""
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
-        rest = []
+        rest: list[tuple[Item, asyncio.Future[Result]]] = []
         for item, future in self._waiting:
             if future.done():  # its caller is gone
                 continue

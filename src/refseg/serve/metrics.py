@@ -66,5 +66,5 @@ class Metrics:
         if FOLDER not in os.environ:
             return generate_latest(self._own)
         shared = CollectorRegistry()
-        MultiProcessCollector(shared)
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
         return generate_latest(shared)
