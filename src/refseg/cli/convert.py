@@ -1,4 +1,4 @@
-"""Convert weights of CRIS, CLIP, CLIPSeg, MCN or VLT to a model folder; or a folder to a checkpoint."""
+"""Convert weights of CRIS, CLIP, CLIPSeg, EFN, MCN or VLT to a model folder; or a folder to a checkpoint."""
 
 from __future__ import annotations
 
