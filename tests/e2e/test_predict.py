@@ -236,6 +236,24 @@ def test_the_precision_is_passed_on(command, photo, monkeypatch, predictor):
     assert [options["precision"] for options in asked] == ["fast", "exact"]
 
 
+UNUSED = ("transformers", "pyarrow", "onnxruntime", "huggingface_hub", "torch._dynamo", "sympy", "ftfy", "onnx")
+PREDICT = f"""
+import sys
+from refseg.cli.main import main
+code = main(["predict", *sys.argv[1:], "--device", "cpu"])
+print(code, [name for name in {UNUSED} if name in sys.modules])
+"""
+
+
+@pytest.mark.slow
+def test_predicting_imports_only_what_it_needs(photo, model_folder, tmp_path):
+    words = [photo, CUP, "--model", model_folder, "--runtime", "torch"]
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, *map(str, words)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "0 []"
+
+
 def test_a_device_without_bfloat16_is_no_silent_fallback(error_of, photo, monkeypatch):
     monkeypatch.setattr("refseg.runtimes.torch.has_bfloat16", lambda device: False)
     assert "take exact" in error_of(photo, CUP, "--precision", "fast")

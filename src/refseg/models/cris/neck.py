@@ -48,7 +48,8 @@ class MergedConv(nn.Sequential):
         """Return what the map of this index adds to the convolution."""
         conv = self[0]
         assert isinstance(conv, nn.Conv2d)
-        return F.conv2d(x, conv.weight.split(self.inputs, dim=1)[index], conv.bias if index == 0 else None)
+        kernels = conv.weight.split(self.inputs, dim=1)  # type: ignore[no-untyped-call]
+        return F.conv2d(x, kernels[index], conv.bias if index == 0 else None)
 
     def finish(self, total: Float[Tensor, "B D H W"]) -> Float[Tensor, "B D H W"]:
         """Normalise the sum of all parts and apply ReLU."""
