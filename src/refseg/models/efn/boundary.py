@@ -41,7 +41,7 @@ class SqueezeBodyEdge(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
         """Return body and edge, whose sum is the map."""
         # Sizes as a list, since those of an exported graph may be free.
-        grid = F.affine_grid(self.affine(x).unflatten(1, (2, 3)), list(x.shape), align_corners=False)
+        grid = F.affine_grid(self.affine(x).reshape(-1, 2, 3), list(x.shape), align_corners=False)
         body = F.grid_sample(x, grid, align_corners=False)
         return body, x - body
 

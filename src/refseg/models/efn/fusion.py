@@ -48,7 +48,7 @@ class EncoderFusion(nn.Module):
         """
         sentence = language.sentence[:, :, None, None].expand(-1, -1, *projected.shape[-2:])
         joint = unit(self.joint(torch.cat([projected, sentence, coordinates(projected)], dim=1)))
-        words = unit(self.words(language.words.flatten(0, 1))).unflatten(0, language.words.shape[:2])
+        words = unit(self.words(language.words.flatten(0, 1))).reshape(language.words.shape)
         first, second = self.coattention(joint, word_map(self.attend(joint), words, padding))
         return features + unit(self.mix(unit(torch.cat([second, first], dim=1))))
 
@@ -58,7 +58,7 @@ def word_map(
 ) -> Float[Tensor, "B D H W"]:
     """Return the mean of the words at each position, weighted by how well they fit its query."""
     fit = (words @ queries.flatten(2)).masked_fill(padding[..., None], float("-inf"))
-    return (words.mT @ fit.softmax(dim=1)).unflatten(2, queries.shape[-2:])
+    return (words.mT @ fit.softmax(dim=1)).reshape(queries.shape)
 
 
 def coordinates(like: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 8 H W"]:
