@@ -22,6 +22,7 @@ __all__ = [
     "encode_rle",
     "intersection_and_union",
     "iou",
+    "iou_of_boxes",
     "near_border",
     "outline",
     "parts",
@@ -218,6 +219,14 @@ def bounding_box(mask: Bool[ndarray, "H W"]) -> tuple[int, int, int, int] | None
     if not len(rows):
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def iou_of_boxes(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the intersection over union of two boxes (x0, y0, x1, y1); 1 for equal boxes of no size."""
+    shared = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
+    shared *= max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
+    union = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in (first, second)) - shared
+    return float(shared / union) if union > 0 else float([*first] == [*second])
 
 
 def dilate(mask: Bool[ndarray, "H W"], radius: int) -> Bool[ndarray, "H W"]:

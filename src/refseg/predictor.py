@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
 from refseg.config import to_dict
@@ -21,7 +22,7 @@ from refseg.inputs.read import ImageSource
 from refseg.runtimes.base import Arithmetic, Runtime, probabilities
 from refseg.runtimes.choose import RuntimeName, check_torch, choose_runtime
 from refseg.segmenter import BaseSegmenter
-from refseg.values import Decision, Encoding, PatchMap, Prediction
+from refseg.values import Decision, DetectedBox, Encoding, PatchMap, Prediction
 
 if TYPE_CHECKING:
     import torch
@@ -120,17 +121,31 @@ class Predictor(BaseSegmenter):
         words = self.inputs.tokens(expressions)
         keys = [row[~hidden].tobytes() for row, hidden in zip(words.tokens, words.padding, strict=True)]
         distinct = {key: row for row, key in enumerate(keys)}  # the same tokens are answered once
-        scores: dict[bytes, ndarray] = {}
+        answers: dict[bytes, tuple[ndarray, DetectedBox | None]] = {}
         for start in range(0, len(distinct), CHUNK):
             part = list(distinct)[start : start + CHUNK]
             rows = [distinct[key] for key in part]
-            # Probabilities are restored to the image's size, not logits: so does the reference.
-            found = probabilities(self.runtime.decode(image.arrays, words.tokens[rows], words.padding[rows]))
-            scores |= zip(part, found, strict=True)
+            answers |= zip(part, self._compute(image, words.tokens[rows], words.padding[rows]), strict=True)
         return [
-            Prediction(expression, scores[key], image.frame, decision, truncated)
+            Prediction(expression, answers[key][0], image.frame, decision, truncated, detected=answers[key][1])
             for expression, key, truncated in zip(expressions, keys, words.truncated, strict=True)
         ]
+
+    def _compute(
+        self, image: Encoding, tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+    ) -> list[tuple[Float[ndarray, "h w"], DetectedBox | None]]:
+        """Return the probabilities for each expression, and the box of a model that detects one."""
+        found = self.runtime.detect(image.arrays, tokens, padding)
+        # Probabilities are restored to the image's size, not logits: so does the reference.
+        if found is None:
+            return [(row, None) for row in probabilities(self.runtime.decode(image.arrays, tokens, padding))]
+        boxes = [
+            DetectedBox((x0, y0, x1, y1), score)
+            for (x0, y0, x1, y1), score in zip(
+                (found.boxes * image.frame.size).tolist(), found.scores.tolist(), strict=True
+            )
+        ]
+        return list(zip(probabilities(found.logits), boxes, strict=True))
 
     def ground(self, image: Encoding, expression: str, /) -> PatchMap:
         """Return the patch-level map of an expression (see `BaseSegmenter.ground`)."""

@@ -83,7 +83,7 @@ class BaseSegmenter(ABC):
             WeightsError: the model computes probabilities that are not finite.
         """
         self._check(image)
-        decision = self.decision if threshold is None else Decision(threshold=threshold)
+        decision = self.decision if threshold is None else self.decision.at(threshold)
         return self._answer(image, [check_expression(text) for text in expression_list(expressions)], decision)
 
     def ground(self, image: Encoding, expression: str, /) -> PatchMap:

@@ -25,7 +25,7 @@ from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -44,6 +44,7 @@ from refseg.writers.result import write_mask
 __all__ = [
     "Calibration",
     "Decision",
+    "DetectedBox",
     "Encoding",
     "Expression",
     "PatchMap",
@@ -133,6 +134,8 @@ class Decision:
     """
     calibration: Calibration | None = None
     """Measured with these thresholds."""
+    box_weighting: Literal["soft", "hard"] | None = None
+    """How the box of a model that detects one changes the probabilities, before the threshold (see `DetectedBox`)."""
 
     def __post_init__(self) -> None:
         for name in ("threshold", "relative_threshold"):
@@ -146,7 +149,11 @@ class Decision:
         Other weights, such as those after more training, have other probabilities: masks of a confidence that was
         low before would still be rejected.
         """
-        return Decision(threshold=self.threshold)
+        return self.at(self.threshold)
+
+    def at(self, threshold: float) -> Decision:
+        """Return the decision with another threshold, without what was measured with its own."""
+        return Decision(threshold=threshold, box_weighting=self.box_weighting)
 
     def threshold_for(self, highest: float) -> float:
         """Return the threshold for a map of probabilities whose highest is given."""
@@ -247,6 +254,31 @@ class _Measured(NamedTuple):
     box: tuple[int, int, int, int] | None
 
 
+@dataclass(frozen=True)
+class DetectedBox:
+    """The box around the target by a model that detects one beside the mask, as MCN does."""
+
+    box: tuple[float, float, float, float]
+    """(x0, y0, x1, y1) in pixels of the model's square."""
+    score: float
+    """The probability that it is the target's, 0..1."""
+
+    def weigh(self, probabilities: Float[ndarray, "S S"], weighting: Literal["soft", "hard"]) -> Float[ndarray, "S S"]:
+        """Return the probabilities of the square's pixels, weighed by whether they lie in the box.
+
+        `soft` multiplies those inside by 2 - score, which may exceed 1, and those outside by the score; `hard` sets
+        those outside to 0. The edges of the box are rounded to pixels, and its last row and column belong to it.
+
+        Source: adaptive soft non-located suppression of MCN, section 3.3, and its code.
+        """
+        size = len(probabilities)
+        x0, y0, x1, y1 = (int(np.floor(edge + 0.5)) for edge in self.box)
+        inside = np.s_[max(y0, 0) : max(min(y1, size) + 1, 0), max(x0, 0) : max(min(x1, size) + 1, 0)]
+        weighed = probabilities * np.float32(self.score if weighting == "soft" else 0)
+        weighed[inside] = probabilities[inside] * np.float32(2 - self.score if weighting == "soft" else 1)
+        return np.asarray(weighed)
+
+
 @dataclass(frozen=True, eq=False)
 class Prediction:
     """The answer of a model to one expression.
@@ -273,6 +305,8 @@ class Prediction:
 
     `confidence` is multiplied by it. A model that computes the probability of each pixel alone has none: 1.
     """
+    detected: DetectedBox | None = None
+    """The box that the model detected, if it detects one."""
     refine: Callable[[Prediction], Float[ndarray, "H W"]] | None = field(default=None, repr=False)
     """Computes the probabilities of a mask with sharper borders (`peers.refine`), when the mask is asked for.
 
@@ -300,7 +334,23 @@ class Prediction:
         """The probability that each pixel of the original image belongs to the target, 0..1, float32; not kept."""
         if self.refine is not None and not (own := self.unrefined).empty:
             return self.refine(own)
-        return np.asarray(np.clip(self.frame.restore(self.scores), 0, 1))
+        return np.asarray(np.clip(self.frame.restore(self._weighed), 0, 1))
+
+    @property
+    def _weighed(self) -> Float[ndarray, "h w"]:
+        """The scores, weighed by the detected box if the decision says so; a value may exceed 1."""
+        weighting = self.decision.box_weighting
+        if self.detected is None or weighting is None:
+            return self.scores
+        return self.detected.weigh(self.frame.enlarge(self.scores), weighting)
+
+    @property
+    def detected_box(self) -> tuple[float, float, float, float] | None:
+        """The detected box (x0, y0, x1, y1) in pixels of the image; None if the model detects none."""
+        if self.detected is None:
+            return None
+        x0, y0, x1, y1 = self.frame.to_image(np.array(self.detected.box, np.float64)).tolist()
+        return x0, y0, x1, y1
 
     @cached_property
     def _measured(self) -> _Measured:
@@ -328,7 +378,7 @@ class Prediction:
         return _Measured(threshold, confidence, encode_rle(mask), bounding_box(mask))
 
     def _blocks(self) -> Iterator[tuple[slice, Float[ndarray, "rows width"]]]:
-        for rows, block in self.frame.restore_blocks(self.scores):
+        for rows, block in self.frame.restore_blocks(self._weighed):
             yield rows, np.clip(block, 0, 1, out=block)
 
     @property
@@ -399,7 +449,14 @@ class Prediction:
             "segmentation": self.rle,
             "threshold": self.threshold,
             "truncated": self.truncated,
+            **({} if self.detected is None else {"detected": self._detected_values()}),
         }
+
+    def _detected_values(self) -> dict[str, Any]:
+        assert self.detected is not None
+        assert self.detected_box is not None
+        box = [round(edge, 2) for edge in self.detected_box]
+        return {"box": box, "score": round(self.detected.score, 6)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the mask as a PNG of 0 and 255, at the image's own size; a file of this name is replaced.

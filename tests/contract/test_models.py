@@ -19,7 +19,7 @@ from refseg.encoders.resnet import WideResNetConfig
 from refseg.encoders.word_gru import WordGRUConfig
 from refseg.inputs.preprocessing import Inputs
 from refseg.masks import intersection_and_union
-from refseg.models.base import ModelSpec, PatchMapModel
+from refseg.models.base import BoxModel, ModelSpec, PatchMapModel
 from refseg.models.clip_map.model import CLIPMapConfig
 from refseg.models.clipseg.model import CLIPSegConfig
 from refseg.models.cris.model import CRISConfig
@@ -274,6 +274,10 @@ def test_an_exported_model_answers_as_the_model_does(model, tmp_path):
     for answer in reversed(expected[1]):
         (found,) = exported.segment(Encoding.load(tmp_path / "scene.safetensors"), [answer.expression])
         np.testing.assert_allclose(found.scores, answer.scores, atol=1e-4)
+    if isinstance(model, BoxModel):
+        (answer,) = exported.segment(scenes[1], words[:1])
+        assert answer.detected.score == pytest.approx(expected[1][0].detected.score, abs=1e-4)
+        np.testing.assert_allclose(answer.detected_box, expected[1][0].detected_box, atol=1e-2)
     if isinstance(model, PatchMapModel):
         first, second = (each.ground(each.encode(images[1]), words[0]) for each in (exported, eager))
         np.testing.assert_allclose(first.cosines, second.cosines, atol=1e-4)

@@ -19,6 +19,7 @@ from refseg.encoders.darknet import DarkNetConfig
 from refseg.encoders.keras_file import to_keras
 from refseg.encoders.word_gru import WordGRUConfig
 from refseg.inputs.frame import Frame, pad
+from refseg.masks import iou_of_boxes
 from refseg.models.families import MODELS, build
 from refseg.models.keras_names import from_reference
 from refseg.models.mcn import convert as mcn_convert
@@ -33,6 +34,7 @@ from refseg.training.box_loss import box_targets, task_losses
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Objective
 from refseg.training.optim import freeze
+from refseg.values import Decision, DetectedBox, Prediction
 
 HERE = Path(__file__).parent
 _spec = importlib.util.spec_from_file_location("keras_recipe", HERE / "keras_recipe.py")
@@ -253,3 +255,39 @@ def test_restored_probabilities(family, logits, golden):
         restored = frame.restore(probabilities(recorded[logits][number, ..., 0]))
         name = f"eval_plain_prob{number}" if family == "mcn" else f"eval_prob{number}"
         np.testing.assert_allclose(restored, recorded[name], atol=2e-6)
+
+
+def test_probabilities_weighed_by_a_box(golden):
+    recorded = golden["mcn"]
+    for number, (y0, x0, y1, x1) in enumerate(recorded["nls_raw_box_yxyx"].tolist()):
+        box = DetectedBox((x0, y0, x1, y1), float(recorded["nls_score"][number]))
+        for weighting in ("soft", "hard"):
+            expected = recorded[f"nls_{weighting}"][number]
+            np.testing.assert_allclose(box.weigh(recorded["nls_prob"], weighting), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("weighting", "name"), [("soft", "nls"), (None, "plain")])
+def test_evaluation_of_mcn(weighting, name, golden):
+    """From what the network computes to probabilities of the image, IoU of masks, and boxes that are right."""
+    recorded, hits, overlaps = golden["mcn"], [], []
+    anchors = torch.tensor(MCNConfig.anchors) / ANCHOR_SIDE
+    boxes, scores = best_box(torch.from_numpy(recorded["eval_net_det"]).permute(0, 3, 1, 2), anchors)
+    np.testing.assert_allclose(scores[:, None], recorded["eval_top_score"], atol=1e-6)
+    for number, (box, score) in enumerate(zip((boxes * 64).tolist(), scores.tolist(), strict=True)):
+        target = recorded[f"eval{number // 2}_mask"] > 0
+        frame = Frame(*target.shape, 64, "pad-antialiased")
+        scored = probabilities(recorded["eval_net_seg"][number, ..., 0])
+        decision = Decision(threshold=0.35, box_weighting=weighting)
+        prediction = Prediction("", scored, frame, decision, detected=DetectedBox(tuple(box), score))
+        expected = recorded[f"eval_{name}_prob{number}"]
+        np.testing.assert_allclose(prediction.probability, np.clip(expected, 0, 1), atol=2e-6)
+        overlaps.append((prediction.mask & target).sum() / (prediction.mask | target).sum())
+        hits.append(iou_of_boxes(prediction.detected_box, recorded[f"eval{number // 2}_box"].tolist()) >= 0.5)
+    np.testing.assert_allclose(overlaps, recorded[f"eval_{name}_iou"], atol=1e-6)
+    assert hits == recorded["eval_hits"].astype(bool).tolist()
+
+
+def test_boxes_that_are_right(golden):
+    recorded = golden["mcn"]
+    found = [iou_of_boxes(*pair) >= 0.5 for pair in recorded["det_pairs"].tolist()]
+    assert found == recorded["det_hit"].astype(bool).tolist()

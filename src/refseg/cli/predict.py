@@ -97,7 +97,6 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.inputs.clip_bpe import check_expression
     from refseg.masks import MAX_PIXELS
     from refseg.predictor import load
-    from refseg.values import Decision
     from refseg.writers.overlay import fitted
     from refseg.writers.result import OVERLAY_SIDE, ResultFolder, file_name
 
@@ -125,7 +124,7 @@ def run(arguments: argparse.Namespace) -> int:
         shown = None if arguments.no_overlay else fitted(image, OVERLAY_SIDE)
         for index, prediction in enumerate(segmenter.segment(encoding, expressions)):
             if arguments.threshold is not None:
-                prediction = prediction.decided_by(Decision(threshold=arguments.threshold))
+                prediction = prediction.decided_by(prediction.decision.at(arguments.threshold))
             about = {"image": given, **prediction.to_dict(), "model": model_name(arguments)}
             about = results.add(f"{name}__{index:03d}-{words[index]}", prediction.mask, shown, about)
             if prediction.truncated:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from refseg.data.dataset import ImageData
 from refseg.evaluation.metrics import Outcome, count
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
+from refseg.masks import bounding_box, iou_of_boxes
 from refseg.values import Decision, Expression, Prediction, Sample, Segmenter
 
 __all__ = ["Objects", "Target", "Timing", "evaluate", "make_outcome", "points_at_target", "target_of"]
@@ -96,6 +97,7 @@ def evaluate(
                     score=scored.score,
                     empty=scored.empty,
                     truncated=scored.truncated,
+                    box=scored.detected_box,
                 )
             )
             if each is not None:
@@ -115,6 +117,7 @@ def make_outcome(
     score: float,
     empty: bool,
     truncated: bool = False,
+    box: tuple[float, float, float, float] | None = None,
 ) -> Outcome:
     """Return the outcome of one expression.
 
@@ -128,6 +131,7 @@ def make_outcome(
         score: of the prediction, 0..1.
         empty: whether the answer is that nothing fits.
         truncated: whether the end of the expression was not read.
+        box: that the model detected, in pixels of the image; None if it detects none.
     """
     target_mask, ignored = target
     pointing = None
@@ -143,9 +147,16 @@ def make_outcome(
         empty=empty,
         truncated=truncated,
         points_at_target=pointing,
+        box_iou=_box_iou(box, sample),
         attributes={**sample.attributes, **expression.attributes},
         **count(compared, target_mask, ignored),
     )
+
+
+def _box_iou(box: tuple[float, float, float, float] | None, sample: Sample) -> float | None:
+    if box is None or sample.load_mask is None or (around := bounding_box(sample.load_mask())) is None:
+        return None
+    return iou_of_boxes(box, around)
 
 
 def target_of(sample: Sample, protocol: Protocol) -> Target:

@@ -64,6 +64,9 @@ class Outcome:
     """Whether the expression was longer than the model reads."""
     points_at_target: bool | None = None
     """Whether the predicted mask overlaps the target more than any other object; None if the objects are not known."""
+    box_iou: float | None = None
+    """Intersection over union of the box that the model detected and the box around the target mask; None if the model
+    detects none, or nothing fits."""
     attributes: Mapping[str, str | int | bool] = field(default_factory=dict)
     """Of the sample and of the expression."""
 
@@ -98,6 +101,10 @@ def count(
     }
 
 
+BOX_HIT = 0.5
+"""A detected box is right from this IoU on, in referring expression comprehension (MCN; its code)."""
+
+
 class _Columns:
     """Outcomes as arrays, counted by the rules of a protocol."""
 
@@ -119,6 +126,7 @@ class _Columns:
         self.points_at_target = np.array(
             [np.nan if one.points_at_target is None else one.points_at_target for one in outcomes], dtype=float
         )
+        self.box_iou = np.array([np.nan if one.box_iou is None else one.box_iou for one in outcomes], dtype=float)
         # gRefCOCO: an expression that fits nothing has IoU 1 and adds nothing to the sums if the answer says so. A
         # target that the answer denies has IoU 0, and the sum of unions still grows by its union with the mask.
         self.general_iou = np.where(
@@ -147,6 +155,8 @@ class _Columns:
             "t_acc": (~self.nothing_fits * present, present),
             "pointing": (np.nan_to_num(self.points_at_target) * known, known),
         }
+        if (boxed := ~np.isnan(self.box_iou)).any():
+            sums["box_accuracy"] = ((self.box_iou >= BOX_HIT).astype(float), boxed.astype(float))
         if absent.any():
             sums["giou"] = (self.general_iou, every)
             sums["ciou"] = (self.general_intersection.astype(float), self.general_union.astype(float))
@@ -160,8 +170,8 @@ def summarise(outcomes: Sequence[Outcome], protocol: Protocol = PROTOCOLS["refse
     threshold) are over the `n` expressions that have a target. `n_acc` is the share of the `n_absent` others that are
     answered by "nothing fits", `t_acc` the share of the `n` that are not. If there are expressions that fit nothing,
     `giou` and `ciou` are gRefCOCO's mean and cumulative IoU over all expressions. `pointing` is the share of masks that
-    overlap the target more than any other object. `mean_iou_by_reference` is the mean over references of the mean over
-    their expressions.
+    overlap the target more than any other object, and `box_accuracy`, of models that detect boxes, the share of boxes
+    with an IoU of at least 0.5. `mean_iou_by_reference` is the mean over references of the mean over their expressions.
 
     Source: gRefCOCO (GRES, CVPR 2023), section 3, for N-acc, T-acc, gIoU and cIoU.
 

@@ -12,7 +12,7 @@ from numpy import ndarray
 from PIL import Image
 
 from refseg.errors import UnknownNameError
-from refseg.values import Decision, Prediction
+from refseg.values import Prediction
 
 __all__ = ["PROTOCOLS", "Protocol", "protocol", "resize_bilinear"]
 
@@ -52,7 +52,7 @@ class Protocol:
         """
         if self.threshold is None:
             return prediction
-        return prediction.decided_by(Decision(threshold=self.threshold))
+        return prediction.decided_by(prediction.decision.at(self.threshold))
 
     def compared_mask(self, prediction: Prediction) -> Bool[ndarray, "h w"]:
         """Return the mask of a decided prediction at the size at which masks are compared.

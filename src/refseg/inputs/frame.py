@@ -136,6 +136,14 @@ class Frame:
             parts = [_restoration(self, width, "columns", chunk).apply(turned).T for chunk in chunks]
             yield slice(rows.start, rows.stop), np.concatenate(parts, axis=1)
 
+    def enlarge(self, scores: Float[ndarray, "h w"]) -> Float[ndarray, "{self.size} {self.size}"]:
+        """Return scores of the square, one for each of its pixels, interpolated as `restore` does first."""
+        height, width = scores.shape
+        if self.fit == "letterbox":
+            return np.asarray(_enlargement(height, self.size) @ scores @ _enlargement(width, self.size).T)
+        rows, columns = resized(height, self.size, linear), resized(width, self.size, linear)
+        return columns.apply(rows.apply(scores).T).T
+
     def place_mask(
         self, mask: Bool[ndarray, "{self.height} {self.width}"] | Float[ndarray, "{self.height} {self.width}"]
     ) -> Float[ndarray, "{self.size} {self.size}"]:

@@ -18,7 +18,7 @@ from refseg.inputs.preprocessing import Inputs
 from refseg.models.grid import STRIDE, to_quarter
 from refseg.values import Decision
 
-__all__ = ["Model", "ModelSpec", "PatchMapModel", "check_clip_sizes"]
+__all__ = ["BoxModel", "Model", "ModelSpec", "PatchMapModel", "check_clip_sizes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +191,19 @@ class Model(nn.Module, ABC):
     ) -> Float[Tensor, "B 1 h w"]:
         """Return logits, S / `stride` on a side; `padding` is True where a token is padding."""
         return self.decode(self.encode_image(pixels), tokens, padding)
+
+
+class BoxModel(Model):
+    """A model that detects the box around the target too."""
+
+    @abstractmethod
+    def detect(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B 1 h w"], Float[Tensor, "B 4"], Float[Tensor, "B"]]:
+        """Return the logits of the masks, the boxes, and their scores; the arguments are as in `combine`.
+
+        Boxes are (x0, y0, x1, y1) as fractions of the side of the square, scores 0..1.
+        """
 
 
 class PatchMapModel(Model):

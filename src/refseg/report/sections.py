@@ -22,6 +22,7 @@ NAMES = {
     "overall_iou": "overall IoU",
     "mean_iou_by_reference": "mean IoU, each reference counted once",
     "pointing": "pointing: overlaps the target most",
+    "box_accuracy": "detected boxes with IoU ≥ 0.5",
 }
 ABSENT_NAMES = {
     "n_acc": "N-acc: no-target expressions answered so",
@@ -135,6 +136,7 @@ def _metrics(figures: dict[str, Any], of: About, outcomes: Sequence[Outcome]) ->
         "ciou": of.n + of.n_absent,
         "mean_iou_by_reference": len({one.reference for one in outcomes if one.present}),
         "pointing": sum(one.present and one.points_at_target is not None for one in outcomes),
+        "box_accuracy": sum(one.box_iou is not None for one in outcomes),
     }
     rows = []
     for name, title in names.items():

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
-__all__ = ["Arithmetic", "Runtime", "probabilities"]
+__all__ = ["Arithmetic", "Detections", "Runtime", "probabilities"]
 
 Arithmetic: TypeAlias = Literal["exact", "fast"]
 """How a model is computed: `exact` in float32; `fast` with products of bfloat16, which have 8 bits of precision."""
+
+
+class Detections(NamedTuple):
+    """What a model that detects boxes computes for B expressions about one image."""
+
+    logits: Float[ndarray, "B h w"]
+    boxes: Float[ndarray, "B 4"]
+    """(x0, y0, x1, y1) as fractions of the side of the square."""
+    scores: Float[ndarray, "B"]
+    """The probability that a box is the target's, 0..1."""
 
 
 @runtime_checkable
@@ -43,6 +53,12 @@ class Runtime(Protocol):
             tokens: of the expressions.
             padding: True where a token is padding.
         """
+        ...
+
+    def detect(
+        self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+    ) -> Detections | None:
+        """Return the logits as `decode` does, and boxes; None: the model detects none."""
         ...
 
     def ground(

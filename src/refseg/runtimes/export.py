@@ -23,13 +23,15 @@ from refseg.errors import ConfigError, OutputError, WeightsError, one_line
 from refseg.files import new_folder
 from refseg.inputs.clip_bpe import END_TOKEN, START_TOKEN
 from refseg.inputs.preprocessing import Inputs
-from refseg.models.base import Model, PatchMapModel
+from refseg.models.base import BoxModel, Model, PatchMapModel
 from refseg.models.exported import Exported, Precision, write_export
 from refseg.models.folder import load_model, read_folder
 from refseg.models.hub import resolve
 from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH, WEIGHTS
 from refseg.runtimes.base import Runtime, probabilities
 from refseg.runtimes.onnx import (
+    BOX_SCORES,
+    BOXES,
     COSINES,
     LOGITS,
     MAP_LOGITS,
@@ -180,17 +182,25 @@ class _ImageGraph(nn.Module):
 
 
 class _ExpressionGraph(nn.Module):
-    """From one encoded image and several expressions to logits, and to the patch-level map of a model that has one."""
+    """From one encoded image and several expressions to logits, and to a model's boxes or patch-level map."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, image: dict[str, Tensor], tokens: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
+        if isinstance(self.model, BoxModel):
+            return self.model.detect(image, self.model.encode_text(tokens, padding), padding)
         logits = self.model.decode(image, tokens, padding)
         if isinstance(self.model, PatchMapModel):
             return logits, *self.model.patch_map(image, tokens, padding)
         return (logits,)
+
+
+def _further_outputs(model: Model) -> tuple[str, ...]:
+    if isinstance(model, BoxModel):
+        return BOXES, BOX_SCORES
+    return (COSINES, MAP_LOGITS) if isinstance(model, PatchMapModel) else ()
 
 
 def _write_graphs(model: Model, folder: Path, precision: Precision | None) -> None:
@@ -212,7 +222,7 @@ def _write_graphs(model: Model, folder: Path, precision: Precision | None) -> No
         _ExpressionGraph(model),
         (features, tokens, tokens == 0),
         [*(PREFIX + name for name in features), TOKENS, PADDING],
-        [LOGITS, *([COSINES, MAP_LOGITS] if isinstance(model, PatchMapModel) else [])],
+        [LOGITS, *_further_outputs(model)],
         {"image": {name: {} for name in features}, TOKENS: free, PADDING: free},
         not shared,
     )
@@ -385,7 +395,7 @@ def _largest_deviation(eager: Runtime, exported: Runtime, inputs: Inputs) -> flo
     deviations = []
     for images, expressions, length in ((1, 1, inputs.word_length), (3, 5, min(3, inputs.word_length))):
         pixels = rng.standard_normal((images, 3, inputs.image_size, inputs.image_size), dtype=np.float32)
-        tokens, padding = _random_tokens(rng, expressions, length)
+        tokens, padding = _random_tokens(rng, expressions, length, inputs)
         features, others = eager.encode(pixels), exported.encode(pixels)
         deviations += [_relative(features[name], others[name]) for name in features]
         expected, found = (
@@ -401,11 +411,14 @@ def _relative(expected: Float[ndarray, "..."], found: Float[ndarray, "..."]) -> 
 
 
 def _random_tokens(
-    rng: np.random.Generator, count: int, length: int
+    rng: np.random.Generator, count: int, length: int, inputs: Inputs
 ) -> tuple[Int64[ndarray, "{count} {length}"], Bool[ndarray, "{count} {length}"]]:
     """Return expressions of random tokens and of different lengths, and where they are padding."""
     tokens = np.zeros((count, length), np.int64)
     for row in tokens:
         end = rng.integers(1, length)
-        row[: end + 1] = [START_TOKEN, *rng.integers(1, START_TOKEN, end - 1), END_TOKEN]
+        if inputs.tokenizer == "words":
+            row[:end] = rng.integers(1, len(inputs.vocabulary) + 1, end)
+        else:
+            row[: end + 1] = [START_TOKEN, *rng.integers(1, START_TOKEN, end - 1), END_TOKEN]
     return tokens, tokens == 0

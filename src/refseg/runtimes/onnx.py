@@ -22,8 +22,11 @@ from numpy import ndarray
 
 from refseg.errors import ConfigError, WeightsError, one_line
 from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH, WEIGHTS
+from refseg.runtimes.base import Detections
 
 __all__ = [
+    "BOXES",
+    "BOX_SCORES",
     "COSINES",
     "LOGITS",
     "MAP_LOGITS",
@@ -38,6 +41,8 @@ __all__ = [
 ]
 
 PIXELS, TOKENS, PADDING, LOGITS = "pixels", "tokens", "padding", "logits"
+BOXES, BOX_SCORES = "boxes", "box_scores"
+"""Further outputs of models that detect boxes."""
 COSINES, MAP_LOGITS = "cosines", "map_logits"
 """Further outputs of models with a patch-level map."""
 PREFIX = "image."
@@ -105,6 +110,15 @@ class OnnxRuntime:
         """Return the logits of B expressions about one image."""
         (logits,) = self._answer([LOGITS], image, tokens, padding)
         return np.asarray(logits[:, 0])
+
+    def detect(
+        self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+    ) -> Detections | None:
+        """Return logits and boxes; None: the model detects none."""
+        if BOXES not in self._answers:
+            return None
+        logits, boxes, scores = self._answer([LOGITS, BOXES, BOX_SCORES], image, tokens, padding)
+        return Detections(logits[:, 0], boxes, scores)
 
     def ground(
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]

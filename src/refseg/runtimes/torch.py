@@ -15,8 +15,8 @@ from numpy import ndarray
 from torch import Tensor
 
 from refseg.errors import ConfigError, one_line
-from refseg.models.base import Model, PatchMapModel
-from refseg.runtimes.base import Arithmetic
+from refseg.models.base import BoxModel, Model, PatchMapModel
+from refseg.runtimes.base import Arithmetic, Detections
 from refseg.runtimes.prepare import prepare, round_factors
 from refseg.runtimes.text_cache import TextCache
 
@@ -98,6 +98,18 @@ class TorchRuntime:
         with self._computing():
             logits = self._combine(self._image(image), self._texts(tokens, padding), self._tensor(padding))
             return np.asarray(logits[:, 0].float().cpu().numpy())
+
+    def detect(
+        self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+    ) -> Detections | None:
+        """Return logits and boxes; None: the model detects none."""
+        model = self.model
+        if not isinstance(model, BoxModel):
+            return None
+        with self._computing():
+            found = model.detect(self._image(image), self._texts(tokens, padding), self._tensor(padding))
+            logits, boxes, scores = (part.float().cpu().numpy() for part in found)
+            return Detections(logits[:, 0], boxes, scores)
 
     def ground(
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]

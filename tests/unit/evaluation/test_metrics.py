@@ -235,3 +235,9 @@ def test_the_groups_of_an_outcome():
     }
     assert groups["location_words"]["yes"]["mean_iou"] == 0
     assert groups["distractors"]["0"] == {"n": 1, "mean_iou": 1.0, "overall_iou": 1.0, "pointing": None}
+
+
+def test_accuracy_of_detected_boxes():
+    outcomes = [outcome(NOTHING, square(0, 0, 2), box_iou=iou) for iou in (0.5, 0.49, 0.9, None)]
+    assert summarise(outcomes)["box_accuracy"] == pytest.approx(2 / 3)
+    assert "box_accuracy" not in summarise(outcomes[3:])

@@ -18,9 +18,9 @@ from refseg.encoders.word_gru import WordGRU, WordGRUConfig, check_vocabulary
 from refseg.errors import ConfigError
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.words import LONGEST
-from refseg.models.base import Model, ModelSpec
+from refseg.models.base import BoxModel, ModelSpec
 from refseg.models.first_fusion import FirstFusion
-from refseg.models.mcn.detection import ANCHOR_SIDE, DetectionBranch
+from refseg.models.mcn.detection import ANCHOR_SIDE, DetectionBranch, best_box
 from refseg.models.mcn.energy import ConsistencyEnergy
 from refseg.models.mcn.segmentation import SegmentationBranch
 from refseg.values import Decision
@@ -65,7 +65,7 @@ class Tasks(NamedTuple):
     """The consistency of both, 0..1."""
 
 
-class MCN(Model):
+class MCN(BoxModel):
     """Two encoders, their first fusion, and a branch for each task, in the order of the paper's figure 2.
 
     The first fusion multiplies DarkNet's coarsest map by the sentence. What depends on the image alone is therefore
@@ -124,6 +124,13 @@ class MCN(Model):
         fused = self.fuse(image["f0"], sentence)
         return self.segmentation(fused, image["f1"], image["f2"], sentence).logits  # type: ignore[no-any-return]
 
+    def detect(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B 1 h w"], Float[Tensor, "B 4"], Float[Tensor, "B"]]:
+        """Return the logits of the masks, and the boxes with the highest scores (see `BoxModel`)."""
+        tasks = self.tasks(image, text)
+        return tasks.mask, *best_box(tasks.box, self.anchors)
+
     def tasks(self, image: Mapping[str, Tensor], text: Mapping[str, Tensor]) -> Tasks:
         """Compute what the loss needs: mask, box and consistency."""
         sentence = text["sentence"]
@@ -153,4 +160,4 @@ def default_spec(config: MCNConfig) -> ModelSpec:
         std=(1.0, 1.0, 1.0),
         tokenizer="words",
     )
-    return ModelSpec(config=config, inputs=inputs, decision=Decision(threshold=0.35))
+    return ModelSpec(config=config, inputs=inputs, decision=Decision(threshold=0.35, box_weighting="soft"))
