@@ -76,7 +76,9 @@ class Client:
         except ImportError:
             raise ConfigError("the client needs the library httpx2: pip install 'refseg[client]'") from None
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._http = httpx2.Client(base_url=address, headers=headers, timeout=seconds)
+        # A connection is kept for less time than the server keeps it, so that none is used that the server is closing.
+        limits = httpx2.Limits(keepalive_expiry=60)
+        self._http = httpx2.Client(base_url=address, headers=headers, timeout=seconds, limits=limits)
 
     def __enter__(self) -> Client:
         return self

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
-from starlette.types import Message, Receive
+from starlette.types import Message
 
 from refseg.inputs.clip_bpe import check_expression
 from refseg.serve.settings import Settings
@@ -130,9 +130,9 @@ def _bounded(request: Request, settings: Settings) -> Request:
     """Return the request with a body that may not exceed the limit, whatever its header says."""
     left = settings.max_bytes
 
-    async def receive(original: Receive = request.receive) -> Message:
+    async def receive() -> Message:
         nonlocal left
-        message = await original()
+        message = await request.receive()
         left -= len(message.get("body", b""))
         if left < 0:
             raise HTTPException(

@@ -116,5 +116,6 @@ def _config(
         access_log=False,  # a query may hold expressions
         proxy_headers=False,  # they are the client's own word for its address
         server_header=False,
+        timeout_keep_alive=75,  # a connection stays with its process, which has the images that it sent
         timeout_graceful_shutdown=round(2 * settings.seconds) + 5,
     )

@@ -69,7 +69,8 @@ def stub():
 @contextmanager
 def serving(models, **settings):
     app = create_app(Settings(models=tuple(models), **settings), lambda: models, lambda error: pytest.fail(str(error)))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=10))
+    options = {"log_config": None, "access_log": False, "timeout_keep_alive": 75, "timeout_graceful_shutdown": 10}
+    server = uvicorn.Server(uvicorn.Config(app, **options))
     listening = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
