@@ -123,13 +123,13 @@ def test_the_core_predicts_and_evaluates_without_pytorch(installed: Path, tmp_pa
 
     photo = installed / "refseg/data/examples/cats.jpg"
     assert "score 0." in refseg("predict", photo, "the cat on the left", "--out", "predicted")
-    refseg("evaluate", "shapes", "shapes:val", "--limit", "2", "--out", "result")
-    refseg("report", "result/result.json", "--out", "report.html")
+    refseg("evaluate", "shapes", "shapes:val", "--limit", "2", "--out", "result.json")
+    refseg("report", "result.json", "--html", "report.html")
     (tmp_path / "photos").mkdir()
     shutil.copy(photo, tmp_path / "photos")
     (tmp_path / "words.txt").write_text("the cat on the left\n")
     refseg("data", "label", "photos", "photos", "--expressions", "words.txt", "--out", "labels")
-    refseg("data", "stats", "shapes:val", "--limit", "3")
+    refseg("data", "check", "labels")
     assert "photos" in refseg("models")
     for words in (["train", "shapes-smoke"], ["convert", photo, "out"], ["export", "shapes", "--out", "out"]):
         assert refseg(*words, code=2) == "refseg: this needs PyTorch: pip install 'refseg[torch]'\n"
