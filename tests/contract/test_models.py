@@ -17,6 +17,7 @@ from refseg.encoders.darknet import DarkNetConfig
 from refseg.encoders.efficientnet import EfficientNetConfig
 from refseg.encoders.resnet import WideResNetConfig
 from refseg.encoders.word_gru import WordGRUConfig
+from refseg.errors import ConfigError
 from refseg.inputs.preprocessing import Inputs
 from refseg.masks import intersection_and_union
 from refseg.models.base import BoxModel, ModelSpec, PatchMapModel
@@ -282,6 +283,11 @@ def test_an_exported_model_answers_as_the_model_does(model, tmp_path):
         first, second = (each.ground(each.encode(images[1]), words[0]) for each in (exported, eager))
         np.testing.assert_allclose(first.cosines, second.cosines, atol=1e-4)
         np.testing.assert_allclose(first.probability, second.probability, atol=1e-4)
+
+
+def test_a_model_of_one_size_is_trained_with_no_other():
+    with pytest.raises(ConfigError, match="96 pixels alone"):
+        Objective(make("vlt"), TrainingConfig(objective="pixel-sum", sizes=((0.0, 64),)))
 
 
 def test_gradients_reach_all_parameters_that_learn(model):

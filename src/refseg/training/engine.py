@@ -53,6 +53,11 @@ class Objective(nn.Module):
                 f"a model of the family {model.family} cannot be trained with objective={config.objective}, but with "
                 f"{' or '.join(spec.objectives)}"
             )
+        if not model.any_size and any(side != model.inputs.image_size for _, side in config.sizes):
+            raise ConfigError(
+                f"this model of the family {model.family} reads images of {model.inputs.image_size} pixels alone; "
+                "leave sizes empty"
+            )
         self.model = model
         self._config, self._loss = config, spec.objectives[config.objective]
         self._cell_size = spec.cell_size(model.config)
