@@ -5,9 +5,11 @@
     refseg calibrate shapes shapes:val --thresholds --rejections 0.015 --out src/refseg/models/weights/shapes
     refseg evaluate shapes shapes:test --out docs/results/shapes/test.json
 
-and for photos (docs/photos.md), with a folder PHOTOS of annotated ones and ImageNet's weights of EfficientNet-Lite0
+and for photos (docs/photos.md), with a folder PHOTOS of annotated ones, ImageNet's weights of EfficientNet-Lite0, and
+word vectors of GloVe
 
-    python scripts/bundle_model.py photos runs --train --photos PHOTOS --backbone efficientnet-lite0-57934424.pth
+    python scripts/bundle_model.py photos runs --train --photos PHOTOS --backbone efficientnet-lite0-57934424.pth \
+        --vectors glove.6B.100d.txt
     python scripts/bundle_model.py photos runs
     refseg calibrate photos PHOTOS:val --thresholds --rejections 0.05 --out src/refseg/models/weights/photos
     refseg evaluate photos PHOTOS:test --out docs/results/photos/test.json
@@ -23,6 +25,7 @@ from pathlib import Path
 
 import torch
 from compose_photos import make_folder
+from lend_vectors import lend
 from name_looks import name_looks
 from part_words import part_words
 
@@ -47,7 +50,7 @@ def train_shapes(runs: Path) -> None:
         _run(runs / f"shapes-{number}", *(() if number == 1 else ("--init", str(start))))
 
 
-def train_photos(runs: Path, photos: Path, backbone: Path) -> None:
+def train_photos(runs: Path, photos: Path, backbone: Path, vectors: Path) -> None:
     """Run all stages of the model for photos."""
     composed, further = runs / "composed", runs / "composed-further"
     for folder, count, seed in ((composed, 4000, 0), (further, 3000, 7)):
@@ -60,6 +63,9 @@ def train_photos(runs: Path, photos: Path, backbone: Path) -> None:
     validation = f"validation={photos}:val"
     _run(runs / "photos-3", "--init", str(runs / "photos-2" / "last"), both, validation)
     _run(runs / "photos-4", "--init", str(runs / "photos-3" / "last"), f"{both},{further}:train", validation)
+    _once(
+        lambda source, out: lend(source, vectors, out, [f"{photos}:train"]), runs / "photos-4" / "last", runs / "words"
+    )
 
 
 def _run(folder: Path, *words: str) -> None:
@@ -67,15 +73,21 @@ def _run(folder: Path, *words: str) -> None:
         raise SystemExit(1)
 
 
-def _once(make: Callable[[Path, Path], float], source: Path, target: Path) -> Path:
+def _once(make: Callable[[Path, Path], object], source: Path, target: Path) -> Path:
     if not (target / "config.json").exists():
         make(source, target)
     return target
 
 
-def bundle(name: str, run: Path) -> None:
-    """Write the model folder and the record."""
-    model, about = load_model(run / "last"), read_folder(run / "last").about
+def bundle(name: str, run: Path, last: Path) -> None:
+    """Write the model folder and the record.
+
+    Args:
+        name: of the model.
+        run: the last run.
+        last: the model that came of it.
+    """
+    model, about = load_model(last), read_folder(last).about
     save_model(model, WEIGHTS / name, dtype=torch.float16, name=name, domain=DOMAINS[name], extra=about)
     add_graphs(WEIGHTS / name)
     record = Path("docs/results") / name
@@ -92,15 +104,17 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="run the stages that are not done")
     parser.add_argument("--photos", type=Path, help="the folder of annotated photos, to train photos")
     parser.add_argument("--backbone", type=Path, help="ImageNet's weights of EfficientNet-Lite0, to train photos")
+    parser.add_argument("--vectors", type=Path, help="word vectors, such as glove.6B.100d.txt, to train photos")
     arguments = parser.parse_args()
     if not arguments.train:
-        bundle(arguments.model, arguments.runs / f"{arguments.model}-{STAGES[arguments.model]}")
+        run = arguments.runs / f"{arguments.model}-{STAGES[arguments.model]}"
+        bundle(arguments.model, run, arguments.runs / "words" if arguments.model == "photos" else run / "last")
     elif arguments.model == "shapes":
         train_shapes(arguments.runs)
-    elif arguments.photos is None or arguments.backbone is None:
-        parser.error("photos --train needs --photos and --backbone")
+    elif None in (arguments.photos, arguments.backbone, arguments.vectors):
+        parser.error("photos --train needs --photos, --backbone and --vectors")
     else:
-        train_photos(arguments.runs, arguments.photos, arguments.backbone)
+        train_photos(arguments.runs, arguments.photos, arguments.backbone, arguments.vectors)
 
 
 if __name__ == "__main__":
