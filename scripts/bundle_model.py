@@ -63,9 +63,8 @@ def train_photos(runs: Path, photos: Path, backbone: Path, vectors: Path) -> Non
     validation = f"validation={photos}:val"
     _run(runs / "photos-3", "--init", str(runs / "photos-2" / "last"), both, validation)
     _run(runs / "photos-4", "--init", str(runs / "photos-3" / "last"), f"{both},{further}:train", validation)
-    _once(
-        lambda source, out: lend(source, vectors, out, [f"{photos}:train"]), runs / "photos-4" / "last", runs / "words"
-    )
+    last, texts = runs / "photos-4" / "last", [f"{photos}:train"]
+    _once(lambda source, target: lend(source, vectors, target, texts), last, runs / "photos-words")
 
 
 def _run(folder: Path, *words: str) -> None:
@@ -108,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not arguments.train:
         run = arguments.runs / f"{arguments.model}-{STAGES[arguments.model]}"
-        bundle(arguments.model, run, arguments.runs / "words" if arguments.model == "photos" else run / "last")
+        bundle(arguments.model, run, arguments.runs / "photos-words" if arguments.model == "photos" else run / "last")
     elif arguments.model == "shapes":
         train_shapes(arguments.runs)
     elif None in (arguments.photos, arguments.backbone, arguments.vectors):
