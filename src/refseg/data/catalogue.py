@@ -21,10 +21,10 @@ from refseg.data.formats.regions import Overlap
 from refseg.data.formats.tables import holds_tables, tables
 from refseg.data.media import existing_folder
 from refseg.data.references import References
-from refseg.data.shapes import Shapes
+from refseg.data.shapes import EASY, SHAPES, Shapes
 from refseg.errors import DataError, UnknownNameError
 
-__all__ = ["DATA_SETS", "Known", "find", "image_files", "is_data_set", "open_data", "split_name"]
+__all__ = ["DATA_SETS", "GENERATED", "Known", "find", "image_files", "is_data_set", "open_data", "split_name"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +133,8 @@ DATA_SETS: MappingProxyType[str, Known] = MappingProxyType(
     }
 )
 """Public data sets by name. `cris/NAME` and `mdetr/NAME` are the same sets in the files of those projects."""
+GENERATED = (SHAPES, EASY)
+"""Data sets that are generated, and have no files."""
 OF_PROJECTS = ("cris/", "mdetr/")
 
 
@@ -147,11 +149,11 @@ def open_data(
     """Open a split of a data set.
 
     Args:
-        data: `NAME:SPLIT`. The name is `shapes`, one of `DATA_SETS`, `cris/NAME` or `mdetr/NAME` for the files that
-            the reference CRIS and MDETR make of them, or the path of a folder of your own (see `formats.folder`) or of
-            the Hugging Face hub's tables (see `formats.tables`).
+        data: `NAME:SPLIT`. The name is one of `GENERATED`, one of `DATA_SETS`, `cris/NAME` or `mdetr/NAME` for the
+            files that the reference CRIS and MDETR make of them, or the path of a folder of your own (see
+            `formats.folder`) or of the Hugging Face hub's tables (see `formats.tables`).
             The split `all` holds the references of every split.
-        root: the folder that holds the public sets; neither Shapes nor your own folder needs it.
+        root: the folder that holds the public sets; neither generated scenes nor your own folder need it.
         text_field: `sent` or `raw`, for REFER's files: the cleaned sentences or the raw ones.
         overlap: how a pixel counts that several polygons of one annotation cover: `union`, as part of the mask; `lavt`,
             as background.
@@ -164,8 +166,8 @@ def open_data(
         DataError: the set or the split does not exist, or no row of it can be used.
     """
     name, split = split_name(data)
-    if name == "shapes":
-        return Shapes(split)
+    if name in GENERATED:
+        return Shapes(split, name=name)
     return References(
         find(name, root, text_field=text_field),
         name,
@@ -221,7 +223,7 @@ def find(name: str, root: str | os.PathLike[str] | None = None, *, text_field: s
         return mdetr(path.parent, {"all": path})
     if os.sep in name or name.startswith(".") or path.is_file():
         existing_folder(path)
-    raise UnknownNameError("data set", name, ("shapes", *DATA_SETS))
+    raise UnknownNameError("data set", name, (*GENERATED, *DATA_SETS))
 
 
 def is_data_set(path: Path) -> bool:

@@ -106,8 +106,8 @@ def check(
         DataError: it cannot be read at all, or it has no such split.
         ConfigError: word_length is out of range.
     """
-    if data == "shapes":
-        raise DataError("shapes is generated and has no files: there is nothing to check")
+    if data in GENERATED:
+        raise DataError(f"{data} is generated and has no files: there is nothing to check")
     source = data if isinstance(data, Source) else find(data, root, text_field=text_field)
     media = Media(source, images=None if images is None else Path(images), overlap=overlap)
     checker = _Checker(source, media, Tokenizer(word_length), quick)

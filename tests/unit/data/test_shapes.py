@@ -16,7 +16,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refseg.data.shapes import HELD_OUT, SAMPLES_PER_SCENE, SIZES, Reference, Scene, Shapes, generate_scene, render
+from refseg.data.shapes import (
+    EASY,
+    HELD_OUT,
+    SAMPLES_PER_SCENE,
+    SHAPES,
+    SIZES,
+    Reference,
+    Scene,
+    Shapes,
+    generate_scene,
+    render,
+)
 from refseg.data.shapes.expressions import drill
 from refseg.data.shapes.outline import OUTLINES, draw_silhouette
 from refseg.data.shapes.queries import (
@@ -32,11 +43,12 @@ from refseg.data.shapes.queries import (
     denote,
 )
 from refseg.data.shapes.scene import Background, Thing
-from refseg.data.shapes.vocabulary import COLOURS, KINDS, TEXTURES, TONES, VARIANTS
+from refseg.data.shapes.vocabulary import COLOURS, EASY_COLOURS, EASY_KINDS, KINDS, TEXTURES, TONES, VARIANTS
 from refseg.errors import UnknownNameError
 
 FORMS = {"attributes", "superlative", "ordinal", "side", "corner", "middle", "size", "relation", "nearest"}
 GENERATED = "b64e8332af9c416170d34887c2266704244e51231e1a6fecaf66abe691a836b3"
+EASY_TEXTS = "45840be35b6d505c"
 MANY = 120
 CANONICAL = {variant: word for word, variants in VARIANTS.items() for variant in variants} | {"big": "large"}
 VOCABULARY = {*KINDS, *COLOURS, *TEXTURES, "small", "large"}
@@ -53,7 +65,7 @@ def meant(split: str) -> list[tuple[Scene, Reference]]:
     return [
         (scene, reference)
         for scene, found in generated(split)
-        for references in found[: SAMPLES_PER_SCENE - 1]
+        for references in found[: SAMPLES_PER_SCENE[SHAPES] - 1]
         for reference in references
     ]
 
@@ -521,8 +533,10 @@ def test_a_drill_adds_samples_and_leaves_the_others_alone():
     assert len(drilled) == len(plain)
     for scene in range(40):
         few, many = plain.samples_of(scene), drilled.samples_of(scene)
-        assert [sample.expressions for sample in many[:SAMPLES_PER_SCENE]] == [sample.expressions for sample in few]
-        assert sum(len(sample.expressions) for sample in many[SAMPLES_PER_SCENE:]) <= 8
+        assert [sample.expressions for sample in many[: SAMPLES_PER_SCENE[SHAPES]]] == [
+            sample.expressions for sample in few
+        ]
+        assert sum(len(sample.expressions) for sample in many[SAMPLES_PER_SCENE[SHAPES] :]) <= 8
         assert len({sample.id for sample in many}) == len(many)
     assert drilled[9].expressions == plain[9].expressions
 
@@ -551,3 +565,57 @@ def test_a_drill_has_every_form_and_fits_its_targets():
 def test_a_drill_is_the_same_every_time():
     one, other = (Shapes("train", drill=5).samples_of(7) for _ in range(2))
     assert [sample.expressions for sample in one] == [sample.expressions for sample in other]
+
+
+# --- the easy set ------------------------------------------------------------------------------------------------
+
+
+@cache
+def easy(split: str) -> list[tuple[Scene, list[list[Reference]]]]:
+    dataset = Shapes(split, name=EASY)
+    return [(dataset.scene(i), dataset.references(i)) for i in range(MANY)]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_easy_scenes_have_few_large_plain_objects(split):
+    for scene, _ in easy(split):
+        assert len(scene.things) in (3, 4)
+        assert {thing.kind for thing in scene.things} <= set(EASY_KINDS)
+        assert {thing.colour for thing in scene.things} <= set(EASY_COLOURS)
+        assert {(thing.texture, thing.held_out) for thing in scene.things} == {("plain", False)}
+        assert all(0.3 <= thing.diameter <= 0.35 for thing in scene.things)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_easy_expressions_fit_their_targets_only(split):
+    forms = Counter()
+    for scene, found in easy(split):
+        assert len(found) == SAMPLES_PER_SCENE[EASY]
+        assert len({references[0].target for references in found}) == len(found)
+        for reference in (one for references in found for one in references):
+            assert naive(reference.query, scene) == [reference.target], reference
+            forms[reference.style, reference.form] += 1
+    assert set(forms) == {
+        ("location", "superlative"),
+        ("location", "side"),
+        ("location", "corner"),
+        ("appearance", "attributes"),
+    }
+    assert min(forms.values()) > 0.05 * forms.total()
+
+
+def test_easy_scenes_are_a_data_set():
+    """The digest of their first expressions and of an image is on record: every machine makes the same."""
+    data = Shapes("val", name=EASY)
+    assert (len(data), data.num_images, data[4].id) == (1500, 500, "shapes-easy/val/1/1")
+    assert data.digest() != Shapes("val").digest()
+    sample = data[0]
+    image = np.asarray(sample.load_image())
+    assert image.shape == (128, 128, 3)
+    assert sample.load_mask().any()
+    texts = "\n".join(one.text for index in range(20) for one in data[index].expressions)
+    assert sha256(texts.encode()).hexdigest()[:16] == EASY_TEXTS
+    with pytest.raises(ValueError, match="drill"):
+        Shapes("train", name=EASY, drill=4)
+    with pytest.raises(UnknownNameError):
+        Shapes("train", name="shapes-hard")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from refseg.data.shapes.closeups import CloseUps
-from refseg.data.shapes.dataset import SAMPLES_PER_SCENE, Shapes
+from refseg.data.shapes.dataset import EASY, SAMPLES_PER_SCENE, SHAPES, Shapes
 from refseg.data.shapes.expressions import Reference
 from refseg.data.shapes.render import render, thing_masks
 from refseg.data.shapes.scene import Scene, Thing, generate_scene
@@ -11,10 +11,12 @@ from refseg.data.shapes.vocabulary import COLOURS, HELD_OUT, KINDS, SIZES, TEXTU
 
 __all__ = [
     "COLOURS",
+    "EASY",
     "EXAMPLE",
     "HELD_OUT",
     "KINDS",
     "SAMPLES_PER_SCENE",
+    "SHAPES",
     "SIZES",
     "TEXTURES",
     "CloseUps",

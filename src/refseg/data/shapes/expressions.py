@@ -34,7 +34,7 @@ from refseg.data.shapes.queries import (
 from refseg.data.shapes.scene import Scene, Thing, pick
 from refseg.data.shapes.vocabulary import COLOURS, HELD_OUT, KINDS, TEXTURES, VARIANTS
 
-__all__ = ["STYLES", "Reference", "drill", "noun", "refer", "refer_to_nothing"]
+__all__ = ["STYLES", "Reference", "drill", "noun", "refer", "refer_simply", "refer_to_nothing"]
 
 T = TypeVar("T")
 Several = Sequence[tuple[Filter, frozenset[int]]]
@@ -49,6 +49,8 @@ SIDES = ("left", "right", "top", "bottom")
 SIDE_WEIGHTS = (0.35, 0.35, 0.15, 0.15)
 LOCATION_FORMS = ("ordinal", "superlative", "side", "corner", "middle", "size")
 LOCATION_WEIGHTS = (2.6, 2.0, 0.9, 0.9, 6.0, 1.0)
+SIMPLE_FORMS, SIMPLE_WEIGHTS = ("superlative", "side", "corner"), (2.0, 0.9, 0.9)
+"""The locations of easy scenes."""
 USUAL_FORMS = (0.15, 0.3, 0.25, 0.15, 0.08, 0.07)
 """Observed frequencies of the forms of expressions with a target; those that fit nothing get the same."""
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
@@ -86,6 +88,21 @@ def refer(rng: np.random.Generator, scene: Scene, target: int) -> tuple[Referenc
     ]
     kept = [reference for reference in found if rng.random() < KEEP[reference.style]]
     return tuple(kept) if kept or not found else (pick(rng, found),)
+
+
+def refer_simply(rng: np.random.Generator, scene: Scene, target: int) -> tuple[Reference, ...]:
+    """Return up to two references to an object, each unambiguous: by its location, and by its kind and colour alone."""
+    looks = next((f for f in _short_filters(rng, scene.things[target]) if _says_only(f, scene, target)), None)
+    located = _by_location(rng, scene, target, SIMPLE_FORMS, SIMPLE_WEIGHTS)
+    found = [] if located is None else [located]
+    if looks is not None:
+        words, query = noun(rng, looks), Query(filter=looks)
+        found.append(Reference(expression=words, query=query, style="appearance", form="attributes", target=target))
+    return tuple(found)
+
+
+def _says_only(wanted: Filter, scene: Scene, target: int) -> bool:
+    return denote(Query(filter=wanted), scene).is_only(target)
 
 
 def refer_to_nothing(rng: np.random.Generator, scene: Scene, *, say_held_out: bool, related: bool = False) -> Reference:
@@ -215,10 +232,16 @@ def _drilled(rng: np.random.Generator, query: Query, scene: Scene, target: int) 
 # --- an object by its location ---------------------------------------------------------------------------------------
 
 
-def _by_location(rng: np.random.Generator, scene: Scene, target: int) -> Reference | None:
+def _by_location(
+    rng: np.random.Generator,
+    scene: Scene,
+    target: int,
+    forms: Sequence[str] = LOCATION_FORMS,
+    weights: Sequence[float] = LOCATION_WEIGHTS,
+) -> Reference | None:
     filters = _short_filters(rng, scene.things[target])
     counts = [len(denote(Query(filter=f), scene).certain) for f in filters]
-    for form in _shuffled(rng, LOCATION_FORMS, LOCATION_WEIGHTS):
+    for form in _shuffled(rng, forms, weights):
         for wanted, count in zip(filters, counts, strict=True):
             if count == 1 and (form in ("ordinal", "superlative", "size") or rng.random() < 0.6):
                 continue  # an object that is the only one needs no location, and has no rank
@@ -321,7 +344,7 @@ def _upper(vertical: str) -> str:
 
 def _by_appearance(rng: np.random.Generator, scene: Scene, target: int) -> Reference | None:
     thing = scene.things[target]
-    clear = [f for f in _all_filters(thing) if denote(Query(filter=f), scene).is_only(target)]
+    clear = [f for f in _all_filters(thing) if _says_only(f, scene, target)]
     article = "the " if rng.random() < 0.3 else ""
     if thing.size != "medium" and rng.random() < (0.15 if clear else 0.9):
         for wanted in (Filter(kind=thing.kind), Filter(kind=thing.kind, colour=thing.colour)):

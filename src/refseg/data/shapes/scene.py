@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
 
 from refseg.data.shapes.outline import visible_shares
-from refseg.data.shapes.vocabulary import COLOURS, HELD_OUT, KINDS, SIZES, TEXTURES
+from refseg.data.shapes.vocabulary import COLOURS, EASY_COLOURS, EASY_KINDS, HELD_OUT, KINDS, SIZES, TEXTURES
 
-__all__ = ["Background", "Scene", "Thing", "generate_scene", "pick"]
+__all__ = ["Background", "Scene", "Thing", "generate_easy_scene", "generate_scene", "pick"]
 
 T = TypeVar("T")
 
@@ -25,6 +25,12 @@ EDGE = 0.45
 """A centre keeps this many diameters from every side of the image, so at most a sliver is cut off."""
 LEAST_VISIBLE = 0.66
 """Checked at low resolution; higher than the guaranteed 0.6 to absorb its coarseness."""
+APART = 0.54
+"""Of the sum of two diameters: objects whose centres are as far apart hardly overlap."""
+EASY_SIDE = 128
+"""Pixels of an easy scene, which is a square."""
+EASY_DIAMETERS = (0.3, 0.35)
+"""Least and greatest, in units of the side: none is clearly the largest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +131,41 @@ def generate_scene(rng: np.random.Generator, *, held_out: bool) -> Scene:
             return Scene(width=width, height=height, background=_draw_background(rng), things=things)
 
 
+def generate_easy_scene(rng: np.random.Generator) -> Scene:
+    """Return a square scene of 3 or 4 plain objects of one size, of few kinds and colours, on a quiet background.
+
+    Hardly any object is covered by another. None is of a held-out pair.
+
+    Args:
+        rng: the only source of randomness; the same state gives the same scene.
+    """
+    background = replace(_draw_background(rng), blotches=0.0, grain=2, clutter=0)
+    while True:
+        shared = pick(rng, (*EASY_KINDS, None, None, None, None))  # in half of the scenes all are of one kind
+        placed: list[Thing] = []
+        for _ in range(pick(rng, (3, 4))):
+            low, high = EASY_DIAMETERS
+            diameter = low + (high - low) * float(rng.random())
+            position = _position(rng, diameter, APART, placed, (1.0, 1.0))
+            if position is None:
+                break
+            placed.append(
+                Thing(
+                    kind=shared or pick(rng, EASY_KINDS),
+                    colour=pick(rng, EASY_COLOURS),
+                    texture="plain",
+                    size="medium",
+                    x=position[0],
+                    y=position[1],
+                    diameter=diameter,
+                    rotation=0.2 * (2 * float(rng.random()) - 1),
+                    shade=0.0,
+                )
+            )
+        else:
+            return Scene(width=EASY_SIDE, height=EASY_SIDE, background=background, things=tuple(placed))
+
+
 def _draw_looks(rng: np.random.Generator, held_out: bool) -> list[tuple[str, str]]:
     """Return the (colour, kind) of 3 to 8 objects; those that the theme makes alike come first."""
     count = pick(rng, (3, 4, 5, 6, 7, 8), (1, 2, 3, 3, 2, 1))
@@ -161,14 +202,9 @@ def _place(
         turn = TURNS.get(kind, MOST_TURN_OTHERWISE)
         rotation = turn * (2 * float(rng.random()) - 1)
         shade = 0.2 * float(rng.random()) - 0.1
-        closeness = 0.38 if rng.random() < 0.25 else 0.54  # of the sum of two diameters; below 0.5 they can overlap
-        margin = EDGE * diameter
-        for _ in range(40):
-            x = margin + (extent[0] - 2 * margin) * float(rng.random())
-            y = margin + (extent[1] - 2 * margin) * float(rng.random())
-            if all(math.hypot(x - o.x, y - o.y) >= closeness * (diameter + o.diameter) for o in placed):
-                break
-        else:
+        closeness = 0.38 if rng.random() < 0.25 else APART  # below 0.5 they can overlap
+        position = _position(rng, diameter, closeness, placed, extent)
+        if position is None:
             return None
         placed.append(
             Thing(
@@ -176,14 +212,35 @@ def _place(
                 colour=colour,
                 texture=texture,
                 size=size,
-                x=x,
-                y=y,
+                x=position[0],
+                y=position[1],
                 diameter=diameter,
                 rotation=rotation,
                 shade=shade,
             )
         )
     return tuple(placed[i] for i in rng.permutation(len(placed)))
+
+
+def _position(
+    rng: np.random.Generator, diameter: float, closeness: float, placed: Sequence[Thing], extent: tuple[float, float]
+) -> tuple[float, float] | None:
+    """Return the centre of one more object, or None where it does not fit.
+
+    Args:
+        rng: the source of randomness.
+        diameter: of the object.
+        closeness: the least distance to any other, as a fraction of the sum of both diameters.
+        placed: the others.
+        extent: of the scene.
+    """
+    margin = EDGE * diameter
+    for _ in range(40):
+        x = margin + (extent[0] - 2 * margin) * float(rng.random())
+        y = margin + (extent[1] - 2 * margin) * float(rng.random())
+        if all(math.hypot(x - o.x, y - o.y) >= closeness * (diameter + o.diameter) for o in placed):
+            return x, y
+    return None
 
 
 def _draw_background(rng: np.random.Generator) -> Background:

@@ -6,6 +6,8 @@ from types import MappingProxyType
 
 __all__ = [
     "COLOURS",
+    "EASY_COLOURS",
+    "EASY_KINDS",
     "HELD_OUT",
     "KINDS",
     "SIZES",
@@ -16,6 +18,9 @@ __all__ = [
 
 KINDS = ("ball", "cube", "ring", "star", "triangle", "cross", "heart", "moon")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "white", "black")
+EASY_KINDS = ("ball", "ring", "triangle", "cross")
+EASY_COLOURS = ("red", "yellow", "green", "blue")
+"""Of the easy scenes; no pair of them is held out."""
 TEXTURES = ("plain", "striped", "dotted", "checkered")
 
 SIZES = MappingProxyType({"small": (0.19, 0.23), "medium": (0.29, 0.35), "large": (0.43, 0.51)})
