@@ -23,11 +23,13 @@ __all__ = [
     "intersection_and_union",
     "iou",
     "iou_of_boxes",
+    "joined",
     "near_border",
     "outline",
     "parts",
     "polygon_mask",
     "polygons",
+    "rings",
 ]
 
 MAX_PIXELS = 100_000_000
@@ -161,6 +163,16 @@ def polygons(mask: Bool[ndarray, "H W"]) -> list[list[int]]:
     Returns:
         Each x, y, x, y... in pixels, clockwise, a corner wherever the border turns.
     """
+    return [outer for outer, *_ in rings(mask)]
+
+
+def rings(mask: Bool[ndarray, "H W"]) -> list[list[list[int]]]:
+    """Return all borders of each connected component (4 neighbours) of a mask: the outer one, then those of its holes.
+
+    Returns:
+        For each component its borders, each x, y, x, y... in pixels along the edges of pixels, a corner wherever it
+        turns; the outer one runs clockwise, those of holes the other way.
+    """
     left, top, right, bottom = bounding_box(mask) or (0, 0, 0, 0)
     part = mask[top:bottom, left:right]
     height, width = part.shape
@@ -174,13 +186,15 @@ def polygons(mask: Bool[ndarray, "H W"]) -> list[list[int]]:
         rows, columns = rows + top + (direction in (2, 3)), columns + left + (direction in (1, 2))
         edges += zip(rows.tolist(), columns.tolist(), [direction] * len(rows), strict=True)
     known = set(edges)
-    followed: set[tuple[int, int, int]] = set()
-    found = []
+    ring_of: dict[tuple[int, int, int], int] = {}
+    found, areas = list[list[int]](), list[int]()
     for start in edges:
+        if start in ring_of:
+            continue
         corners: list[int] = []
         area, edge = 0, start
-        while edge not in followed:
-            followed.add(edge)
+        while edge not in ring_of:
+            ring_of[edge] = len(found)
             down, across = STEPS[edge[2]]
             row, column = edge[0] + down, edge[1] + across
             area += column * down - row * across
@@ -190,9 +204,41 @@ def polygons(mask: Bool[ndarray, "H W"]) -> list[list[int]]:
             if following[2] != edge[2]:
                 corners += [column, row]
             edge = following
-        if area > 0:  # negative around a hole
-            found.append(corners)
-    return found
+        found.append(corners)
+        areas.append(area)
+    components = {number: [found[number]] for number, area in enumerate(areas) if area > 0}
+    outer_of = {number: number for number in components}
+    # Left of the first pixel of a hole in reading order is the mask, which ends there at another border of the same
+    # component: the outer one, or that of a hole which comes earlier in this order.
+    first_pixels = [
+        (*min(zip(found[number][1::2], found[number][::2], strict=True)), number)
+        for number, area in enumerate(areas)
+        if area < 0
+    ]
+    for row, column, number in sorted(first_pixels):
+        outside = np.flatnonzero(~mask[row, :column])
+        first = int(outside[-1]) + 1 if len(outside) else 0
+        outer_of[number] = outer_of[ring_of[row + 1, first, 3]]
+        components[outer_of[number]].append(found[number])
+    return list(components.values())
+
+
+def joined(borders: Sequence[Sequence[int]]) -> list[int]:
+    """Return one polygon that encloses by the even-odd rule what several borders enclose together.
+
+    From each border a line leads to the nearest corner of those before it and back again: it encloses nothing, so that
+    `polygon_mask` returns the mask of `rings` exactly, with its holes.
+
+    Args:
+        borders: each x, y, x, y...; at least one.
+    """
+    path = np.reshape(borders[0], (-1, 2))
+    for border in borders[1:]:
+        ring = np.reshape(border, (-1, 2))
+        distances = ((path[:, None] - ring[None]) ** 2).sum(axis=2)
+        here, there = divmod(int(distances.argmin()), len(ring))
+        path = np.concatenate([path[: here + 1], ring[there:], ring[: there + 1], path[here:]])
+    return [int(value) for value in path.flat]
 
 
 # ── two masks ────────────────────────────────────────────────────────────────────────────────────────────────────────

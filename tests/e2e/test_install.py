@@ -128,7 +128,7 @@ def test_the_core_predicts_and_evaluates_without_pytorch(installed: Path, tmp_pa
     (tmp_path / "photos").mkdir()
     shutil.copy(photo, tmp_path / "photos")
     (tmp_path / "words.txt").write_text("the cat on the left\n")
-    refseg("data", "label", "photos", "photos", "--expressions", "words.txt", "--out", "labels")
+    refseg("label", "photos", "--expressions", "words.txt", "--to", "coco", "labelme", "--out", "labels")
     refseg("data", "check", "labels")
     assert "photos" in refseg("models")
     for words in (["train", "shapes-smoke"], ["convert", photo, "out"], ["export", "shapes", "--out", "out"]):

@@ -1,4 +1,4 @@
-"""Fetch, check, describe, label and show data sets."""
+"""Fetch, check, describe, convert and show data sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from refseg.cli.options import add_device, add_refine
 from refseg.cli.outputs import check_outputs, result_files
 from refseg.errors import ConfigError, DataError, UnknownNameError, counted
 from refseg.writers.table import Table, aligned
@@ -34,7 +33,7 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
         "leak": "find the images of a split that a model was trained on",
         "show": "draw some samples: images, masks and expressions",
         "describe": "generate referring expressions for photos whose objects have masks and names",
-        "label": "label your own photos with the masks of a model, to train another one on",
+        "convert": "read labels of COCO, CVAT, YOLO, LabelMe or Label Studio into a folder of your own data",
     }
 )
 EXAMPLES: MappingProxyType[str, str] = MappingProxyType(
@@ -45,7 +44,7 @@ EXAMPLES: MappingProxyType[str, str] = MappingProxyType(
         "leak": "refseg data leak my-data:all --against trained.txt",
         "show": "refseg data show my-data --n 8 --out samples.png",
         "describe": "refseg data describe my-photos --out described",
-        "label": "refseg data label florence-2 my-photos --expressions words.txt --out labelled",
+        "convert": "refseg data convert labelled/labelme --images my-photos --out corrected",
     }
 )
 EXAMPLE = EXAMPLES["show"]
@@ -73,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_leak(added["leak"])
     _add_show(added["show"])
     _add_describe(added["describe"])
-    _add_label(added["label"])
+    _add_convert(added["convert"])
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
@@ -96,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         "leak": _leak,
         "show": _show,
         "describe": _describe,
-        "label": _label,
+        "convert": _convert,
     }
     return verbs[arguments.action](arguments)
 
@@ -497,67 +496,27 @@ def _describe(arguments: argparse.Namespace) -> int:
     return 0
 
 
-# ── label ──
+# ── convert ──
 
 
-def _add_label(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="a name from `refseg models`, a model folder, or a Hub name such as user/name")
+def _add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
         type=Path,
         metavar="FOLDER",
-        help="a folder of your own data, whose rows need no masks; or, with --expressions, a folder of photos",
+        help="labels in COCO's JSON (also CVAT's), YOLO's text files with data.yaml, LabelMe's or Label Studio's JSON",
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the data folder to write, or to go on with"
-    )
-    parser.add_argument(
-        "--expressions", type=Path, metavar="FILE", help="a text file of expressions, one a line, asked of every photo"
-    )
-    parser.add_argument(
-        "--min-score", type=float, default=0.0, metavar="S", help="leave out masks of a lower score (default: none)"
-    )
-    parser.add_argument(
-        "--keep-absent", action="store_true", help="keep expressions that, by the model, nothing in the photo fits"
-    )
+    parser.add_argument("--images", type=Path, metavar="DIR", help="the folder of the photos, if not with the labels")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new folder: a data set of your own")
     parser.add_argument("--copy", action="store_true", help="copy the photos; otherwise the new folder links to them")
-    add_refine(parser)
-    add_device(parser)
-    parser.epilog = (
-        "The same command goes on where an interrupted one stopped. Answers are kept in labels.jsonl: another\n"
-        f"--min-score is applied without asking the model again.\n\n{parser.epilog}"
-    )
 
 
-def _label(arguments: argparse.Namespace) -> int:
-    from refseg.data.formats.record import NOTE, Problem
-    from refseg.data.label import asked_of_all, asked_of_each, check_settings, label, labeller
-    from refseg.predictor import load
+def _convert(arguments: argparse.Namespace) -> int:
+    from refseg.data.convert import convert_labels
 
-    folder, problems = arguments.folder, list[Problem]()
-    check_settings(folder, arguments.out, arguments.min_score)  # a model is slow to load
-    if arguments.expressions is None:
-        photos = asked_of_each(folder, problems)
-    else:
-        photos = asked_of_all(folder, arguments.expressions)
-    segmenter = load(arguments.model, arguments.device, refine=arguments.refine)
-    by = labeller(arguments.model, arguments.refine, segmenter)
-    labels = label(
-        segmenter,
-        by,
-        folder,
-        photos,
-        arguments.out,
-        least=arguments.min_score,
-        keep_absent=arguments.keep_absent,
-        copy=arguments.copy,
-        progress=sys.stderr.isatty(),
-    )
-    problems = [one for one in (*problems, *labels.problems) if one.kind != NOTE]
-    if problems:
-        left_out = counted(len(problems), "problem")
-        print(f"refseg: note: {left_out} left photos or rows out, the first is {problems[0]}", file=sys.stderr)
-    print(f"{counted(labels.photos, 'photo')}, {counted(labels.masks, 'mask')} by {by.model} ({by.licence})")
-    print(f"kept as fitting nothing: {labels.absent:,}; left out: {labels.below:,} below the score, ", end="")
-    print(f"{labels.nothing_fits:,} that nothing fits -> {arguments.out}")
+    converted = convert_labels(arguments.folder, arguments.out, images=arguments.images, copy=arguments.copy)
+    if converted.problems:
+        left_out = counted(len(converted.problems), "problem")
+        print(f"refseg: note: {left_out} left photos out, the first is {converted.problems[0]}", file=sys.stderr)
+    print(f"{counted(converted.images, 'image')}, {counted(converted.masks, 'mask')} -> {arguments.out}")
     return 0

@@ -21,6 +21,7 @@ __all__ = ["main"]
 VERBS: MappingProxyType[str, str] = MappingProxyType(
     {
         "predict": "segment the regions of images that expressions refer to",
+        "label": "label a folder of photos, in the formats of other tools or to train on",
         "evaluate": "score a model on a data set",
         "score": "score stored masks of any model on a data set",
         "report": "write a report of a stored result, beside published scores",
@@ -33,7 +34,7 @@ VERBS: MappingProxyType[str, str] = MappingProxyType(
         "serve": "serve models over HTTP, with a page for the browser",
         "models": "list the models that have a name",
         "bench": "measure the speed and the memory of models on this machine",
-        "data": "fetch, check, describe, label and show data sets",
+        "data": "fetch, check, describe, convert and show data sets",
     }
 )
 OWN_PARSE = frozenset({"data", "train"})

@@ -1,27 +1,33 @@
-"""Labels photos with the masks of any model, as a folder of one's own data (`formats.folder`) to train another on.
+"""Labels photos with the masks of any model, as a folder of one's own data (`formats.folder`) and for other tools.
 
 Every answer is kept in `labels.jsonl` beside the table, a photo a line, below a line that says what made them: so an
-interrupted run goes on where it stopped, and what is kept for training can be chosen again without computing.
+interrupted run goes on where it stopped, and what is kept for training can be chosen again without computing. What a
+person should look at is listed in `review.csv`; `contact.jpg` shows some masks, and `summary.json` has the counts.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from refseg.data.formats.folder import folder as own_folder
-from refseg.data.formats.record import Problem, Record
-from refseg.data.media import Media, existing_folder
-from refseg.errors import ConfigError, DataError, ImageError, OutputError, counted
-from refseg.files import replacing, write_text
-from refseg.inputs.clip_bpe import check_expression
-from refseg.inputs.read import image_suffixes, read_image
+from refseg.data.asked import Photo, first_problem
+from refseg.data.catalogue import open_data
+from refseg.data.exports import export
+from refseg.data.formats.record import Problem
+from refseg.data.placed import place_photos
+from refseg.data.show import choose, save
+from refseg.errors import ConfigError, DataError, ImageError, OutputError, UnknownNameError, counted
+from refseg.files import write_text
+from refseg.inputs.read import read_image
 from refseg.models.exported import find_export, read_export
 from refseg.models.families import MODELS
 from refseg.models.hub import resolve
@@ -29,11 +35,16 @@ from refseg.peers.stored import find_peer
 from refseg.peers.table import peer_entry, refiner_part
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Prediction
+from refseg.writers.formats import FORMATS
+from refseg.writers.labelled import LabelledImage, Region, separated_objects
 from refseg.writers.result import append_line
 
-__all__ = ["Labeller", "Labels", "Photo", "asked_of_all", "asked_of_each", "check_settings", "label", "labeller"]
+__all__ = ["Labeller", "Labels", "check_settings", "label", "labeller"]
 
 ANSWERS, TABLE = "labels.jsonl", "data.jsonl"
+REVIEW, SUMMARY, SHEET = "review.csv", "summary.json", "contact.jpg"
+SHOWN = 24
+"""Masks on the contact sheet, at most."""
 NOT_STATED = "not stated"
 
 
@@ -49,19 +60,6 @@ class Labeller:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Photo:
-    """A photo, and what is asked about it."""
-
-    file: str
-    """Relative to the folder of the photos."""
-    split: str | None
-    """None: the table names none."""
-    ids: tuple[str, ...]
-    """Of the expressions, unique in the folder."""
-    expressions: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Labels:
     """What `label` has written."""
 
@@ -74,6 +72,8 @@ class Labels:
     """Answers that nothing fits, which are left out."""
     below: int
     """Masks whose score is too low, which are left out."""
+    review: int
+    """Answers that are listed for review."""
     problems: tuple[Problem, ...]
     """Photos and rows that were left out, with the reason."""
 
@@ -108,70 +108,6 @@ def _own_licence(model: str) -> str:
     return str(read_export(folder).about.get("licence", NOT_STATED))
 
 
-def asked_of_all(folder: Path, expressions: Path) -> list[Photo]:
-    """Return all photos of a folder and the folders below it, each with the same expressions.
-
-    Args:
-        folder: the photos.
-        expressions: a text file of expressions, one a line.
-
-    Raises:
-        DataError: there is no photo or no expression, or one of both cannot be read.
-        ExpressionError: a line is no expression.
-    """
-    try:
-        lines = expressions.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
-        raise DataError(f"{expressions}: cannot be read: {reason}") from None
-    texts = tuple(dict.fromkeys(check_expression(line.strip()) for line in lines if line.strip()))
-    paths = [path.relative_to(folder) for path in existing_folder(folder).rglob("*") if path.is_file()]
-    files = sorted(
-        path.as_posix()
-        for path in paths
-        if path.suffix.lower() in image_suffixes() and not any(part.startswith(".") for part in path.parts)
-    )
-    if not (texts and files):
-        raise DataError(f"{folder}: holds no photos" if texts else f"{expressions}: holds no expression")
-    return [
-        Photo(file=file, split=None, ids=tuple(f"{file}/{number}" for number in range(len(texts))), expressions=texts)
-        for file in files
-    ]
-
-
-def asked_of_each(folder: Path, problems: list[Problem]) -> list[Photo]:
-    """Return the photos of a folder's table, each with its expressions; masks in the table are not looked at.
-
-    Args:
-        folder: a folder of one's own data, `data.jsonl` or `data.csv`; rows need no mask.
-        problems: is given rows that cannot be used.
-
-    Raises:
-        DataError: there is no such folder or table, or no row of it can be used.
-    """
-    source = own_folder(existing_folder(folder))
-    media = Media(source)
-    of_files: dict[str, list[Record]] = {}
-    for record in source.read(problems.append):
-        try:
-            file = media.find_image(record.file).relative_to(folder).as_posix()
-        except DataError as error:
-            problems.append(Problem(file=record.table, row=record.row, kind="image", message=str(error)))
-        else:
-            of_files.setdefault(file, []).append(record)
-    if not of_files:
-        raise DataError(f"{folder}: no row of its table can be used{_first(problems)}")
-    return [
-        Photo(
-            file=file,
-            split=None if records[0].split == "all" else records[0].split,
-            ids=tuple(id for record in records for id in record.expression_ids),
-            expressions=tuple(text for record in records for text in record.expressions),
-        )
-        for file, records in of_files.items()
-    ]
-
-
 def label(
     segmenter: BaseSegmenter,
     by: Labeller,
@@ -179,12 +115,15 @@ def label(
     photos: Iterable[Photo],
     out: Path,
     *,
+    formats: Sequence[str] = (),
     least: float = 0.0,
+    review_below: float = 0.5,
     keep_absent: bool = False,
+    separate: bool = False,
     copy: bool = False,
     progress: bool = False,
 ) -> Labels:
-    """Write a folder of one's own data with the masks that a model gives photos.
+    """Write a folder of one's own data with the masks that a model gives photos, and the same for other tools.
 
     Args:
         segmenter: the model.
@@ -192,17 +131,21 @@ def label(
         folder: the photos.
         photos: what is asked.
         out: a new folder, or that of an interrupted or earlier run of the same model, whose answers are used.
+        formats: of other tools, each written into a folder of its name (see `writers.formats`).
         least: masks of a lower score are left out.
+        review_below: masks of a lower score are listed for review, and so are expressions that nothing fits.
         keep_absent: whether expressions that nothing fits are kept, as such.
+        separate: whether each connected component of a mask is an object of its own in the formats of other tools.
         copy: whether the photos are copied; otherwise `images` in the new folder is a link to the folder.
         progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: `least` is not in 0..1, or `out` lies within the folder of the photos.
+        ConfigError: a score is not in 0..1, or `out` lies within the folder of the photos, or a library is missing.
+        UnknownNameError: there is no such format.
         DataError: no mask is kept.
         OutputError: `out` holds something else, or cannot be written.
     """
-    check_settings(folder, out, least)
+    check_settings(folder, out, formats, least, review_below)
     photos, problems = list(photos), list[Problem]()
     try:
         answers = _earlier(out, by)
@@ -222,32 +165,51 @@ def label(
         answered = [photo.file for photo in photos if photo.file in answers]
         counts, rows = _kept(photos, answers, by, least, keep_absent)
         if not counts["masks"]:
-            raise DataError(f"{out}: of {counted(len(answered), 'photo')} no mask is kept{_first(problems)}")
-        _place_photos(folder, answered, out, copy=copy)
+            raise DataError(f"{out}: of {counted(len(answered), 'photo')} no mask is kept{first_problem(problems)}")
+        place_photos(folder, answered, out, copy=copy)
         write_text(out / TABLE, b"".join(map(_line, rows)).decode())
+        images = _labelled(rows)
+        export([separated_objects(one) for one in images] if separate else images, formats, folder, out, copy=copy)
+        reviewed = list(_reviewed(photos, answers, least, review_below))
+        write_text(out / REVIEW, _csv([("image", "expression", "score", "reason"), *reviewed]))
+        save(choose(open_data(f"{out}:all"), SHOWN), out / SHEET, title=str(out))
     except OSError as error:
         if isinstance(error, OutputError):
             raise
         hint = "" if copy else "; links may not be allowed there: copy the photos (--copy)"
         raise OutputError(f"{out}: cannot be written: {error.strerror}{hint}") from None
-    return Labels(
+    labels = Labels(
         photos=len(answered),
         masks=counts["masks"],
         absent=counts["absent"],
         nothing_fits=counts["nothing_fits"],
         below=counts["below"],
+        review=len(reviewed),
         problems=tuple(problems),
     )
+    figures = {name: value for name, value in vars(labels).items() if name != "problems"}
+    summary = asdict(by) | figures | {"formats": [*formats], "problems": [str(one) for one in problems]}
+    write_text(out / SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    return labels
 
 
-def check_settings(folder: Path, out: Path, least: float) -> None:
+def check_settings(
+    folder: Path, out: Path, formats: Sequence[str] = (), least: float = 0.0, review_below: float = 0.5
+) -> None:
     """Check what `label` is given, so far as it needs no model.
 
     Raises:
         ConfigError: as `label`.
+        UnknownNameError: as `label`.
     """
-    if not 0 <= least <= 1:
-        raise ConfigError(f"the lowest score of a mask must lie in 0..1, got {least}")
+    for name, score in (("lowest score of a mask", least), ("score below which masks are reviewed", review_below)):
+        if not 0 <= score <= 1:
+            raise ConfigError(f"the {name} must lie in 0..1, got {score}")
+    for name in formats:
+        if name not in FORMATS:
+            raise UnknownNameError("format", name, FORMATS)
+    if "parquet" in formats and find_spec("pyarrow") is None:
+        raise ConfigError("parquet needs pyarrow: pip install 'refseg[tables]'")
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{out}: lies within the folder of the photos; name a folder elsewhere")
 
@@ -303,24 +265,33 @@ def _kept(
     return counts, rows
 
 
-def _place_photos(folder: Path, files: list[str], out: Path, *, copy: bool) -> None:
-    images = out / "images"
-    if not copy:
-        if not images.exists():
-            images.symlink_to(folder.resolve(), target_is_directory=True)
-        return
-    if images.is_symlink():  # of an earlier run
-        images.unlink()
-    for file in files:
-        if not (images / file).exists():
-            (images / file).parent.mkdir(parents=True, exist_ok=True)
-            with replacing(images / file) as draft:
-                draft.write_bytes((folder / file).read_bytes())
+def _labelled(rows: Iterable[Mapping[str, Any]]) -> list[LabelledImage]:
+    regions: dict[str, list[Region]] = {}
+    for row in rows:
+        if "rle" in row:
+            region = Region(id=row["id"], expression=row["text"], score=row["score"], rle=row["rle"])
+            regions.setdefault(row["image"].removeprefix("images/"), []).append(region)
+    return [LabelledImage(file=file, regions=tuple(found)) for file, found in regions.items()]
+
+
+def _reviewed(
+    photos: Iterable[Photo], answers: Mapping[str, list[dict[str, Any]]], least: float, review_below: float
+) -> Iterator[tuple[Any, ...]]:
+    """Yield image, expression, score and reason of each answer that a person should look at."""
+    for photo in photos:
+        for answer in answers.get(photo.file, ()):
+            score = answer["score"]
+            if answer["rle"] is None:
+                yield photo.file, answer["text"], score, "nothing fits"
+            elif score < max(least, review_below):
+                yield photo.file, answer["text"], score, "left out" if score < least else "low score"
+
+
+def _csv(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def _line(values: dict[str, Any]) -> bytes:
     return json.dumps(values, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
-
-
-def _first(problems: list[Problem]) -> str:
-    return f"; the first problem: {problems[0]}" if problems else ""

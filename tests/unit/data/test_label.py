@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from refseg.cli.main import main
+from refseg.data.asked import asked_of_all, asked_of_each
 from refseg.data.catalogue import open_data
-from refseg.data.label import ANSWERS, Labeller, asked_of_all, asked_of_each, label, labeller
+from refseg.data.label import ANSWERS, Labeller, label, labeller
 from refseg.errors import ConfigError, DataError, OutputError
 from refseg.inputs.frame import Frame
 from refseg.masks import decode_rle
@@ -220,7 +221,7 @@ def test_what_labels_is_named_with_its_revision_and_licence(predictor, model_fol
 def test_the_command(photos, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("refseg.predictor.load", lambda *_, **__: StandIn())
     out = tmp_path / "out"
-    given = ["data", "label", "florence-2", str(photos), "--out", str(out)]
+    given = ["label", str(photos), "--model", "florence-2", "--out", str(out)]
     assert main([*given, "--expressions", str(words), "--min-score", "0.7", "--keep-absent"]) == 0
     shown = capsys.readouterr()
     assert shown.err == ""

@@ -61,7 +61,8 @@ def test_photos_labelled_by_another_model_train_one_of_ones_own(photo_pixels, ma
     for number in range(4):
         Image.fromarray(np.roll(photo_pixels, 9 * number, axis=1)).save(f"photos/{number}.png")
     Path("words.txt").write_text("the red disc\nthe blue square\n")
-    label = ["data", "label", "grounding-dino-sam2", "photos", "--expressions", "words.txt", "--out", "labelled"]
+    words = ["--expressions", "words.txt", "--out", "labelled"]
+    label = ["label", "photos", "--model", "grounding-dino-sam2", *words]
     assert main(label) == 0
     rows = [json.loads(line) for line in Path("labelled/data.jsonl").read_text().splitlines()]
     assert {row["licence"] for row in rows} == {"Apache-2.0"}

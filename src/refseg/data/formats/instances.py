@@ -1,10 +1,13 @@
-"""Instance annotations that annotation tools write: COCO's JSON and LabelMe's, as rows of a folder of photos.
+"""Instance annotations that annotation tools write, as rows of a folder of photos.
 
-- COCO: one JSON file in the folder, or in its `annotations`, with `images`, `annotations` and `categories`;
+- COCO: one JSON file in the folder, or in its `annotations`, with `images`, `annotations` and `categories`. The
+  attribute `expression` of an annotation, which CVAT keeps, replaces the name of its category;
+- YOLO: `data.yaml` and text files of segments (see `formats.yolo`);
+- Label Studio: a JSON file of tasks (see `formats.label_studio`);
 - LabelMe: a JSON file for each photo, with `imagePath`, `imageHeight`, `imageWidth` and `shapes`. Shapes of the same
   label and `group_id` are one object.
 
-The photos are looked up in the folder, and in its `images` and other usual folders.
+The photos are looked up in their folder, and in its `images` and other usual folders.
 """
 
 from __future__ import annotations
@@ -13,42 +16,56 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from refseg.data.formats.label_studio import holds_tasks, task_rows
 from refseg.data.formats.pieces import read_lists
 from refseg.data.formats.reasonseg import shape_polygon
-from refseg.data.formats.record import Problem, Report, read_json, safe_name, take, take_size
-from refseg.data.formats.regions import Part, check_part, coco_parts, paint
+from refseg.data.formats.record import Problem, Report, read_json, take, take_size
+from refseg.data.formats.regions import Part, check_part, coco_parts
+from refseg.data.formats.row import find_image, painted_instance
+from refseg.data.formats.yolo import CLASSES, yolo_rows
 from refseg.errors import DataError
-from refseg.masks import encode_rle
 
 __all__ = ["instance_rows"]
 
-IMAGE_FOLDERS = ("", "images", "train", "val", "test", "train2017", "val2017", "train2014", "val2014", "JPEGImages")
 
-
-def instance_rows(folder: Path, report: Report, *, complete: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+def instance_rows(
+    folder: Path, report: Report, *, images: Path | None = None, complete: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each annotated photo with its place, as a row of a folder of photos (see `formats.photos`).
 
     Args:
         folder: as above.
         report: called for each photo, and for each object, that cannot be used.
+        images: the folder of the photos, which those in rows are relative to; None: that of the annotations.
         complete: whether every object of each name that occurs in the data is annotated in every photo, so that names
             that a photo lacks are known to be absent.
 
     Raises:
         DataError: the folder holds no such annotations, or several files of COCO's kind.
     """
-    files = sorted({*folder.glob("*.json"), *folder.glob("annotations/*.json"), *folder.glob("images/*.json")})
+    photos = folder if images is None else images
+    rows = list(_rows(folder, photos, report))
+    if not rows:
+        raise DataError(f"{folder}: no photo with masks is annotated there, in a format that is read")
+    names = sorted({one["category"] for _, row in rows for one in row["instances"]})
+    for place, row in rows:
+        yield place, row | {"labelled": names if complete else []}
+
+
+def _rows(folder: Path, photos: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
+    if (folder / CLASSES).is_file():
+        return yolo_rows(folder, photos, report)
+    files = sorted(file for file in folder.rglob("*.json") if not file.name.startswith("."))
     coco = [file for file in files if _is_coco(file)]
     if len(coco) > 1:
         raise DataError(
             f"{folder}: holds several files of COCO's annotations ({coco[0].name}, {coco[1].name}); keep one"
         )
-    rows = list(_coco(folder, coco[0], report) if coco else _labelme(folder, files, report))
-    if not rows:
-        raise DataError(f"{folder}: no photo with masks is annotated there, in COCO's or LabelMe's JSON")
-    names = sorted({one["category"] for _, row in rows for one in row["instances"]})
-    for place, row in rows:
-        yield place, row | {"labelled": names if complete else []}
+    if coco:
+        return _coco(photos, coco[0], report)
+    if any(map(holds_tasks, files)):
+        return task_rows(files, photos, report)
+    return _labelme(photos, files, report)
 
 
 def _is_coco(file: Path) -> bool:
@@ -59,14 +76,6 @@ def _is_coco(file: Path) -> bool:
         return False
     content = read_json(file)
     return isinstance(content, dict) and {"images", "annotations"} <= content.keys()
-
-
-def _find(folder: Path, name: Any) -> str:
-    file = safe_name(name)
-    for place in IMAGE_FOLDERS:
-        if (folder / place / file).is_file():
-            return str(Path(place, file).as_posix())
-    raise DataError(f"image {file} is missing; looked in {folder} and its usual folders of images")
 
 
 def _coco(folder: Path, file: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -87,7 +96,7 @@ def _coco(folder: Path, file: Path, report: Report) -> Iterator[tuple[str, dict[
         place = f"image {id}"
         try:
             size = take_size(image)
-            row = {"image": _find(folder, image.get("file_name")), "height": size[0], "width": size[1]}
+            row = {"image": find_image(folder, image.get("file_name")), "height": size[0], "width": size[1]}
         except DataError as error:
             report(Problem(file=str(file), row=place, kind="row", message=str(error)))
             continue
@@ -97,17 +106,16 @@ def _coco(folder: Path, file: Path, report: Report) -> Iterator[tuple[str, dict[
                 name = names.get(take(one, "category_id", int))
                 if name is None:
                     raise DataError(f"is of category {one['category_id']}, which the file does not have")
+                attributes = one.get("attributes")
+                if isinstance(attributes, dict):
+                    name = take(attributes, "expression", str, name)
                 parts = coco_parts(take(one, "segmentation", (list, dict)), size)
-                instances.append(_painted(name, "crowd" if one.get("iscrowd") else "instance", parts, size))
+                instances.append(painted_instance(name, "crowd" if one.get("iscrowd") else "instance", parts, size))
             except DataError as error:  # an object without a mask makes its name unclear in this photo
                 report(Problem(file=str(file), row=where, kind="row", message=f"{place} is left out: {error}"))
                 break
         else:
             yield place, row | {"instances": instances}
-
-
-def _painted(name: str, kind: str, parts: Iterable[Part], size: tuple[int, int]) -> dict[str, Any]:
-    return {"category": name, "kind": kind, "rle": encode_rle(paint(parts, *size).target)}
 
 
 def _labelme(folder: Path, files: Iterable[Path], report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -125,10 +133,7 @@ def _labelme(folder: Path, files: Iterable[Path], report: Report) -> Iterator[tu
 
 def _labelme_row(folder: Path, file: Path, content: Any) -> dict[str, Any]:
     size = take_size({"height": content.get("imageHeight"), "width": content.get("imageWidth")})
-    # Tools write the path from the JSON file, or from elsewhere; the photo lies beside it or in a usual folder.
-    name = Path(take(content, "imagePath", str).replace("\\", "/")).name
-    beside = file.parent.relative_to(folder) / name
-    image = beside.as_posix() if (folder / beside).is_file() else _find(folder, name)
+    image = find_image(folder, take(content, "imagePath", str), beside=file.parent)
     objects: dict[tuple[str, int], list[Part]] = {}
     for number, shape in enumerate(take(content, "shapes", list)):
         try:
@@ -145,5 +150,5 @@ def _labelme_row(folder: Path, file: Path, content: Any) -> dict[str, Any]:
         "image": image,
         "height": size[0],
         "width": size[1],
-        "instances": [_painted(label, "instance", parts, size) for (label, _), parts in objects.items()],
+        "instances": [painted_instance(label, "instance", parts, size) for (label, _), parts in objects.items()],
     }

@@ -1,0 +1,169 @@
+"""What is asked about each photo that is labelled: the same of all, or what a table says of each."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refseg.data.formats.folder import folder as own_folder
+from refseg.data.formats.folder import json_lines
+from refseg.data.formats.record import Problem, Record, safe_name, take
+from refseg.data.formats.separated import separated
+from refseg.data.media import Media, existing_folder
+from refseg.errors import DataError, ExpressionError
+from refseg.inputs.clip_bpe import check_expression
+from refseg.inputs.read import image_suffixes
+
+__all__ = ["Photo", "asked_by_file", "asked_of_all", "asked_of_each", "first_problem"]
+
+SEPARATED, LINES = (".csv", ".tsv"), ".jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """A photo, and what is asked about it."""
+
+    file: str
+    """Relative to the folder of the photos."""
+    split: str | None
+    """None: the table names none."""
+    ids: tuple[str, ...]
+    """Of the expressions, unique in the folder."""
+    expressions: tuple[str, ...]
+
+
+def asked_by_file(folder: Path, expressions: Path, problems: list[Problem]) -> list[Photo]:
+    """Return the photos of a folder, each with its expressions, as a file says.
+
+    Args:
+        folder: the photos.
+        expressions: a text file (see `asked_of_all`); or a table that ends with `.csv`, `.tsv` or `.jsonl`, whose rows
+            have `image`, a file name relative to the folder, and `expression`.
+        problems: is given rows that cannot be used.
+
+    Raises:
+        DataError: there is no photo or no expression, or one of both cannot be read.
+        ExpressionError: a line of a text file is no expression.
+    """
+    ending = expressions.suffix.lower()
+    if ending not in (*SEPARATED, LINES):
+        return asked_of_all(folder, expressions)
+    existing_folder(folder)
+    if ending == LINES:
+        rows = ((row.place, row.values) for row in json_lines(expressions, problems.append))
+    else:
+        rows = _csv_rows(expressions)
+    return _of_rows(folder, expressions, rows, problems)
+
+
+def _csv_rows(table: Path) -> Iterator[tuple[str, Any]]:
+    text, separator, before = separated(_text_of(table), {"image", "expression"}.issubset)
+    if separator is None:
+        raise DataError(f"{table}: its first line must name the columns image and expression")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True)
+    try:
+        names = [name.strip().lower() for name in next(rows)]
+        for cells in rows:
+            values = {name: cell.strip() for name, cell in zip(names, cells, strict=False)}
+            if any(values.values()):
+                yield f"line {before + rows.line_num}", values
+    except csv.Error as error:
+        raise DataError(f"{table}: line {before + rows.line_num}: {error}") from None
+
+
+def _of_rows(folder: Path, table: Path, rows: Iterable[tuple[str, Any]], problems: list[Problem]) -> list[Photo]:
+    of_files: dict[str, list[str]] = {}
+    for place, row in rows:
+        try:
+            file, text = safe_name(take(row, "image", str)), check_expression(take(row, "expression", str))
+            if not (folder / file).is_file():
+                raise DataError(f"image {file} is missing in {folder}")
+        except (DataError, ExpressionError) as error:
+            problems.append(Problem(file=str(table), row=place, kind="row", message=str(error)))
+        else:
+            asked = of_files.setdefault(file, [])
+            if text not in asked:
+                asked.append(text)
+    if not of_files:
+        raise DataError(f"{table}: no row of it can be used{first_problem(problems)}")
+    return [_photo(file, tuple(texts)) for file, texts in of_files.items()]
+
+
+def asked_of_all(folder: Path, expressions: Path) -> list[Photo]:
+    """Return all photos of a folder and the folders below it, each with the same expressions.
+
+    Args:
+        folder: the photos.
+        expressions: a text file of expressions, one a line.
+
+    Raises:
+        DataError: there is no photo or no expression, or one of both cannot be read.
+        ExpressionError: a line is no expression.
+    """
+    lines = _text_of(expressions).splitlines()
+    texts = tuple(dict.fromkeys(check_expression(line.strip()) for line in lines if line.strip()))
+    paths = [path.relative_to(folder) for path in existing_folder(folder).rglob("*") if path.is_file()]
+    files = sorted(
+        path.as_posix()
+        for path in paths
+        if path.suffix.lower() in image_suffixes() and not any(part.startswith(".") for part in path.parts)
+    )
+    if not (texts and files):
+        raise DataError(f"{folder}: holds no photos" if texts else f"{expressions}: holds no expression")
+    return [_photo(file, texts) for file in files]
+
+
+def _photo(file: str, texts: tuple[str, ...]) -> Photo:
+    return Photo(
+        file=file, split=None, ids=tuple(f"{file}/{number}" for number in range(len(texts))), expressions=texts
+    )
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8 text"
+        raise DataError(f"{path}: cannot be read: {reason}") from None
+
+
+def asked_of_each(folder: Path, problems: list[Problem]) -> list[Photo]:
+    """Return the photos of a folder's table, each with its expressions; masks in the table are not looked at.
+
+    Args:
+        folder: a folder of one's own data, `data.jsonl` or `data.csv`; rows need no mask.
+        problems: is given rows that cannot be used.
+
+    Raises:
+        DataError: there is no such folder or table, or no row of it can be used.
+    """
+    source = own_folder(existing_folder(folder))
+    media = Media(source)
+    of_files: dict[str, list[Record]] = {}
+    for record in source.read(problems.append):
+        try:
+            file = media.find_image(record.file).relative_to(folder).as_posix()
+        except DataError as error:
+            problems.append(Problem(file=record.table, row=record.row, kind="image", message=str(error)))
+        else:
+            of_files.setdefault(file, []).append(record)
+    if not of_files:
+        raise DataError(f"{folder}: no row of its table can be used{first_problem(problems)}")
+    return [
+        Photo(
+            file=file,
+            split=None if records[0].split == "all" else records[0].split,
+            ids=tuple(id for record in records for id in record.expression_ids),
+            expressions=tuple(text for record in records for text in record.expressions),
+        )
+        for file, records in of_files.items()
+    ]
+
+
+def first_problem(problems: list[Problem]) -> str:
+    """Return the end of a message that names the first of some problems; nothing if there is none."""
+    return f"; the first problem: {problems[0]}" if problems else ""
