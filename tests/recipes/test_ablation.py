@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import pytest
+import torch
 
 from refseg.cli.main import main
 from refseg.errors import ConfigError, UnknownNameError
+from refseg.models.families import build
 from refseg.training import ablation
-from refseg.training.ablation import SYSTEMS, Ablation, Cell, table
+from refseg.training.ablation import PARTS, SYSTEMS, Ablation, Cell, table
 from refseg.training.recipes import ROWS, recipe
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
@@ -41,9 +44,9 @@ def test_the_rows_are_the_papers():
     assert recipe("shapes-ablation", row="both-4").model.config.decoder_layers == 4
 
 
-def test_the_systems_have_equal_budgets():
-    ablation = Ablation(dataset="shapes", systems=True)
-    assert ablation.rows == tuple(SYSTEMS)
+def test_the_parts_have_equal_budgets():
+    ablation = Ablation(dataset="shapes", table="parts")
+    assert ablation.rows == tuple(PARTS)
     for row in ablation.rows:
         stages = ablation.stages(row, 3)
         trainings = [stage.recipe.training for stage in stages]
@@ -58,9 +61,10 @@ def test_the_systems_have_equal_budgets():
     ("values", "error"),
     [
         ({"dataset": "shape"}, UnknownNameError),
-        ({"dataset": "refcoco", "systems": True}, ConfigError),
+        ({"dataset": "refcoco", "table": "parts"}, ConfigError),
+        ({"dataset": "shapes", "table": "part"}, UnknownNameError),
         ({"dataset": "shapes", "rows": ("both-9",)}, UnknownNameError),
-        ({"dataset": "shapes", "systems": True, "rows": ("both-3",)}, UnknownNameError),
+        ({"dataset": "shapes-easy", "table": "systems", "rows": ("both-3",)}, UnknownNameError),
         ({"dataset": "shapes", "changes": {"epoch": 1}}, ConfigError),
         ({"dataset": "shapes", "faithful": True}, ConfigError),
     ],
@@ -113,18 +117,79 @@ def test_the_table_by_hand():
     assert line.startswith("| risclip | 7.93 | 50.00 | 50.00 |")
 
 
+WORDS = ("text.embedding.", "text.token_embedding.")
+
+
+def test_the_systems_have_equal_budgets_and_about_equal_sizes():
+    """Of learnt parameters those of words are left out: they are in proportion to the vocabulary."""
+    for dataset in ("shapes-easy", "refcoco"):
+        ablation = Ablation(dataset=dataset, table="systems")
+        assert ablation.rows == ("efn", "vlt", "mcn", "cris", "risclip")
+        stages = [stage for row in SYSTEMS for stage in ablation.stages(row, 2)]
+        assert {stage.recipe.data for stage in stages} == {f"{dataset}:train"}
+        assert {
+            (t.steps, t.batch_size, t.expressions_per_image, t.seed)
+            for t in (stage.recipe.training for stage in stages)
+        } == {(1500, 12, 6, 2)}
+    for stage in stages:
+        with torch.device("meta"):
+            model = build(stage.recipe.model)
+        sizes = [p.numel() for name, p in model.named_parameters() if not name.startswith(WORDS)]
+        assert 1.4e6 < sum(sizes) < 1.9e6, stage.name
+        assert model.frozen_parts == ()
+
+
+EASY_STEPS = ["epochs=2", "steps_per_epoch=1", "batch_size=2", "expressions_per_image=2", "validation_images=2"]
+
+
+@pytest.mark.slow
+def test_the_systems_make_a_table_and_curves(tmp_path, capsys, monkeypatch):
+    words = ["ablate", "shapes-easy", "--table", "systems", *EASY_STEPS, "precision=float32", "--seeds", "2"]
+    words += [
+        "--limit",
+        "2",
+        "--device",
+        "cpu",
+        "--out",
+        str(tmp_path / "runs"),
+        "--json",
+        str(tmp_path / "cells.json"),
+    ]
+    words += ["--curves", str(tmp_path / "curves.svg")]
+    assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == [f"| {row}" for row in SYSTEMS]
+    assert all(line.endswith("| 2 |") for line in lines)
+    cells = json.loads((tmp_path / "cells.json").read_text())
+    assert [step for step, _ in cells[0]["curve"]] == [1, 2]
+    chart = ElementTree.fromstring((tmp_path / "curves.svg").read_text())
+    assert len(chart.findall("{http://www.w3.org/2000/svg}polyline")) == len(SYSTEMS)
+    monkeypatch.setattr(ablation, "train", None)
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == lines
+
+
+def test_curves_need_validations(tmp_path, capsys):
+    words = ["ablate", "shapes-easy", "validation_images=0", "--rows", "baseline", "--out", str(tmp_path / "runs")]
+    assert main([*words, "--curves", str(tmp_path / "curves.svg")]) == 2
+    assert "validation_images=50" in capsys.readouterr().err
+    assert main([*words, "--curves", str(tmp_path / "curves.png")]) == 2
+    assert ".svg" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 SMALL = ["epochs=1", "steps_per_epoch=2", "batch_size=2", "sizes=[[0,64]]", "workers=0", "precision=float32", "drill=0"]
 
 
 @pytest.mark.slow
-def test_systems_run_their_stages(tmp_path, capsys):
+def test_parts_run_their_stages(tmp_path, capsys):
     """They start from the CLIPs that their recipes name, in the folder of runs."""
     runs = tmp_path / "runs"
     for name in ("shapes-clip", "shapes-clip-vit"):
         words = ["train", name, *SMALL, "validation_images=0", "--device", "cpu", "--out", str(runs / name)]
         assert main(words) == 0
     capsys.readouterr()
-    words = ["ablate", "shapes", "--systems", *SMALL, "--seeds", "1", "--limit", "2", "--device", "cpu"]
+    words = ["ablate", "shapes", "--table", "parts", *SMALL, "--seeds", "1", "--limit", "2", "--device", "cpu"]
     words += ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "cells.json"), "--clip", str(runs)]
     chosen = ["cris-from-clip", "risclip", "risclip-one-stage", "risclip-unfrozen"]
     assert main([*words, "--rows", ",".join(chosen)]) == 0

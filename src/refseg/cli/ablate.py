@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +20,7 @@ EXAMPLE = "refseg ablate shapes epochs=1 steps_per_epoch=2 --rows baseline --see
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "dataset", help="shapes, or one that CRIS R50 is trained on: refcoco, refcoco+, refcocog-umd, refcocog-google"
+        "dataset", help="shapes, shapes-easy, refcoco, refcoco+, refcocog-umd or refcocog-google, with --data ROOT"
     )
     parser.add_argument("changes", nargs="*", metavar="KEY=VALUE", help="settings of every run to change")
     add_run_arguments(parser)
@@ -29,39 +30,52 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--clip",
         metavar="FILE",
-        help="OpenAI's weights of the encoders, or download, or none; with --systems the folder of runs that has "
-        "shapes-clip and shapes-clip-vit",
+        help="OpenAI's weights of the encoders, or download, or none; with --table parts the folder of runs that "
+        "has shapes-clip and shapes-clip-vit",
     )
     parser.add_argument(
-        "--systems", action="store_true", help="compare CRIS and RISCLIP, and RISCLIP without each of its parts"
+        "--table",
+        default="rows",
+        metavar="NAME",
+        help="rows: of CRIS' ablation (the default); systems: compact EFN, VLT, MCN, CRIS and RISCLIP; parts: CRIS, "
+        "RISCLIP, and RISCLIP without each of its parts",
     )
     parser.add_argument("--faithful", action="store_true", help="the published runs, with the bugs of their code")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the folder of the runs (default: runs/ablate-DATASET)")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder of the runs (default: runs/ablate-DATASET-TABLE)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers of every run there")
+    parser.add_argument("--curves", type=Path, metavar="FILE.svg", help="write a chart of the validations there")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
-    check_outputs({"--json": arguments.json})
+    check_outputs({"--json": arguments.json, "--curves": arguments.curves})
+    if arguments.curves is not None and arguments.curves.suffix.lower() != ".svg":
+        raise ConfigError(f"--curves {arguments.curves}: an SVG image is written; let the name end with .svg")
     if arguments.seeds < 1 or (arguments.limit is not None and arguments.limit < 1):
         raise ConfigError("--seeds and --limit must be at least 1")
 
     from refseg.config import save_json
+    from refseg.files import write_text
+    from refseg.report.charts import as_image, learning_curves
     from refseg.training.ablation import Ablation, ablate, table
 
     ablation = Ablation(
         dataset=arguments.dataset,
         rows=() if arguments.rows is None else tuple(arguments.rows.split(",")),
-        systems=arguments.systems,
+        table=arguments.table,
         faithful=arguments.faithful,
         changes=dict(change(text) for text in arguments.changes),
         clip=arguments.clip,
         root=arguments.data,
         image_folder=arguments.images,
     )
+    if arguments.curves is not None and not ablation.validates:
+        raise ConfigError("--curves: these runs validate on no image during training; add validation_images=50")
     cells = ablate(
         ablation,
-        arguments.out or Path("runs") / f"ablate-{'systems' if arguments.systems else arguments.dataset}",
+        arguments.out or Path("runs") / f"ablate-{arguments.dataset}-{arguments.table}",
         seeds=range(arguments.seeds),
         limit=arguments.limit,
         device=arguments.device,
@@ -69,5 +83,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.json is not None:
         save_json([asdict(cell) for cell in cells], arguments.json)
+    if arguments.curves is not None:
+        curves: dict[str, list[Sequence[tuple[int, float]]]] = {}
+        for cell in cells:
+            curves.setdefault(cell.row, []).append(cell.curve)
+        write_text(arguments.curves, as_image(learning_curves(curves)))
     print(table(cells))
     return 0

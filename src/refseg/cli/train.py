@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clip", metavar="FILE", help="OpenAI's weights of the encoders, or download, or none for random ones"
     )
     parser.add_argument(
-        "--backbone", metavar="FILE", help="ImageNet's weights of the image encoder, or none for random ones"
+        "--backbone", metavar="FILE", help="pretrained weights of the image encoder, or none for random ones"
+    )
+    parser.add_argument(
+        "--vectors", metavar="FILE", help="word vectors: a text file of GloVe or a spaCy model, or none for random ones"
     )
     parser.add_argument("--shard", action="store_true", help="shard the weights over torchrun's processes (FSDP)")
     parser.add_argument("--wandb", metavar="PROJECT", help="send the run to Weights & Biases too")
@@ -89,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.training.data import check_own_data, open_recipe
     from refseg.training.loop import train
     from refseg.training.memory import estimate
-    from refseg.training.start import start_of
+    from refseg.training.start import start_of, with_vectors
     from refseg.training.vocabulary import with_vocabulary
 
     rank, processes = rank_and_size()
@@ -98,11 +101,12 @@ def run(arguments: argparse.Namespace) -> int:
         if rank == 0:
             print(f"refseg: {text}", file=sys.stderr)
 
+    chosen, vectors = with_vectors(chosen, arguments.recipe, arguments.vectors, arguments.init)
     if not arguments.dry_run:
         check_own_data(chosen, arguments.images, report)
         data = open_recipe(chosen, arguments.data, arguments.images, report=report)
         chosen = with_vocabulary(chosen, data.training)
-    model, digests = start_of(chosen, arguments.recipe, arguments.init, arguments.clip, arguments.backbone)
+    model, digests = start_of(chosen, arguments.recipe, arguments.init, arguments.clip, arguments.backbone, vectors)
     if rank == 0:
         report(f"memory: {estimate(model, chosen.training, processes=processes, shard=arguments.shard)}")
     if arguments.dry_run:

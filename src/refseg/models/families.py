@@ -218,16 +218,16 @@ def _efn(compact: bool) -> ModelSpec:
     return efn_compact() if compact else efn()
 
 
-def _mcn() -> ModelSpec:
-    from refseg.models.mcn.model import mcn
+def _mcn(compact: bool) -> ModelSpec:
+    from refseg.models.mcn.model import mcn, mcn_compact
 
-    return mcn()
+    return mcn_compact() if compact else mcn()
 
 
-def _vlt() -> ModelSpec:
-    from refseg.models.vlt.model import vlt
+def _vlt(compact: bool) -> ModelSpec:
+    from refseg.models.vlt.model import vlt, vlt_compact
 
-    return vlt()
+    return vlt_compact() if compact else vlt()
 
 
 def _bundled(name: str) -> ModelSpec:
@@ -426,7 +426,7 @@ MODELS: dict[str, ModelEntry] = {
         ModelEntry(
             name="mcn",
             family="mcn",
-            spec=_mcn,
+            spec=partial(_mcn, False),
             parameters=81_734_130,
             licence="MIT, the authors' weights",
             summary="MCN on DarkNet-53, as published, which answers with a box too; convert the authors' weights",
@@ -435,7 +435,7 @@ MODELS: dict[str, ModelEntry] = {
         ModelEntry(
             name="vlt",
             family="vlt",
-            spec=_vlt,
+            spec=partial(_vlt, False),
             parameters=89_312_230,
             licence="MIT, the authors' weights",
             summary="VLT on DarkNet-53, as published; convert the authors' weights",
@@ -454,9 +454,25 @@ MODELS: dict[str, ModelEntry] = {
             name="efn-compact",
             family="efn",
             spec=partial(_efn, True),
-            parameters=6_491_573,
+            parameters=1_831_933,
             licence=OWN,
-            summary="a small EFN for generated scenes, which can be trained on a laptop",
+            summary="a small EFN for easy generated scenes, which can be trained on a laptop; without words",
+        ),
+        ModelEntry(
+            name="mcn-compact",
+            family="mcn",
+            spec=partial(_mcn, True),
+            parameters=1_441_564,
+            licence=OWN,
+            summary="a small MCN for easy generated scenes, which can be trained on a laptop; without words",
+        ),
+        ModelEntry(
+            name="vlt-compact",
+            family="vlt",
+            spec=partial(_vlt, True),
+            parameters=1_585_208,
+            licence=OWN,
+            summary="a small VLT for easy generated scenes, which can be trained on a laptop; without words",
         ),
         ModelEntry(
             name="photos",

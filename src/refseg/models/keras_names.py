@@ -9,7 +9,17 @@ from torch import Tensor
 from refseg.encoders.keras_file import from_keras, renumbered, to_keras
 from refseg.errors import WeightsError
 
-__all__ = ["SHARED", "blocks", "convolution", "dense", "family_of", "from_reference", "norm", "to_reference"]
+__all__ = [
+    "SHARED",
+    "blocks",
+    "convolution",
+    "darknet_of_yolo",
+    "dense",
+    "family_of",
+    "from_reference",
+    "norm",
+    "to_reference",
+]
 
 
 def convolution(number: int, ours: str, *, bias: bool = False) -> dict[str, str]:
@@ -95,6 +105,18 @@ def from_reference(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dic
         if keys:
             raise WeightsError(f"{len(keys)} weights are {what}, such as {min(keys)!r}")
     return {ours: from_keras(numbered[key]) for key, ours in names.items()}
+
+
+def darknet_of_yolo(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of DarkNet-53 in those of a YOLOv3 of Keras, under our names; the others are left out.
+
+    Raises:
+        WeightsError: A weight is missing.
+    """
+    numbered, names = renumbered(state), blocks(1, 1, *_darknet())
+    if missing := names.keys() - numbered.keys():
+        raise WeightsError(f"{len(missing)} weights of DarkNet-53 are missing, such as {min(missing)!r}")
+    return {ours.removeprefix("visual."): from_keras(numbered[key]) for key, ours in names.items()}
 
 
 def to_reference(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -14,8 +14,11 @@ from refseg.errors import counted
 from refseg.evaluation.reliability import Reliability
 
 __all__ = [
+    "STYLE",
+    "as_image",
     "histogram",
     "histogram_counts",
+    "learning_curves",
     "precision_curve",
     "precision_curve_values",
     "reliability",
@@ -26,6 +29,21 @@ WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 44
 INNER_WIDTH, INNER_HEIGHT = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 BARS = 20
+STYLE = """
+svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
+.grid { stroke: var(--line); }
+.guide { stroke: var(--soft); stroke-dasharray: 5 4; }
+.gap { stroke: var(--gap); stroke-width: 1.5; }
+.line { fill: none; stroke: var(--mark); stroke-width: 2; }
+.band { opacity: .15; }
+.mark { fill: var(--mark); }
+""".strip()
+"""CSS of the charts, with the colours of a page."""
+IMAGE_STYLE = "svg { --soft: #5b5f6a; --line: #d5d8de; --mark: #2160c4; --gap: #b3261e; background: #ffffff; }"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Of several lines, which people with any colour vision can tell apart (Okabe and Ito)."""
+LABEL_HEIGHT = 14
+"""Least distance of the names of two lines, pixels."""
 
 
 def histogram_counts(ious: Float[ndarray, "N"]) -> Int64[ndarray, "20"]:
@@ -127,6 +145,47 @@ def throughput_curves(expressions: Sequence[int], series: Mapping[str, Sequence[
         [(share, f"{share * top:g}") for share in (0, 0.5, 1)],
         [(place, f"{count}") for place, count in zip(places, expressions, strict=True)],
     )
+
+
+def learning_curves(series: Mapping[str, Sequence[Sequence[tuple[int, float]]]]) -> str:
+    """Return the validations of each row during training: the mean over its runs, and a band around all of them.
+
+    Args:
+        series: step and mean IoU (0..1) of each validation, for each run of each row; runs of a row have equal steps.
+    """
+    last = max(curve[-1][0] for runs in series.values() for curve in runs)
+    marks, ends = [], []
+    for number, (name, runs) in enumerate(series.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        places = [_x(0.8 * step / last) for step, _ in runs[0]]  # the names are at the right
+        values = np.array([[iou for _, iou in curve] for curve in runs])
+        low, high, mean = (
+            [f"{x:.1f},{_y(y):.1f}" for x, y in zip(places, line.tolist(), strict=True)]
+            for line in (values.min(axis=0), values.max(axis=0), values.mean(axis=0))
+        )
+        marks.append(f'<polygon class="band" fill="{colour}" points="{" ".join([*low, *reversed(high)])}"/>')
+        marks.append(f'<polyline class="line" style="stroke: {colour}" points="{" ".join(mean)}"/>')
+        ends.append((_y(float(values.mean(axis=0)[-1])), name, colour))
+    lowest = -math.inf
+    for y, name, colour in sorted(ends):
+        lowest = max(y + 4, lowest + LABEL_HEIGHT)
+        marks.append(f'<text x="{_x(0.8) + 6:.1f}" y="{lowest:.1f}" style="fill: {colour}">{escape(name)}</text>')
+    return _frame(
+        "Learning curves",
+        "Mean IoU of the validation images over the steps of the training: the mean over the runs of each row, and a "
+        "band around all of them.",
+        ("step", "mean IoU"),
+        marks,
+        _SHARES,
+        [(0.8 * share / 4, f"{last * share / 4:,.0f}") for share in range(5)],
+    )
+
+
+def as_image(chart: str) -> str:
+    """Return a chart as an SVG file of its own."""
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{2 * HEIGHT}"'
+    opened, rest = chart.removeprefix("<svg").split(">", 1)
+    return f"{head}{opened}>\n<style>{IMAGE_STYLE}\n{STYLE}</style>{rest}\n"
 
 
 _SHARES = [(share / 4, f"{share / 4:g}") for share in range(5)]

@@ -6,6 +6,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 
 from refseg.published import Source
+from refseg.report import charts
 from refseg.report.gallery import Panel
 from refseg.writers import html
 from refseg.writers.table import Cell, Table, percent
@@ -28,12 +29,6 @@ tbody th { font-weight: 400; min-width: 9rem; overflow-wrap: anywhere; }
 .chart { margin: 0; max-width: 36rem; }
 .chart figcaption { font-weight: 600; }
 svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
-.grid { stroke: var(--line); }
-.guide { stroke: var(--soft); stroke-dasharray: 5 4; }
-.gap { stroke: var(--gap); stroke-width: 1.5; }
-.line { fill: none; stroke: var(--mark); stroke-width: 2; }
-.mark { fill: var(--mark); }
 .panel { margin: 1rem 0; padding: .75rem; background: var(--band); border-radius: .4rem; }
 .panel:target { outline: 2px solid var(--mark); }
 .images { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 14rem), 1fr)); gap: .75rem; }
@@ -45,7 +40,7 @@ svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 
 def page(title: str, body: Iterable[str]) -> str:
     """Return a whole report; the title is a text, the body HTML."""
-    return html.page(title, body, style=STYLE)
+    return html.page(title, body, style=f"{STYLE}\n{charts.STYLE}")
 
 
 def table(content: Table) -> str:

@@ -1,7 +1,8 @@
-"""Ablations: the rows of CRIS' table 3, or systems side by side, each trained alike and with several seeds."""
+"""Ablations: the rows of CRIS' table 3, parts of RISCLIP, or five systems, trained alike and with several seeds."""
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,9 +24,10 @@ from refseg.training.data import open_recipe
 from refseg.training.loop import train
 from refseg.training.recipes import RECIPES, ROWS, Recipe, recipe
 from refseg.training.start import Start, start_of
+from refseg.training.vocabulary import with_vocabulary
 from refseg.writers.table import Table, markdown
 
-__all__ = ["SYSTEMS", "Ablation", "Cell", "Stage", "ablate", "table"]
+__all__ = ["PARTS", "SYSTEMS", "Ablation", "Cell", "Stage", "ablate", "table"]
 
 PRECISIONS = ("0.5", "0.6", "0.7", "0.8", "0.9")
 MEANS = ("pointing", "chosen_mean_iou", "chosen_pointing")
@@ -38,7 +40,7 @@ EQUAL: Mapping[str, Any] = {
     "validation_images": 0,
     "model.image_size": 96,
 }
-"""What the systems have in common: 1,500 steps in all, of equally many expressions."""
+"""What the rows of `PARTS` have in common: 1,500 steps in all, of equally many expressions."""
 RunChanges = tuple[str, Mapping[str, Any]]
 """The name of a recipe, and its changes."""
 
@@ -50,7 +52,7 @@ def _two_stages(**changes: Any) -> tuple[RunChanges, ...]:
     )
 
 
-SYSTEMS: Mapping[str, tuple[RunChanges, ...]] = MappingProxyType(
+PARTS: Mapping[str, tuple[RunChanges, ...]] = MappingProxyType(
     {
         "cris": (("shapes-ablation", {**EQUAL, "epochs": 6}),),
         "cris-from-clip": (("shapes-ablation", {**EQUAL, "epochs": 6, "clip": "shapes-clip"}),),
@@ -68,6 +70,21 @@ SYSTEMS: Mapping[str, tuple[RunChanges, ...]] = MappingProxyType(
 )
 """CRIS and RISCLIP on generated scenes with equal budgets, and RISCLIP without each of its parts. A system may take
 several runs, each of which starts from the weights of the one before."""
+SYSTEMS: Mapping[str, tuple[RunChanges, ...]] = MappingProxyType(
+    {
+        "efn": (("shapes-easy-efn", {}),),
+        "vlt": (("shapes-easy-vlt", {}),),
+        "mcn": (("shapes-easy-mcn", {}),),
+        "cris": (("shapes-easy", {}),),
+        "risclip": (("shapes-easy-risclip", {}),),
+    }
+)
+"""Compact systems with about as many parameters, those of words apart, and equal budgets, on any data; none starts from
+pretrained weights."""
+TABLES: Mapping[str, Mapping[str, object]] = MappingProxyType({"rows": ROWS, "parts": PARTS, "systems": SYSTEMS})
+"""The rows of each table."""
+GENERATED_ROWS = MappingProxyType({"shapes": "shapes-ablation", "shapes-easy": "shapes-easy"})
+"""The recipes of CRIS' rows on generated scenes."""
 
 
 class Stage(NamedTuple):
@@ -83,22 +100,23 @@ class Ablation:
     """What is compared, and on which data.
 
     Raises:
-        ConfigError: the systems are asked for on other data than Shapes.
-        UnknownNameError: there is no ablation on this data set, or no such row.
+        ConfigError: parts are asked for on other data than Shapes, or a change does not fit.
+        UnknownNameError: there is no ablation on this data set, no such table, or no such row.
     """
 
     dataset: str
-    """`shapes`, or a public data set: CRIS R50 is trained on it."""
+    """`shapes` or `shapes-easy`, or a public data set, on which the rows of CRIS are those of CRIS R50."""
     rows: tuple[str, ...] = ()
     """Names of rows; empty: all."""
-    systems: bool = False
-    """Whether the rows are `SYSTEMS` instead of `ROWS`."""
+    table: str = "rows"
+    """`rows`: those of CRIS' ablation (`ROWS`). `parts`: CRIS, RISCLIP, and RISCLIP without its parts (`PARTS`).
+    `systems`: EFN, VLT, MCN, CRIS and RISCLIP (`SYSTEMS`)."""
     faithful: bool = False
     """Whether the runs are the published ones (see `recipe`)."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Of all runs (see `Recipe.changed`)."""
     clip: str | None = None
-    """The CLIP of all rows; of systems, the folder of runs that has those they name (see `start.load_clip`)."""
+    """The CLIP of all rows; of parts, the folder of runs that has those they name (see `start.load_clip`)."""
     root: Path | None = None
     """The folder that holds the public data sets."""
     image_folder: Path | None = None
@@ -108,10 +126,12 @@ class Ablation:
         if self._recipe not in RECIPES:
             prefix = "cris-r50-"
             public = [key.removeprefix(prefix) for key in RECIPES if key.startswith(prefix)]
-            raise UnknownNameError("data set of the ablation", self.dataset, ["shapes", *public])
-        if self.systems and self.dataset != "shapes":
-            raise ConfigError("--systems compares on shapes only")
-        known = SYSTEMS if self.systems else ROWS
+            raise UnknownNameError("data set of the ablation", self.dataset, [*GENERATED_ROWS, *public])
+        if self.table not in TABLES:
+            raise UnknownNameError("table", self.table, TABLES)
+        if self.table == "parts" and self.dataset != "shapes":
+            raise ConfigError("--table parts compares on shapes only")
+        known = TABLES[self.table]
         for row in self.rows:
             if row not in known:
                 raise UnknownNameError("row of the ablation", row, known)
@@ -121,19 +141,26 @@ class Ablation:
 
     @property
     def _recipe(self) -> str:
-        return "shapes-ablation" if self.dataset == "shapes" else f"cris-r50-{self.dataset}"
+        return GENERATED_ROWS.get(self.dataset, f"cris-r50-{self.dataset}")
+
+    @property
+    def validates(self) -> bool:
+        """Whether the last stages of all rows validate during training."""
+        return all(self.stages(row, 0)[-1].recipe.training.validation_images != 0 for row in self.rows)
 
     def stages(self, row: str, seed: int) -> list[Stage]:
         """Return the runs of a row and a seed."""
         changes = {**self.changes, "seed": seed}
-        if not self.systems:
+        if self.table == "rows":
             return [Stage(self._recipe, recipe(self._recipe, faithful=self.faithful, row=row, **changes))]
-        return [Stage(name, recipe(name, faithful=self.faithful, **{**own, **changes})) for name, own in SYSTEMS[row]]
+        runs = PARTS[row] if self.table == "parts" else SYSTEMS[row]
+        data = {"data": f"{self.dataset}:train", "validation": f"{self.dataset}:val"}
+        return [Stage(name, recipe(name, faithful=self.faithful, **{**data, **own, **changes})) for name, own in runs]
 
     def start(self, stage: Stage, before: Path | None) -> Start:
         """Return the model to train, from the model folder of the stage before, if there was one."""
-        # All rows of the paper may start from a CLIP; of the systems, those whose recipe names one.
-        needed = stage.recipe.clip is not None or not self.systems
+        # All rows of the paper may start from a CLIP; of the others, those whose recipe names one.
+        needed = stage.recipe.clip is not None or self.table == "rows"
         clip = self.clip if needed and before is None else None
         return start_of(stage.recipe, stage.name, None if before is None else str(before), clip)
 
@@ -161,6 +188,8 @@ class Cell:
     """Images per second with one expression each, one at a time."""
     seconds: float
     """Of the training."""
+    curve: tuple[tuple[int, float], ...] = ()
+    """Step and mean IoU of each validation during the last stage; empty if it validated on no image."""
 
 
 def ablate(
@@ -197,6 +226,10 @@ def ablate(
 def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | None, device: str, *, show: bool) -> Cell:
     stages = ablation.stages(row, seed)
     datasets = [open_recipe(stage.recipe, ablation.root, ablation.image_folder) for stage in stages]
+    stages = [
+        Stage(stage.name, with_vocabulary(stage.recipe, data.training))
+        for stage, data in zip(stages, datasets, strict=True)
+    ]
     start = ablation.start(stages[0], None)
     made_of = {
         "stages": [
@@ -261,9 +294,16 @@ def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | Non
         learnt=sum(sizes[name] for name in learnt),
         frames_per_second=_speed(model),
         seconds=round(seconds, 1),
+        curve=_curve(last.with_name("log.jsonl")),
     )
     save_json({**made_of, "cell": asdict(cell)}, done)
     return cell
+
+
+def _curve(log: Path) -> tuple[tuple[int, float], ...]:
+    """Return step and mean IoU of the validations in a log; a step that was repeated counts once."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return tuple({line["step"]: line["mean_iou"] for line in lines if line.get("mean_iou") is not None}.items())
 
 
 @torch.inference_mode()

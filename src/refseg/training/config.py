@@ -63,6 +63,10 @@ class TrainingConfig:
     # ── parameters and learning rates ──
     freeze: tuple[str, ...] = ()
     """Parts of the model that do not learn: names of its modules, such as `visual`, `text` or `visual.stages.0`."""
+    frozen_norm: Literal["stored", "batch"] = "stored"
+    """What batch normalisation in parts that do not learn normalises by: its `stored` statistics, or those of the
+    `batch`, as in the published runs of MCN and VLT: Keras freezes the statistics alone. The stored ones stay in both
+    cases."""
     freeze_norm: bool = False
     """Whether batch normalisation keeps its running statistics, as batches of a few images need."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -80,6 +84,9 @@ class TrainingConfig:
     reference's code."""
     weight_decay: float = 0.0
     """Of the optimizer; 0: none."""
+    kernel_penalty: float = 0.0
+    """Factor of the sum of the squares of the kernels of convolutions in the loss, by its gradient: of those with a
+    batch normalisation and of the outputs, as in the published runs of MCN and VLT. Only with `adam` and `sgd`."""
     schedule: Literal["milestones", "cosine", "polynomial"] = "milestones"
     """How the learning rate falls: in steps (`milestones`), or to 0 at the end of the run, as half a cosine (`cosine`)
     or as a power of the remaining fraction (`polynomial`)."""
@@ -111,6 +118,9 @@ class TrainingConfig:
     # ── validation and storage ──
     validation_images: int | None = 100
     """The number of images that are validated on, the first ones; None (in JSON `null`): all."""
+    chosen_by: Literal["mean_iou", "box_accuracy"] = "mean_iou"
+    """The figure that is greatest for the best weights: `mean_iou` of the masks, or the share of right boxes, by which
+    the published run of MCN chooses."""
     validation_expressions: Literal["all", "first"] = "all"
     """Expressions of each reference, `all` or only the `first`, by which the published runs choose the best weights."""
     save_every: int = 0
@@ -127,6 +137,10 @@ class TrainingConfig:
             raise ConfigError(
                 "learning_rate, backbone_factor, weight_decay, decay, max_norm, focal, dice and power must be finite"
             )
+        if not 0 <= self.kernel_penalty < math.inf:
+            raise ConfigError(f"kernel_penalty must be at least 0 and finite, got {self.kernel_penalty}")
+        if self.kernel_penalty and self.optimizer == "adamw":
+            raise ConfigError("kernel_penalty is part of the loss, which adamw keeps apart: take optimizer=adam or sgd")
         if self.power <= 0:
             raise ConfigError("power must be positive")
         if min(self.focal, self.dice) < 0 or not self.focal + self.dice:

@@ -60,6 +60,8 @@ class TrainingSpec:
     """Returns the modules that do most of the work, none inside another, to be recomputed, or sharded, one by one."""
     cell_size: Callable[[Any], int]
     """Returns the side of a token of the image in pixels, from the config."""
+    penalised: Callable[[Any], list[nn.Parameter]] = lambda model: []
+    """Returns the kernels whose squares the published loss penalises (see `TrainingConfig.kernel_penalty`)."""
     image_side: tuple[str, ...] = ("visual.",)
     """The prefixes of the parameters that depend on which image encoder the model has: the encoder's own, and those of
     the layers that read its features."""
@@ -197,6 +199,14 @@ def _is_darknet(config: Any, parameter: str) -> bool:
     return parameter.startswith("visual.")
 
 
+def _kernels(model: nn.Module, *outputs: nn.Conv2d) -> list[nn.Parameter]:
+    """Return the kernels that the authors' helper for convolutions makes, which penalises them (MCN and VLT)."""
+    return [
+        *(block.conv.weight for block in model.modules() if isinstance(block, ConvNormLeaky)),
+        *(output.weight for output in outputs),
+    ]
+
+
 def _modules(model: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, kinds)]
 
@@ -259,6 +269,7 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
             layer_id=lambda config, name: 0,
             blocks=lambda model: _modules(model, ConvNormLeaky),
             cell_size=lambda config: 8,
+            penalised=lambda model: _kernels(model, model.segmentation.logit, model.detection.logits),
             image_side=("visual.", "refine.", "segmentation.project1.", "segmentation.project2."),
         ),
         "vlt": TrainingSpec(
@@ -268,6 +279,7 @@ TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
             layer_id=lambda config, name: 0,
             blocks=lambda model: _modules(model, ConvNormLeaky, EncoderBlock, DecoderBlock),
             cell_size=lambda config: 16,
+            penalised=lambda model: _kernels(model, model.generate.maps, model.head.logit),
             image_side=("visual.", "refine.", "fusion.project1.", "fusion.project2."),
         ),
     }

@@ -27,7 +27,7 @@ from refseg.evaluation.evaluate import Objects, evaluate
 from refseg.evaluation.metrics import Outcome, summarise
 from refseg.evaluation.protocols import PROTOCOLS, Protocol
 from refseg.files import write_bytes
-from refseg.models.base import Model
+from refseg.models.base import BoxModel, Model
 from refseg.models.folder import save_model
 from refseg.predictor import Predictor
 from refseg.training.config import TrainingConfig, in_full
@@ -45,7 +45,7 @@ LOG_EVERY = 20
 """Steps between two lines of the log; on a GPU, which has to be waited for, also between two checks of the loss."""
 SHOWN = 6
 """Predictions in `validation.jpg`."""
-FIGURES = ("mean_iou", "overall_iou", "pointing", "n_acc")
+FIGURES = ("mean_iou", "overall_iou", "pointing", "n_acc", "box_accuracy")
 """What a validation logs."""
 
 
@@ -120,6 +120,8 @@ def train(
         data = ByReference(data)
     config = in_full(config, data.num_images)
     _check_protocol(validation, config)
+    if config.chosen_by == "box_accuracy" and not isinstance(model, BoxModel):
+        raise ConfigError("chosen_by=box_accuracy: this model answers with no boxes; take chosen_by=mean_iou")
     if model.decision != model.decision.unmeasured():
         say(
             "note: the calibration and the relative threshold of the start are dropped, which were measured with its "
@@ -262,8 +264,8 @@ class _Run:
         about = {"training": to_dict(self.config), "step": self.progress.step}
         model = self._whole_model()
         figures = self._validate(model)
-        if figures.get("mean_iou", -1.0) > self.progress.best:
-            self.progress.best = figures["mean_iou"]
+        if (reached := figures.get(self.config.chosen_by, -1.0)) > self.progress.best:
+            self.progress.best = reached
             if self.processes.is_main:
                 save_model(model, self.folder / "best", extra=about | {"validation": figures})
         if self.processes.is_main:

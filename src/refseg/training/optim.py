@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from refseg.errors import ConfigError
 from refseg.models.base import Model
@@ -51,31 +52,49 @@ def set_mode(model: Model, config: TrainingConfig) -> None:
     """Put a model into training mode, and its frozen parts into evaluation mode."""
     model.train()
     for name in (*config.freeze, *model.frozen_parts):
-        model.get_submodule(name).eval()
+        part = model.get_submodule(name).eval()
+        if config.frozen_norm == "batch":
+            for norm in _norms(part):
+                norm.train()
+                norm.momentum = 0.0
     if config.freeze_norm:
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        for norm in _norms(model):
+            norm.eval()
+
+
+def _norms(part: nn.Module) -> list[_BatchNorm]:
+    return [module for module in part.modules() if isinstance(module, _BatchNorm)]
 
 
 def build_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return the optimizer, with the two parameter groups of the published recipe: the encoders, and all new layers.
 
-    With `layer_decay` each layer of the encoders is a group. A group has its full rate as `initial_lr`, and `backbone`
-    says whether it is of the encoders.
+    With `layer_decay` each layer of the encoders is a group, and with `kernel_penalty` the penalised kernels are groups
+    of their own. A group has its full rate as `initial_lr`, and `backbone` says whether it is of the encoders.
+
+    Raises:
+        ConfigError: models of the family have no kernels to penalise.
     """
     spec = training_spec(model)
-    groups: dict[tuple[bool, int], list[nn.Parameter]] = {}
+    penalised = {id(kernel) for kernel in spec.penalised(model)} if config.kernel_penalty else set()
+    if config.kernel_penalty and not penalised:
+        raise ConfigError(f"kernel_penalty: models of the family {model.family} have none; leave it out")
+    groups: dict[tuple[bool, int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             backbone = spec.is_backbone(model.config, name)
             layer = spec.layer_id(model.config, name) if backbone and config.layer_decay != 1 else 0
-            groups.setdefault((backbone, layer), []).append(parameter)
+            groups.setdefault((backbone, layer, id(parameter) in penalised), []).append(parameter)
     listed = []
-    for backbone, layer in sorted(groups, key=lambda key: (not key[0], -key[1])):
+    for key in sorted(groups, key=lambda key: (not key[0], -key[1], key[2])):
+        backbone, layer, is_penalised = key
         factor = config.backbone_factor * config.layer_decay**layer if backbone else 1.0
         rate = config.learning_rate * factor
-        listed.append({"params": groups[backbone, layer], "lr": rate, "initial_lr": rate, "backbone": backbone})
+        # Adam and SGD add weight_decay * w to a gradient; that of the penalty is 2 * kernel_penalty * w.
+        decay = config.weight_decay + 2 * config.kernel_penalty * is_penalised
+        listed.append(
+            {"params": groups[key], "lr": rate, "initial_lr": rate, "backbone": backbone, "weight_decay": decay}
+        )
     if config.optimizer == "sgd":
         return torch.optim.SGD(
             listed, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay, fused=True

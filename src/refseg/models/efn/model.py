@@ -176,13 +176,12 @@ def default_spec(config: EFNConfig) -> ModelSpec:
 
 
 def efn_compact(**changes: Any) -> ModelSpec:
-    """Return a small EFN for generated scenes, which can be trained on a laptop; its tokens are CLIP's."""
+    """Return a small EFN for generated scenes; without words."""
     config = EFNConfig(
-        vision=WideResNetConfig(layers=(1, 1, 2, 1), width=16, factor=1),
-        vocabulary_size=VOCABULARY_SIZE,
-        width=64,
-        coattention_width=32,
-        decoder_widths=(8, 16, 32, 48, 64),
+        vision=WideResNetConfig(layers=(1, 1, 1, 1), width=12, factor=1),
+        vocabulary_size=1,
+        width=48,
+        coattention_width=24,
+        decoder_widths=(8, 16, 24, 32, 48),
     )
-    spec = default_spec(config)
-    return spec.changed(image_size=192, word_length=24, tokenizer="clip").changed(**changes)
+    return default_spec(config).changed(image_size=96, word_length=12).changed(**changes)

@@ -25,7 +25,7 @@ from refseg.models.mcn.energy import ConsistencyEnergy
 from refseg.models.mcn.segmentation import SegmentationBranch
 from refseg.values import Decision
 
-__all__ = ["MCN", "MCNConfig", "Tasks", "default_spec", "mcn"]
+__all__ = ["MCN", "MCNConfig", "Tasks", "default_spec", "mcn", "mcn_compact"]
 
 FROZEN = ("visual.stem", "visual.stages", *(f"visual.top.{number}" for number in range(4)))
 """The first 56 of DarkNet's 58 convolutions."""
@@ -37,6 +37,8 @@ class MCNConfig:
 
     vision: DarkNetConfig
     text: WordGRUConfig
+    frozen: bool = True
+    """Whether DarkNet stays as it was pretrained, but for its last two convolutions."""
     width: int = 512
     """Channels of both branches."""
     anchors: tuple[tuple[float, float], ...] = ((137.0, 256.0), (248.0, 272.0), (386.0, 271.0))
@@ -75,13 +77,13 @@ class MCN(BoxModel):
 
     family = "mcn"
     stride = 8
-    frozen_parts = FROZEN
     config: MCNConfig
     anchors: Tensor
 
     def __init__(self, config: MCNConfig, inputs: Inputs, decision: Decision) -> None:
         super().__init__(config, inputs, decision)
         check_vocabulary(config.text, inputs)
+        self.frozen_parts = FROZEN if config.frozen else ()
         debiased, channels, sentence = config.vision.debiased, config.vision.channels, config.text.width
         coarsest = channels[-1]
         self.visual = DarkNet(config.vision)
@@ -161,3 +163,15 @@ def default_spec(config: MCNConfig) -> ModelSpec:
         tokenizer="words",
     )
     return ModelSpec(config=config, inputs=inputs, decision=Decision(threshold=0.35, box_weighting="soft"))
+
+
+def mcn_compact(**changes: Any) -> ModelSpec:
+    """Return a small MCN for generated scenes, which learns as a whole; without words."""
+    config = MCNConfig(
+        vision=DarkNetConfig(width=6, depths=(1, 1, 1, 1, 1), debiased=True),
+        text=WordGRUConfig(vocabulary_size=1, vector_width=64, width=64, gates="hard-sigmoid"),
+        frozen=False,
+        width=64,
+        anchors=((80.0, 80.0), (135.0, 135.0), (200.0, 200.0)),
+    )
+    return default_spec(config).changed(image_size=96, word_length=12).changed(**changes)

@@ -26,7 +26,7 @@ from refseg.models.vlt.queries import QueryBalance, QueryGeneration
 from refseg.models.vlt.transformer import Transformer
 from refseg.values import Decision
 
-__all__ = ["CELL", "VLT", "VLTConfig", "default_spec", "vlt"]
+__all__ = ["CELL", "VLT", "VLTConfig", "default_spec", "vlt", "vlt_compact"]
 
 FROZEN = ("visual.stem", "visual.stages", *(f"visual.top.{number}" for number in range(4)))
 """The first 56 of DarkNet's 58 convolutions."""
@@ -40,6 +40,8 @@ class VLTConfig:
 
     vision: DarkNetConfig
     text: WordGRUConfig
+    frozen: bool = True
+    """Whether DarkNet stays as it was pretrained, but for its last two convolutions."""
     queries: int = 16
     """The number of queries, each of which weighs the words in its own way."""
     width: int = 256
@@ -93,12 +95,12 @@ class VLT(Model):
     family = "vlt"
     stride = 2
     any_size = False
-    frozen_parts = FROZEN
     config: VLTConfig
 
     def __init__(self, config: VLTConfig, inputs: Inputs, decision: Decision) -> None:
         super().__init__(config, inputs, decision)
         check_vocabulary(config.text, inputs)
+        self.frozen_parts = FROZEN if config.frozen else ()
         width, channels, words = config.width, config.vision.channels, config.text.width
         coarsest = channels[-1]
         self.side = inputs.image_size // CELL
@@ -168,3 +170,17 @@ def default_spec(config: VLTConfig) -> ModelSpec:
         tokenizer="words",
     )
     return ModelSpec(config=config, inputs=inputs, decision=Decision(threshold=0.35))
+
+
+def vlt_compact(**changes: Any) -> ModelSpec:
+    """Return a small VLT for generated scenes, which learns as a whole; without words."""
+    config = VLTConfig(
+        vision=DarkNetConfig(width=6, depths=(1, 1, 1, 1, 1)),
+        text=WordGRUConfig(vocabulary_size=1, vector_width=64, width=64),
+        frozen=False,
+        queries=8,
+        width=32,
+        heads=4,
+        hidden=64,
+    )
+    return default_spec(config).changed(image_size=96, word_length=12).changed(**changes)
