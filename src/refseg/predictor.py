@@ -22,7 +22,7 @@ from refseg.inputs.read import ImageSource
 from refseg.runtimes.base import Arithmetic, Runtime, probabilities
 from refseg.runtimes.choose import RuntimeName, check_torch, choose_runtime
 from refseg.segmenter import BaseSegmenter
-from refseg.values import Decision, DetectedBox, Encoding, PatchMap, Prediction
+from refseg.values import Decision, DetectedBox, Encoding, PatchMap, Prediction, WordMap, WordSource
 
 if TYPE_CHECKING:
     import torch
@@ -150,12 +150,40 @@ class Predictor(BaseSegmenter):
     def ground(self, image: Encoding, expression: str, /) -> PatchMap:
         """Return the patch-level map of an expression (see `BaseSegmenter.ground`)."""
         self._check(image)
+        if (found := self._patch_map(image, expression)) is None:
+            return super().ground(image, expression)
+        cosines, scores = found
+        return PatchMap(expression, cosines, np.clip(image.frame.restore(scores), 0, 1))
+
+    def _patch_map(
+        self, image: Encoding, expression: str
+    ) -> tuple[Float[ndarray, "g g"], Float[ndarray, "h w"]] | None:
+        """Return the cosines of an expression, and the probabilities by them alone; None: the model has no map."""
         words = self.inputs.tokens([expression])
         found = self.runtime.ground(image.arrays, words.tokens, words.padding)
         if found is None:
-            return super().ground(image, expression)
+            return None
         cosines, logits = found
-        return PatchMap(expression, cosines[0], np.clip(image.frame.restore(probabilities(logits[0])), 0, 1))
+        return cosines[0], probabilities(logits[0])
+
+    @property
+    def word_source(self) -> WordSource | None:
+        """What `word_maps` returns: attention, or patch-level maps; None: the model has neither."""
+        return self.runtime.word_source
+
+    def word_maps(self, image: Encoding, expression: str, /) -> list[WordMap]:
+        """Return where each word of an expression looks (see `BaseSegmenter.word_maps`)."""
+        self._check(image)
+        words = self.inputs.words(expression)
+        if self.word_source == "attention":
+            row = self.inputs.tokens([expression])
+            (attention,) = self.runtime.attend(image.arrays, row.tokens, row.padding)
+            scores = [attention[places.start : places.stop].sum(axis=0) for _, places in words]
+        elif self.word_source == "patches":
+            scores = [found[1] for word, _ in words if (found := self._patch_map(image, word)) is not None]
+        else:
+            return super().word_maps(image, expression)
+        return [WordMap(word, map_, image.frame) for (word, _), map_ in zip(words, scores, strict=True)]
 
 
 def load(

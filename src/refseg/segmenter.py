@@ -10,7 +10,7 @@ from refseg.errors import ConfigError, InputError
 from refseg.inputs.clip_bpe import check_expression, expression_list
 from refseg.inputs.read import BinaryFile, ImageSource
 from refseg.masks import MAX_PIXELS
-from refseg.values import Decision, Encoding, PatchMap, Prediction
+from refseg.values import Decision, Encoding, PatchMap, Prediction, WordMap, WordSource
 
 __all__ = ["BaseSegmenter"]
 
@@ -95,6 +95,33 @@ class BaseSegmenter(ABC):
             ConfigError: the model has no such map.
         """
         raise ConfigError("this model has no patch-level map; those of the families risclip and clip-map do")
+
+    @property
+    def word_source(self) -> WordSource | None:
+        """What `word_maps` returns: attention, or patch-level maps; None: the model has neither."""
+        return None
+
+    def word_maps(self, image: Encoding, expression: str, /) -> list[WordMap]:
+        """Return where each word of an expression looks, from a model that can tell.
+
+        Of CRIS it is the attention of the decoder's last layer to the tokens of the word, added up (`CRIS.attend` says
+        what that is, and is not); the sum over all words is at most 1 in each cell, since the start and the end of the
+        expression have the rest. Of RISCLIP and plain CLIP it is the probability by the patch-level map of the word
+        alone, as if it were the expression.
+
+        Returns:
+            The words in their order, as written and separated by spaces; those beyond what the model reads are left
+            out.
+
+        Raises:
+            ExpressionError: the expression is blank or not text.
+            InputError: the image is not encoded, or by another model.
+            ConfigError: the model has no such maps.
+        """
+        raise ConfigError(
+            "this model cannot tell where each word looks; those of the families cris, risclip and clip-map can, and "
+            "older graphs of them once you export it again"
+        )
 
     @abstractmethod
     def _encode(self, images: Sequence[ImageSource], max_pixels: int) -> list[Encoding]:

@@ -25,7 +25,7 @@ from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -51,6 +51,8 @@ __all__ = [
     "Prediction",
     "Sample",
     "Segmenter",
+    "WordMap",
+    "WordSource",
 ]
 
 # ── data ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -503,6 +505,31 @@ class PatchMap:
     """Of each patch of the model's square and the sentence, -1..1, float32."""
     probability: Float[ndarray, "H W"]
     """The probability of each pixel by the map alone, 0..1, float32, at the image's own size."""
+
+
+WordSource: TypeAlias = Literal["attention", "patches"]
+"""What the maps of words are: a model's attention to each word, or its patch-level map of each word alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class WordMap:
+    """Where a word of an expression looks, from a model that can tell (see `BaseSegmenter.word_maps`)."""
+
+    word: str
+    """As written."""
+    scores: Float[ndarray, "h w"]
+    """Of each cell of the model's square, 0..1."""
+    frame: Frame
+    """The place of the image in that square."""
+
+    @property
+    def map(self) -> Float[ndarray, "H W"]:
+        """The same of each pixel of the original image, 0..1, float32; not kept."""
+        return np.asarray(np.clip(self.frame.restore(self.scores), 0, 1))
+
+    def within(self, side: int) -> WordMap:
+        """Return the same for the image scaled down to a longer side of at most `side` pixels."""
+        return replace(self, frame=self.frame.within(side))
 
 
 # ── the call ─────────────────────────────────────────────────────────────────────────────────────────────────────────

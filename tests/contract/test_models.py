@@ -279,10 +279,34 @@ def test_an_exported_model_answers_as_the_model_does(model, tmp_path):
         (answer,) = exported.segment(scenes[1], words[:1])
         assert answer.detected.score == pytest.approx(expected[1][0].detected.score, abs=1e-4)
         np.testing.assert_allclose(answer.detected_box, expected[1][0].detected_box, atol=1e-2)
+    assert exported.word_source == eager.word_source
+    if eager.word_source is not None:
+        first, second = (each.word_maps(each.encode(images[1]), words[0]) for each in (exported, eager))
+        for found, answer in zip(first, second, strict=True):
+            assert found.word == answer.word
+            np.testing.assert_allclose(found.map, answer.map, atol=1e-4)
     if isinstance(model, PatchMapModel):
         first, second = (each.ground(each.encode(images[1]), words[0]) for each in (exported, eager))
         np.testing.assert_allclose(first.cosines, second.cosines, atol=1e-4)
         np.testing.assert_allclose(first.probability, second.probability, atol=1e-4)
+
+
+def test_where_each_word_looks(model):
+    predictor = Predictor.from_model(model, "cpu")
+    scene = predictor.encode(np.random.default_rng(0).integers(0, 256, (50, 120, 3), np.uint8))
+    if predictor.word_source is None:
+        with pytest.raises(ConfigError, match="cannot tell"):
+            predictor.word_maps(scene, "the red disc")
+        return
+    maps = predictor.word_maps(scene, "the Red-striped disc")
+    assert [one.word for one in maps] == ["the", "Red-striped", "disc"]
+    assert {one.map.shape for one in maps} == {(50, 120)}
+    if predictor.word_source == "attention":
+        total = sum(one.scores for one in maps)
+        assert 0 < total.min() < total.max() <= 1 + 1e-6
+        return
+    for one in maps:  # that of the word alone
+        np.testing.assert_array_equal(one.map, predictor.ground(scene, one.word).probability)
 
 
 def test_a_model_of_one_size_is_trained_with_no_other():

@@ -215,7 +215,11 @@ def test_anything_but_a_list_of_expressions_is_an_error(predictor, photo, words)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("image", ["photo.png", None, 3, []])
 def test_an_image_that_is_not_encoded_is_an_error(predictor, image):
-    for use in (lambda: predictor.segment(image, ["the cup"]), lambda: predictor.ground(image, "the cup")):
+    for use in (
+        lambda: predictor.segment(image, ["the cup"]),
+        lambda: predictor.ground(image, "the cup"),
+        lambda: predictor.word_maps(image, "the cup"),
+    ):
         with pytest.raises(InputError, match=type(image).__name__):
             use()
 
@@ -322,3 +326,18 @@ def test_a_gpu_finds_what_a_cpu_finds(model_folder, photo):
         predictor = load(model_folder, device)
         found.append(predictor.segment(predictor.encode(photo), WORDS[:1])[0].probability)
     np.testing.assert_allclose(found[0], found[1], atol=1e-3)
+
+
+def test_a_map_of_a_word_adds_up_its_tokens(predictor, photo):
+    scene, text = predictor.encode(photo), "the Red-striped cup"
+    tokens = predictor.inputs.tokens([text])
+    (attention,) = predictor.runtime.attend(scene.arrays, tokens.tokens, tokens.padding)
+    maps = predictor.word_maps(scene, text)
+    places = {"the": (1, 2), "Red-striped": (2, 5), "cup": (5, 6)}
+    assert [one.word for one in maps] == list(places)
+    for one, (start, stop) in zip(maps, places.values(), strict=True):
+        np.testing.assert_allclose(one.scores, attention[start:stop].sum(axis=0), rtol=1e-6)
+        assert one.map.shape == (64, 96)
+        assert one.within(48).map.shape == (32, 48)
+    with pytest.raises(ExpressionError, match="blank"):
+        predictor.word_maps(scene, " ")

@@ -81,9 +81,8 @@ class Attention(nn.MultiheadAttention):
         if key is query and value is query:
             projected = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
-            weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-            projected = tuple(map(F.linear, (query, key, value), weights, biases))
-        q, k, v = (x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2) for x in projected)
+            projected = self._projected(query, key, value)
+        q, k, v = map(self._heads, projected)
         if padding is not None:
             padding = padding[:, None, None]
             mask = ~padding if mask is None else mask.masked_fill(padding, float("-inf"))
@@ -91,6 +90,21 @@ class Attention(nn.MultiheadAttention):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         output: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return output
+
+    def weights(
+        self, query: Float[Tensor, "B T D"], key: Float[Tensor, "B U D"], padding: Bool[Tensor, "B U"]
+    ) -> Float[Tensor, "B T U"]:
+        """Return how much each query attends to each key, 0..1, averaged over the heads; of each query the sum is 1."""
+        q, k = map(self._heads, self._projected(query, key))
+        logits = (q @ k.mT).float() / math.sqrt(q.shape[-1])
+        return logits.masked_fill(padding[:, None, None], float("-inf")).softmax(dim=-1).mean(dim=1)
+
+    def _projected(self, *inputs: Float[Tensor, "B _ D"]) -> tuple[Float[Tensor, "B _ D"], ...]:
+        """Return queries, keys and values, or the first of them."""
+        return tuple(map(F.linear, inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)))
+
+    def _heads(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B heads T d"]:
+        return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
 class GridPositions(nn.Module):

@@ -31,6 +31,7 @@ __all__ = [
     "Tokens",
     "check_expression",
     "expression_list",
+    "token_places",
 ]
 
 START_TOKEN = 49_406
@@ -105,6 +106,17 @@ class Tokenizer:
         """
         return self._encode(text)
 
+    def words(self, text: str) -> list[tuple[str, range]]:
+        """Return the words of an expression as written, each with the places of its tokens in a row of `tokens`.
+
+        Words are separated by spaces. Those whose tokens are all cut off are left out.
+
+        Raises:
+            ExpressionError: the text is not a str.
+        """
+        counted = [(word, len(self._encode(word)) - 2) for word in _repaired(text).split()[: self.word_length]]
+        return token_places(counted, range(1, self.word_length - 1))
+
     @staticmethod
     def _encode(text: str, most: int | None = None) -> list[int]:
         """Return all tokens of a text; if it has more than `most`, at least the first `most` + 1."""
@@ -129,6 +141,21 @@ def expression_list(expressions: Iterable[str]) -> list[str]:
     return list(expressions)
 
 
+def token_places(words: Iterable[tuple[str, int]], places: range) -> list[tuple[str, range]]:
+    """Return words with the places of their tokens, without words that have none.
+
+    Args:
+        words: pairs of a word and the number of its tokens, in order.
+        places: of all tokens that are kept.
+    """
+    found = []
+    for word, count in words:
+        own, places = places[:count], places[count:]
+        if own:
+            found.append((word, own))
+    return found
+
+
 def check_expression(text: str) -> str:
     """Return the text verbatim if it can be used as an expression.
 
@@ -141,7 +168,12 @@ def check_expression(text: str) -> str:
 
 
 def _clean(text: str) -> str:
-    """Return a text as CLIP cleans it: encoding repaired by ftfy, HTML unescaped, lower-cased, with single spaces."""
+    """Return a text as CLIP cleans it: repaired, lower-cased, with single spaces."""
+    return " ".join(_repaired(text).split()).lower()
+
+
+def _repaired(text: str) -> str:
+    """Return a text with its encoding repaired by ftfy, and HTML unescaped."""
     if not isinstance(text, str):
         raise ExpressionError(f"an expression must be text, but a {type(text).__name__} was given")
     # ftfy does not change printable ASCII without HTML entities, so most expressions do not need its slow import.
@@ -149,7 +181,7 @@ def _clean(text: str) -> str:
         import ftfy
 
         text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return text
 
 
 @cache

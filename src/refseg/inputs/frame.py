@@ -10,7 +10,7 @@ changes a value by several grey levels, so it is reproduced here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, TypeAlias, get_args
@@ -70,6 +70,11 @@ class Frame:
     def scale(self) -> float:
         """Pixels of the square for one pixel of the image."""
         return min(self.size / self.height, self.size / self.width)
+
+    def within(self, side: int) -> Frame:
+        """Return the frame of the image scaled down to a longer side of `side` pixels, if it is longer."""
+        share = min(1.0, side / max(self.height, self.width))
+        return replace(self, height=max(1, round(self.height * share)), width=max(1, round(self.width * share)))
 
     def extent(self, axis: Literal["rows", "columns"]) -> tuple[int, int]:
         """Return where the image starts in the square and how long it is there, in whole pixels; not of a letterbox."""

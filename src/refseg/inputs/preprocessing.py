@@ -88,16 +88,27 @@ class Inputs:
             ExpressionError: an expression is blank or not text, or one text was given instead of a list.
             ConfigError: the model reads whole words, and its vocabulary is not known.
         """
-        if self.tokenizer == "words" and not self.vocabulary:
-            raise ConfigError(
-                "this model reads whole words, and its vocabulary is not known: give it to `refseg convert` with "
-                "--vocabulary FILE"
-            )
         texts = [check_expression(expression) for expression in expression_list(expressions)]
         return self._tokenizer(texts)
+
+    def words(self, expression: str) -> list[tuple[str, range]]:
+        """Return the words of an expression as written, each with the places of its tokens in a row of `tokens`.
+
+        Words whose tokens are all cut off are left out.
+
+        Raises:
+            ExpressionError: the expression is blank or not text.
+            ConfigError: the model reads whole words, and its vocabulary is not known.
+        """
+        return self._tokenizer.words(check_expression(expression))
 
     @cached_property
     def _tokenizer(self) -> Tokenizer | WordTokenizer:
         if self.tokenizer == "clip":
             return Tokenizer(self.word_length)
+        if not self.vocabulary:
+            raise ConfigError(
+                "this model reads whole words, and its vocabulary is not known: give it to `refseg convert` with "
+                "--vocabulary FILE"
+            )
         return WordTokenizer(self.vocabulary, self.word_length)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from refseg.errors import ConfigError, one_line
-from refseg.inputs.clip_bpe import Tokens, expression_list
+from refseg.inputs.clip_bpe import Tokens, expression_list, token_places
 
 __all__ = ["LONGEST", "UNKNOWN", "WordTokenizer", "read_vocabulary", "split_words"]
 
@@ -54,6 +54,14 @@ class WordTokenizer:
             tokens[number, : len(kept)] = [self.numbers.get(word, self.unknown) for word in kept]
             padding[number, : len(kept)] = False
         return Tokens(tokens, padding, tuple(len(row) > self.length for row in rows))
+
+    def words(self, text: str) -> list[tuple[str, range]]:
+        """Return the words of an expression as written, each with the places of its tokens in a row of `tokens`.
+
+        Words are separated by spaces; one with a hyphen has several tokens, a punctuation mark none. Those without
+        tokens, or whose tokens are all cut off, are left out.
+        """
+        return token_places([(word, len(split_words(word))) for word in text.split()], range(self.length))
 
 
 def read_vocabulary(path: Path, size: int) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from refseg.inputs.preprocessing import Inputs
 from refseg.models.grid import STRIDE, to_quarter
 from refseg.values import Decision
 
-__all__ = ["BoxModel", "Model", "ModelSpec", "PatchMapModel", "check_clip_sizes"]
+__all__ = ["AttentionModel", "BoxModel", "Model", "ModelSpec", "PatchMapModel", "check_clip_sizes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +203,24 @@ class BoxModel(Model):
         """Return the logits of the masks, the boxes, and their scores; the arguments are as in `combine`.
 
         Boxes are (x0, y0, x1, y1) as fractions of the side of the square, scores 0..1.
+        """
+
+
+class AttentionModel(Model):
+    """A model whose feature map attends to the tokens of the expression."""
+
+    @property
+    def attends(self) -> bool:
+        """Whether this model has the layers that do."""
+        return True
+
+    @abstractmethod
+    def attend(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B 1 h w"], Float[Tensor, "B L g g"]]:
+        """Return the logits, and how much each cell attends to each token; the arguments are as in `combine`.
+
+        Attention is 0..1, and its sum over the tokens 1 in each cell; tokens of padding have none. `attends` must hold.
         """
 
 

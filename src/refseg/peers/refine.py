@@ -22,7 +22,7 @@ from refseg.peers.base import named, part_of
 from refseg.peers.library import computing
 from refseg.peers.table import Part
 from refseg.segmenter import BaseSegmenter
-from refseg.values import Decision, Encoding, PatchMap, Prediction
+from refseg.values import Decision, Encoding, PatchMap, Prediction, WordMap, WordSource
 
 __all__ = ["MaskMaker", "Refined", "Refiner"]
 
@@ -121,6 +121,16 @@ class Refined(BaseSegmenter):
         """Return the patch-level map of an expression (see `BaseSegmenter.ground`)."""
         self._check(image)
         return self.segmenter.ground(self._of_segmenter(image), expression)
+
+    @property
+    def word_source(self) -> WordSource | None:
+        """What `word_maps` returns: that of the segmenter."""
+        return self.segmenter.word_source
+
+    def word_maps(self, image: Encoding, expression: str, /) -> list[WordMap]:
+        """Return where each word of an expression looks (see `BaseSegmenter.word_maps`)."""
+        self._check(image)
+        return self.segmenter.word_maps(self._of_segmenter(image), expression)
 
     def _encode(self, images: Sequence[ImageSource], max_pixels: int) -> list[Encoding]:
         encodings = []

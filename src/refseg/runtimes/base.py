@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 
+from refseg.values import WordSource
+
 __all__ = ["Arithmetic", "Detections", "Runtime", "probabilities"]
 
 Arithmetic: TypeAlias = Literal["exact", "fast"]
@@ -39,6 +41,11 @@ class Runtime(Protocol):
         """The device that it computes on, such as `cpu`."""
         ...
 
+    @property
+    def word_source(self) -> WordSource | None:
+        """What tells where each word looks: `attend`, or `ground`; None: the model has neither."""
+        ...
+
     def encode(self, pixels: Float[ndarray, "N 3 S S"]) -> dict[str, ndarray]:
         """Compute all that depends on the images alone: arrays by name, whose first axis is the image."""
         ...
@@ -65,6 +72,15 @@ class Runtime(Protocol):
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
     ) -> tuple[Float[ndarray, "B g g"], Float[ndarray, "B h w"]] | None:
         """Return the patch-level map: cosines, -1..1, and logits by the map alone; None: the model has no such map."""
+        ...
+
+    def attend(
+        self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+    ) -> Float[ndarray, "B _ g g"]:
+        """Return how much each cell attends to each token, 0..1, of a model whose `word_source` is `attention`.
+
+        Tokens after the end of the longest expression may be left out.
+        """
         ...
 
 

@@ -23,13 +23,14 @@ from refseg.errors import ConfigError, OutputError, WeightsError, one_line
 from refseg.files import new_folder
 from refseg.inputs.clip_bpe import END_TOKEN, START_TOKEN
 from refseg.inputs.preprocessing import Inputs
-from refseg.models.base import BoxModel, Model, PatchMapModel
+from refseg.models.base import AttentionModel, BoxModel, Model, PatchMapModel
 from refseg.models.exported import Exported, Precision, write_export
 from refseg.models.folder import load_model, read_folder
 from refseg.models.hub import resolve
 from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH, WEIGHTS
 from refseg.runtimes.base import Runtime, probabilities
 from refseg.runtimes.onnx import (
+    ATTENTION,
     BOX_SCORES,
     BOXES,
     COSINES,
@@ -182,7 +183,7 @@ class _ImageGraph(nn.Module):
 
 
 class _ExpressionGraph(nn.Module):
-    """From one encoded image and several expressions to logits, and to a model's boxes or patch-level map."""
+    """From one encoded image and several expressions to logits, and to boxes, attention or a patch-level map."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -191,6 +192,8 @@ class _ExpressionGraph(nn.Module):
     def forward(self, image: dict[str, Tensor], tokens: Tensor, padding: Tensor) -> tuple[Tensor, ...]:
         if isinstance(self.model, BoxModel):
             return self.model.detect(image, self.model.encode_text(tokens, padding), padding)
+        if isinstance(self.model, AttentionModel) and self.model.attends:
+            return self.model.attend(image, self.model.encode_text(tokens, padding), padding)
         logits = self.model.decode(image, tokens, padding)
         if isinstance(self.model, PatchMapModel):
             return logits, *self.model.patch_map(image, tokens, padding)
@@ -200,6 +203,8 @@ class _ExpressionGraph(nn.Module):
 def _further_outputs(model: Model) -> tuple[str, ...]:
     if isinstance(model, BoxModel):
         return BOXES, BOX_SCORES
+    if isinstance(model, AttentionModel) and model.attends:
+        return (ATTENTION,)
     return (COSINES, MAP_LOGITS) if isinstance(model, PatchMapModel) else ()
 
 
@@ -398,11 +403,15 @@ def _largest_deviation(eager: Runtime, exported: Runtime, inputs: Inputs) -> flo
         tokens, padding = _random_tokens(rng, expressions, length, inputs)
         features, others = eager.encode(pixels), exported.encode(pixels)
         deviations += [_relative(features[name], others[name]) for name in features]
-        expected, found = (
-            probabilities(runtime.decode({name: part[-1:] for name, part in arrays.items()}, tokens, padding))
+        both = [
+            (runtime, {name: part[-1:] for name, part in arrays.items()})
             for runtime, arrays in ((eager, features), (exported, others))
-        )
+        ]
+        expected, found = (probabilities(runtime.decode(image, tokens, padding)) for runtime, image in both)
         deviations.append(float(np.abs(expected - found).max()))
+        if eager.word_source == "attention":
+            attention, other = (runtime.attend(image, tokens, padding) for runtime, image in both)
+            deviations.append(float(np.abs(attention - other[:, : attention.shape[1]]).max()))
     return float(np.max(deviations))  # not finite if one of them is not
 
 

@@ -23,8 +23,10 @@ from numpy import ndarray
 from refseg.errors import ConfigError, WeightsError, one_line
 from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH, WEIGHTS
 from refseg.runtimes.base import Detections
+from refseg.values import WordSource
 
 __all__ = [
+    "ATTENTION",
     "BOXES",
     "BOX_SCORES",
     "COSINES",
@@ -45,6 +47,8 @@ BOXES, BOX_SCORES = "boxes", "box_scores"
 """Further outputs of models that detect boxes."""
 COSINES, MAP_LOGITS = "cosines", "map_logits"
 """Further outputs of models with a patch-level map."""
+ATTENTION = "attention"
+"""A further output of models whose feature map attends to the tokens."""
 PREFIX = "image."
 """Of the names of the image's features where they are inputs."""
 SHARED = "weights"
@@ -100,6 +104,13 @@ class OnnxRuntime:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
+    @property
+    def word_source(self) -> WordSource | None:
+        """What tells where each word looks: attention, or patch-level maps; None: the graph has neither."""
+        if ATTENTION in self._answers:
+            return "attention"
+        return "patches" if COSINES in self._answers else None
+
     def encode(self, pixels: Float[ndarray, "N 3 S S"]) -> dict[str, ndarray]:
         """Compute all that depends on the images alone."""
         return dict(zip(self._features, self._run(self._image, self._features, {PIXELS: pixels}), strict=True))
@@ -129,6 +140,13 @@ class OnnxRuntime:
         cosines, logits = self._answer([COSINES, MAP_LOGITS], image, tokens, padding)
         return cosines, logits[:, 0]
 
+    def attend(
+        self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+    ) -> Float[ndarray, "B _ g g"]:
+        """Return how much each cell attends to each token, 0..1."""
+        (attention,) = self._answer([ATTENTION], image, tokens, padding)
+        return attention
+
     def _answer(
         self, outputs: list[str], image: Mapping[str, ndarray], tokens: ndarray, padding: ndarray
     ) -> list[ndarray]:
@@ -136,8 +154,10 @@ class OnnxRuntime:
         return self._run(self._expression, outputs, given)
 
     def _run(self, session: Any, outputs: list[str], given: dict[str, ndarray]) -> list[ndarray]:
+        options = onnxruntime().RunOptions()
+        options.only_execute_path_to_fetches = True  # outputs that are not asked for are not computed
         try:
-            computed: list[ndarray] = session.run(outputs, given)
+            computed: list[ndarray] = session.run(outputs, given, options)
         except Exception as error:  # the library's errors have no type in common
             raise WeightsError(f"{self._folder}: cannot be computed: {one_line(error)}") from None
         return computed

@@ -15,10 +15,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from refseg.errors import ConfigError, one_line
-from refseg.models.base import BoxModel, Model, PatchMapModel
+from refseg.models.base import AttentionModel, BoxModel, Model, PatchMapModel
 from refseg.runtimes.base import Arithmetic, Detections
 from refseg.runtimes.prepare import prepare, round_factors
 from refseg.runtimes.text_cache import TextCache
+from refseg.values import WordSource
 
 __all__ = ["TorchRuntime", "has_bfloat16", "pick_device"]
 
@@ -83,6 +84,13 @@ class TorchRuntime:
         """SHA-256 of the weights' names, shapes and values, and of the model's config; computed at first use."""
         return _fingerprint(self.model)
 
+    @property
+    def word_source(self) -> WordSource | None:
+        """What tells where each word looks: attention, or patch-level maps; None: the model has neither."""
+        if isinstance(self.model, AttentionModel) and self.model.attends:
+            return "attention"
+        return "patches" if isinstance(self.model, PatchMapModel) else None
+
     def encode(self, pixels: Float[ndarray, "N 3 S S"]) -> dict[str, ndarray]:
         """Compute all that depends on the images alone."""
         with self._computing():
@@ -93,8 +101,7 @@ class TorchRuntime:
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
     ) -> Float[ndarray, "B h w"]:
         """Return the logits of B expressions about one image."""
-        longest = int((~padding).sum(axis=1).max())  # padding is at the end, and need not be computed
-        tokens, padding = tokens[:, :longest], padding[:, :longest]
+        tokens, padding = _shortened(tokens, padding)
         with self._computing():
             logits = self._combine(self._image(image), self._texts(tokens, padding), self._tensor(padding))
             return np.asarray(logits[:, 0].float().cpu().numpy())
@@ -122,6 +129,17 @@ class TorchRuntime:
             cosines, logits = model.patch_map(self._image(image), self._tensor(tokens), self._tensor(padding))
             return cosines.float().cpu().numpy(), logits[:, 0].cpu().numpy()
 
+    def attend(
+        self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+    ) -> Float[ndarray, "B _ g g"]:
+        """Return how much each cell attends to each token, 0..1, without tokens after the longest expression."""
+        model = self.model
+        assert isinstance(model, AttentionModel)
+        tokens, padding = _shortened(tokens, padding)
+        with self._computing():
+            _, attention = model.attend(self._image(image), self._texts(tokens, padding), self._tensor(padding))
+            return attention.cpu().numpy()
+
     @contextmanager
     def _computing(self) -> Iterator[None]:
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
@@ -137,6 +155,14 @@ class TorchRuntime:
 
     def _tensor(self, array: ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def _shortened(
+    tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+) -> tuple[Int64[ndarray, "B K"], Bool[ndarray, "B K"]]:
+    """Return tokens and padding up to the end of the longest expression: what is after it need not be computed."""
+    longest = int((~padding).sum(axis=1).max())
+    return tokens[:, :longest], padding[:, :longest]
 
 
 def pick_device(device: str | torch.device) -> torch.device:

@@ -137,6 +137,35 @@ def test_huge_texts_are_quick(text):
     assert made.tokens[0, -1] == END_TOKEN
 
 
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("the Cat's red-striped ball!", ["the", "Cat's", "red-striped", "ball!"]),
+        ("  caf\u00e9\u00a0Cr\u00e8me\t12 ", ["caf\u00e9", "Cr\u00e8me", "12"]),
+        ("R&amp;D &nbsp; l\u2019homme", ["R&D", "l'homme"]),
+        ("\u00c3\u00a9t\u00c3\u00a9 \U0001f600", ["\u00e9t\u00e9", "\U0001f600"]),
+    ],
+)
+def test_words_as_written_have_the_tokens_of_the_text(text, written):
+    tokenizer = Tokenizer(40)
+    words = tokenizer.words(text)
+    assert [word for word, _ in words] == written
+    (row,) = tokenizer([text]).tokens.tolist()
+    for word, places in words:
+        assert row[places.start : places.stop] == tokenizer.encode(word)[1:-1]
+    assert [place for _, places in words for place in places] == list(range(1, row.index(END_TOKEN)))
+
+
+def test_words_that_are_cut_off_are_left_out():
+    assert Tokenizer(5).words("The zebra crossing beyond") == [
+        ("The", range(1, 2)),
+        ("zebra", range(2, 3)),
+        ("crossing", range(3, 4)),
+    ]
+    assert Tokenizer(3).words("photosynthesis, indeed") == [("photosynthesis,", range(1, 2))]
+    assert Tokenizer(2).words("left") == []
+
+
 @pytest.mark.parametrize("text", ["", " ", "\t\n", "\u00a0\u3000", "&nbsp;", "\x00\x01"])
 def test_a_blank_expression_is_an_error(text):
     with pytest.raises(ExpressionError, match="blank") as caught:

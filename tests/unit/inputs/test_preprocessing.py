@@ -127,3 +127,14 @@ def test_unknown_words_have_the_number_of_their_entry():
 )
 def test_words_without_punctuation(text, words):
     assert split_words(text) == words
+
+
+def test_words_as_written_have_the_places_of_their_numbers():
+    inputs = Inputs(image_size=32, word_length=4, tokenizer="words", vocabulary=("red", "haired", "man"))
+    assert inputs.words("The red-haired , Man behind") == [
+        ("The", range(1)),
+        ("red-haired", range(1, 3)),
+        ("Man", range(3, 4)),
+    ]
+    with pytest.raises(ExpressionError, match="blank"):
+        inputs.words(" ")

@@ -134,3 +134,29 @@ def test_attention_multiplies_by_its_weights_once_for_all_positions():
     called = {event.key for event in profile.key_averages()}
     assert "aten::addmm" in called
     assert "aten::bmm" not in called
+
+
+def test_the_attention_is_that_of_the_last_layer_averaged_over_its_heads(make_tiny):
+    model = make_tiny(decoder_layers=2).eval()
+    tokens = torch.tensor([[49_406, 320, 1125, 525, 49_407, 0], [49_406, 736, 49_407, 0, 0, 0]])
+    padding = tokens == 0
+    layer = model.decoder.layers[1].cross_attention
+    with torch.no_grad():
+        image, text = model.encode_image(torch.randn(1, 3, 64, 64)), model.encode_text(tokens, padding)
+        given = []
+        hook = layer.register_forward_pre_hook(lambda _, inputs: given.append(inputs))
+        expected = model.combine(image, text, padding)
+        hook.remove()
+        query, key, value = (x.transpose(0, 1) for x in given[0])
+        # PyTorch's own function, which the authors' code calls.
+        _, weights = functional.multi_head_attention_forward(
+            query, key, value, layer.embed_dim, layer.num_heads, layer.in_proj_weight, layer.in_proj_bias, None, None,
+            False, 0.0, layer.out_proj.weight, layer.out_proj.bias, training=False, key_padding_mask=padding,
+        )  # fmt: skip
+        logits, attention = model.attend(image, text, padding)
+    assert torch.equal(logits, expected)
+    assert attention.shape == (2, 6, 4, 4)
+    torch.testing.assert_close(attention, weights.mT.reshape(2, 6, 4, 4), rtol=0, atol=1e-6)
+    torch.testing.assert_close(attention.sum(dim=1), torch.ones(2, 4, 4))
+    assert not attention.movedim(1, -1)[padding[:, None, None].expand(-1, 4, 4, -1)].any()
+    assert attention[0, :5].std(dim=(1, 2)).min() > 0

@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_written_is_not_left(model_folder, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("part", ["encode", "decode"])
+@pytest.mark.parametrize("part", ["encode", "decode", "attend"])
 @pytest.mark.parametrize("error", [0.01, float("nan")])
 def test_graphs_that_compute_something_else_are_not_left(model_folder, make_tiny, tmp_path, monkeypatch, part, error):
     class Wrong(TorchRuntime):
@@ -83,6 +83,9 @@ def test_graphs_that_compute_something_else_are_not_left(model_folder, make_tiny
 
         def decode(self, image, tokens, padding):
             return super().decode(image, tokens, padding) + (error if part == "decode" else 0)
+
+        def attend(self, image, tokens, padding):
+            return super().attend(image, tokens, padding) + (error if part == "attend" else 0)
 
     monkeypatch.setattr(MODULE, "_write_graphs", lambda model, folder, precision: None)
     monkeypatch.setattr(MODULE, "OnnxRuntime", Wrong)

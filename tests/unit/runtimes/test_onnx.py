@@ -68,6 +68,15 @@ def test_a_model_without_a_map_is_an_error(exported, images):
         predictor.ground(predictor.encode(images[0]), "the disc")
 
 
+def test_an_older_graph_answers_and_says_that_it_has_no_maps_of_words(exported, images):
+    predictor = load(exported)
+    scene = predictor.encode(images[0])
+    assert len(predictor.segment(scene, WORDS)) == len(WORDS)
+    assert predictor.word_source is None
+    with pytest.raises(ConfigError, match=r"^[^\n]*export it again$"):
+        predictor.word_maps(scene, "the disc")
+
+
 def test_values_that_overflow_are_errors(exported, images, write_expression_graph):
     write_expression_graph(exported / EXPRESSION_GRAPH, scale=float("nan"))
     predictor = load(exported)

@@ -51,12 +51,29 @@ class DecoderLayer(nn.Module):
 
         Positional encodings are added to queries and keys, but not to values.
         """
+        return self.read(*self.look(vision, vision_position), words, word_position, padding)
+
+    def look(
+        self, vision: Float[Tensor, "B T D"], vision_position: Float[Tensor, "T D"]
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T D"]]:
+        """Return the positions after self-attention, and their queries to the words."""
         a = self.norm1(vision)
         q = a + vision_position
         a = self.self_attention(q, q, a)
         vision = vision + self.dropout(self.self_attention_norm(a))
         q = self.norm2(vision) + vision_position
-        a = self.cross_attention(q, words + word_position, words, padding=padding)
+        return vision, q
+
+    def read(
+        self,
+        vision: Float[Tensor, "B T D"],
+        query: Float[Tensor, "B T D"],
+        words: Float[Tensor, "B L D"],
+        word_position: Float[Tensor, "L D"],
+        padding: Bool[Tensor, "B L"],
+    ) -> Float[Tensor, "B T D"]:
+        """Return the positions after the cross-attention of the queries to the words, and the feed-forward network."""
+        a = self.cross_attention(query, words + word_position, words, padding=padding)
         vision = vision + self.dropout(self.cross_attention_norm(a))
         mixed: Tensor = vision + self.dropout(self.ffn(self.norm3(vision)))
         return mixed
@@ -86,14 +103,39 @@ class VisionLanguageDecoder(GridPositions):
         padding: Bool[Tensor, "B L"],
     ) -> Float[Tensor, "B D H W"]:
         """Let each position of the feature map attend to the words that are not padding."""
-        _, width, rows, columns = vision.shape
-        vision_position = sine_2d(width, rows, columns).to(vision) if self.positions is None else self.positions
-        word_position = sine_1d(width, words.shape[1]).to(words)
-        # Contiguous: a linear layer on a transposed tensor copies its weight for each position in bfloat16 on a CPU.
-        x = vision.flatten(2).mT.contiguous()
+        rows, columns = vision.shape[2:]
+        x, vision_position, word_position = self._sequences(vision, words)
         for layer in self.layers:
             x = layer(x, words, vision_position, word_position, padding)
         return self.norm(x).mT.unflatten(-1, (rows, columns))  # type: ignore[no-any-return]
+
+    def attend(
+        self,
+        vision: Float[Tensor, "B D H W"],
+        words: Float[Tensor, "B L D"],
+        padding: Bool[Tensor, "B L"],
+    ) -> tuple[Float[Tensor, "B D H W"], Float[Tensor, "B L H W"]]:
+        """Return what `forward` does, and the cross-attention of the last layer, 0..1, averaged over its heads."""
+        x, vision_position, word_position = self._sequences(vision, words)
+        *layers, last = self.layers
+        for layer in layers:
+            x = layer(x, words, vision_position, word_position, padding)
+        assert isinstance(last, DecoderLayer)
+        x, query = last.look(x, vision_position)
+        attention = last.cross_attention.weights(query, words + word_position, padding)
+        x = self.norm(last.read(x, query, words, word_position, padding))
+        rows, columns = vision.shape[2:]
+        x, attention = (part.mT.unflatten(-1, (rows, columns)) for part in (x, attention))
+        return x, attention
+
+    def _sequences(
+        self, vision: Float[Tensor, "B D H W"], words: Float[Tensor, "B L D"]
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "T D"], Float[Tensor, "L D"]]:
+        """Return the positions of the feature map as a sequence, their encodings, and those of the words."""
+        _, width, rows, columns = vision.shape
+        vision_position = sine_2d(width, rows, columns).to(vision) if self.positions is None else self.positions
+        # Contiguous: a linear layer on a transposed tensor copies its weight for each position in bfloat16 on a CPU.
+        return vision.flatten(2).mT.contiguous(), vision_position, sine_1d(width, words.shape[1]).to(words)
 
 
 def sine_1d(width: int, length: int) -> Float[Tensor, "L D"]:

@@ -15,7 +15,7 @@ from refseg.encoders.clip_text import TextConfig, TextTransformer
 from refseg.encoders.efficientnet import IMAGENET_MEAN, IMAGENET_STD, EfficientNet, EfficientNetConfig
 from refseg.errors import ConfigError
 from refseg.inputs.preprocessing import Inputs
-from refseg.models.base import Model, ModelSpec, check_clip_sizes
+from refseg.models.base import AttentionModel, ModelSpec, check_clip_sizes
 from refseg.models.cris.decoder import VisionLanguageDecoder
 from refseg.models.cris.neck import CrossModalNeck, ProjectedPyramid
 from refseg.models.cris.projector import Projector
@@ -60,7 +60,7 @@ class CRISConfig:
             check_clip_sizes(self.vision.output_dim, self.text.output_dim)
 
 
-class CRIS(Model):
+class CRIS(AttentionModel):
     """Two encoders, a neck, a decoder and a projector, in the order of the paper's figure 3."""
 
     family = "cris"
@@ -104,6 +104,28 @@ class CRIS(Model):
         if self.decoder is not None:
             vision = self.decoder(vision, text["words"], padding)
         return self.projector(vision, text["sentence"])  # type: ignore[no-any-return]
+
+    @property
+    def attends(self) -> bool:
+        """Whether there is a decoder."""
+        return self.decoder is not None
+
+    def attend(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
+    ) -> tuple[Float[Tensor, "B 1 h w"], Float[Tensor, "B L g g"]]:
+        """Return the logits, and the cross-attention of the decoder's last layer, averaged over its heads.
+
+        It is the softmax by which the layer mixes the features of the tokens into each position. It is no explanation
+        of the mask: tokens of the text encoder contain those before them, the layers before and the kernel of the
+        projector read the expression too, and the mask may stay the same where a word with much attention is left out.
+
+        Source: CRIS, section 3.3, equation 5: the softmax of the multi-head cross-attention.
+        """
+        assert self.decoder is not None
+        vision, attention = self.decoder.attend(
+            self.neck(ProjectedPyramid(**image), text["sentence"]), text["words"], padding
+        )
+        return self.projector(vision, text["sentence"]), attention
 
 
 def cris(clip: str, **changes: Any) -> ModelSpec:
