@@ -33,6 +33,7 @@ from refseg.runtimes.base import probabilities
 from refseg.training.box_loss import box_targets, task_losses
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Objective
+from refseg.training.families import TRAINING
 from refseg.training.optim import freeze
 from refseg.values import Decision, DetectedBox, Prediction
 
@@ -110,6 +111,16 @@ def test_parameters(family, trained):
     assert sum(parameter.numel() for parameter in model.parameters()) == MODELS[family].parameters
     freeze(model, TrainingConfig(objective=OBJECTIVES[family]))
     assert sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad) == trained
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "penalty"), [("mcn", 4.60535908), ("vlt", 5.36378336)])
+def test_the_penalty_of_kernels(family, penalty, golden):
+    """Of the trained ones, as recorded; it is not part of the recorded loss."""
+    model, config = Case(family, golden[family], "training").model, TrainingConfig(objective=OBJECTIVES[family])
+    freeze(model, config)
+    trained = [kernel.detach().double() for kernel in TRAINING[family].penalised(model) if kernel.requires_grad]
+    assert 5e-4 * float(sum((kernel**2).sum() for kernel in trained)) == pytest.approx(penalty, rel=1e-6)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from refseg.models.mcn import model as mcn_model
 from refseg.models.vlt import convert as vlt_convert
 from refseg.models.vlt import model as vlt_model
 from refseg.predictor import Predictor
+from refseg.training.start import load_backbone
 
 DARKNET, WORDS = DarkNetConfig(width=1), {"vocabulary_size": 4, "vector_width": 3, "width": 8}
 MCN = mcn_model.MCNConfig(
@@ -156,3 +157,23 @@ def test_broken_files_and_those_that_refer_to_others_are_errors(tmp_path):
         group.create_dataset("weight:0", shape=(10**9,), dtype="f4", chunks=(1000,))
     with pytest.raises(WeightsError, match="larger than the file"):
         read_keras(path)
+
+
+def test_the_image_encoder_of_a_yolo_is_loaded(kind, tmp_path):
+    """Of YOLOv3, whose other layers are left out."""
+    _, model, names = kind
+    source = build(model.spec)
+    keras = to_reference(source.state_dict(), names)
+    state = {key: value for key, value in keras.items() if key.startswith(("conv2d_", "batch_normalization_"))}
+    darknet = {key: ours.removeprefix("visual.") for key, ours in names.items() if ours.startswith("visual.")}
+    path = tmp_path / "yolo.h5"
+    write_keras(state, path)
+    load_backbone(model, "DarkNet-53", str(path), "mcn-refcoco")
+    own, wanted = model.visual.state_dict(), source.visual.state_dict()
+    assert len(darknet) == len([key for key in own if not key.endswith("num_batches_tracked")])
+    assert all(torch.equal(own[key], wanted[key]) for key in darknet.values())
+    write_keras({key: value for key, value in state.items() if not key.startswith("batch_")}, path)
+    with pytest.raises(WeightsError, match="missing"):
+        load_backbone(model, "DarkNet-53", str(path), "mcn-refcoco")
+    with pytest.raises(ConfigError, match=r"YOLOv3 of Keras, \.h5"):
+        load_backbone(model, "DarkNet-53", None, "mcn-refcoco")
