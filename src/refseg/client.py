@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from base64 import b64decode
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from jaxtyping import Bool
+import numpy as np
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
@@ -20,7 +22,7 @@ from refseg.inputs.clip_bpe import expression_list
 from refseg.inputs.read import BinaryFile, ImageSource, read_image
 from refseg.masks import check_rle, decode_rle
 
-__all__ = ["Answer", "Client", "SentImage"]
+__all__ = ["Answer", "Client", "SentImage", "WordAnswer"]
 
 GONE = 404
 
@@ -38,6 +40,16 @@ class SentImage:
     file: bytes = field(repr=False)
 
 
+@dataclass(frozen=True)
+class WordAnswer:
+    """Where a word of an expression looks, by a server."""
+
+    word: str
+    """As written."""
+    map: Float[ndarray, "h w"] = field(repr=False)
+    """0..1, at the size of the image, or smaller: at most 512 pixels at its longer side."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Answer:
     """The answer of a server to one expression; the fields are those of a `Prediction`."""
@@ -49,6 +61,8 @@ class Answer:
     box: tuple[int, int, int, int] | None
     threshold: float
     rle: dict[str, Any] = field(repr=False)
+    words: tuple[WordAnswer, ...] | None = field(default=None, repr=False)
+    """Where each word looks; None: that was not asked."""
 
     @property
     def mask(self) -> Bool[ndarray, "H W"]:
@@ -116,7 +130,12 @@ class Client:
         return self._send(_file(image), model)
 
     def segment(
-        self, image: ImageSource | SentImage, expressions: Iterable[str], *, model: str | None = None
+        self,
+        image: ImageSource | SentImage,
+        expressions: Iterable[str],
+        *,
+        model: str | None = None,
+        words: bool = False,
     ) -> list[Answer]:
         """Segment the image region that each expression refers to.
 
@@ -124,6 +143,7 @@ class Client:
             image: an image, or one that was sent before, which is sent again if the server has dropped it.
             expressions: a list of texts, one for each target.
             model: of the server; None: that of the image that was sent, or the server's default one.
+            words: whether to ask where each word looks, too (see `BaseSegmenter.word_maps`).
 
         Returns:
             The answers, in the order of the expressions.
@@ -138,7 +158,7 @@ class Client:
             return []
         sent = image if isinstance(image, SentImage) else self.encode(image, model=model)
         name = model or sent.model
-        question = {"image": sent.handle, "expressions": texts, "model": name}
+        question = {"image": sent.handle, "expressions": texts, "model": name, "words": words}
         try:
             values = self._json("POST", "/v1/segment", json=question)
         except ServerError as error:
@@ -197,7 +217,7 @@ def _file(image: ImageSource) -> bytes:
 
 
 def _answer(values: dict[str, Any], size: tuple[int, int]) -> Answer:
-    box = values["box"]
+    box, words = values["box"], values.get("words")
     return Answer(
         expression=values["expression"],
         score=values["score"],
@@ -206,4 +226,11 @@ def _answer(values: dict[str, Any], size: tuple[int, int]) -> Answer:
         box=None if box is None else cast("tuple[int, int, int, int]", tuple(box)),
         threshold=values["threshold"],
         rle=check_rle(values["mask"], size=size),
+        words=None if words is None else tuple(_word(one, values["words_highest"]) for one in words),
     )
+
+
+def _word(values: dict[str, Any], highest: float) -> WordAnswer:
+    # The largest map of an honest server has 512 x 512 pixels.
+    grey = read_image(b64decode(values["map"], validate=True), max_pixels=512**2).convert("L")
+    return WordAnswer(values["word"], np.asarray(grey, np.float32) * np.float32(highest / 255))

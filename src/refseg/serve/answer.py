@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
 
@@ -12,13 +13,25 @@ from pydantic import BaseModel, Field
 
 from refseg.masks import polygons
 from refseg.serve.question import MaskForm
-from refseg.values import Prediction
+from refseg.values import Prediction, WordMap, WordSource
 from refseg.writers.overlay import mask_image
 
-__all__ = ["Answer", "Encoded", "Failure", "Model", "Models", "Ready", "Region", "RunLengths", "prediction"]
+__all__ = [
+    "Answer",
+    "Encoded",
+    "Failure",
+    "Model",
+    "Models",
+    "Ready",
+    "Region",
+    "RunLengths",
+    "WordAnswer",
+    "prediction",
+    "word_values",
+]
 
-PROBABILITY_SIDE = 512
-"""The longer side of a map of probabilities, pixels at most."""
+MAP_SIDE = 512
+"""The longer side of a map, pixels at most."""
 
 
 class Failure(BaseModel):
@@ -42,6 +55,10 @@ class Model(BaseModel):
     threshold: float
     relative_threshold: float | None
     calibrated: bool
+    words: WordSource | None = Field(
+        description="What tells where each word looks: the attention to it, or the patch-level map of the word alone. "
+        "Null: the model cannot tell."
+    )
 
 
 class Models(BaseModel):
@@ -69,6 +86,13 @@ class RunLengths(BaseModel):
     counts: str
 
 
+class WordAnswer(BaseModel):
+    """Where a word of an expression looks."""
+
+    word: str = Field(description="As written.")
+    map: str = Field(description="A grey PNG in base64, at most 512 pixels at its longer side.")
+
+
 class Region(BaseModel):
     """The answer to one expression."""
 
@@ -84,6 +108,10 @@ class Region(BaseModel):
     probability: str | None = Field(
         None,
         description="If asked for: a grey PNG in base64, at most 512 pixels at its longer side; a value of 255 is 1.",
+    )
+    words: list[WordAnswer] | None = Field(None, description="If asked for: where each word looks.")
+    words_highest: float | None = Field(
+        None, description="What a value of 255 is in the maps of the words: the largest value of all of them, 0..1."
     )
 
 
@@ -116,9 +144,20 @@ def prediction(found: Prediction, masks: MaskForm, *, probability: bool) -> dict
         values["mask"] = polygons(found.mask)
     if probability:
         map_ = Image.fromarray(np.rint(found.probability * 255).astype(np.uint8))
-        map_.thumbnail((PROBABILITY_SIDE, PROBABILITY_SIDE))
+        map_.thumbnail((MAP_SIDE, MAP_SIDE))
         values["probability"] = _png(map_)
     return values
+
+
+def word_values(maps: Sequence[WordMap]) -> dict[str, Any]:
+    """Return where each word looks as the JSON values `words` and `words_highest` of `Region`."""
+    shown = [one.within(MAP_SIDE).map for one in maps]
+    highest = float(max((map_.max() for map_ in shown), default=0))
+    greys = [Image.fromarray(np.rint(map_ * (255 / (highest or 1))).astype(np.uint8)) for map_ in shown]
+    return {
+        "words": [{"word": one.word, "map": _png(grey)} for one, grey in zip(maps, greys, strict=True)],
+        "words_highest": highest,
+    }
 
 
 def _png(image: Image.Image) -> str:

@@ -175,6 +175,7 @@ def _about(name: str, segmenter: BaseSegmenter) -> Model:
         threshold=decision.threshold,
         relative_threshold=decision.relative_threshold,
         calibrated=decision.calibration is not None,
+        words=segmenter.word_source,
     )
 
 

@@ -14,7 +14,7 @@ from refseg.serve.batching import Batcher
 from refseg.serve.encodings import Encodings
 from refseg.serve.metrics import Metrics, Timings
 from refseg.serve.settings import Settings
-from refseg.values import Encoding, Prediction
+from refseg.values import Encoding, Prediction, WordMap
 
 __all__ = ["Engine"]
 
@@ -47,6 +47,7 @@ class Engine:
         self._max_pixels, self._workers, self._decoded, self._metrics = settings.max_pixels, workers, decoded, metrics
         self._encode = Batcher(self._encode_images, computer, settings.batch)
         self._segment = Batcher(self._answer, computer, settings.batch, alike=lambda question: id(question[0]))
+        self._look = Batcher(self._word_maps, computer, settings.batch)
 
     async def encode(self, handle: str, data: bytes, timings: Timings) -> Encoding:
         """Return the encoding of an image, and keep it.
@@ -78,6 +79,15 @@ class Engine:
         """
         return await self._segment((encoding, expressions))
 
+    async def word_maps(self, encoding: Encoding, expression: str) -> list[WordMap]:
+        """Return where each word of an expression looks, from a model that can tell.
+
+        Raises:
+            ExpressionError: the expression is blank.
+            ConfigError: the model cannot tell.
+        """
+        return await self._look((encoding, expression))
+
     def _decode(self, data: bytes) -> Image.Image:
         return read_image(data, max_pixels=self._max_pixels)
 
@@ -91,3 +101,6 @@ class Engine:
         self._metrics.batch("answer", len(texts))
         found = dict(zip(texts, self.segmenter.segment(questions[0][0], texts), strict=True))
         return [[found[text] for text in expressions] for _, expressions in questions]
+
+    def _word_maps(self, questions: Sequence[tuple[Encoding, str]]) -> list[list[WordMap]]:
+        return [self.segmenter.word_maps(encoding, expression) for encoding, expression in questions]

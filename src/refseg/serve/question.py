@@ -55,6 +55,10 @@ class FormFields(UploadFields):
     probability: Literal["true", "false"] = Field(
         "false", description="Whether the probability of each pixel is returned too."
     )
+    words: Literal["true", "false"] = Field(
+        "false",
+        description="Whether it is returned too where each word looks; `/v1/models` says which models can tell.",
+    )
 
 
 class JsonQuestion(BaseModel):
@@ -67,6 +71,7 @@ class JsonQuestion(BaseModel):
     model: str | None = Field(None, description="A name of `/v1/models`; by default the first one.")
     masks: MaskForm = "rle"
     probability: bool = False
+    words: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,7 @@ class Question:
     model: str | None
     masks: MaskForm
     probability: bool
+    words: bool
 
 
 async def receive_question(request: Request, settings: Settings) -> Question:
@@ -102,6 +108,7 @@ async def receive_question(request: Request, settings: Settings) -> Question:
             model=form.model,
             masks=form.masks,
             probability=form.probability == "true",
+            words=form.words == "true",
         )
     if (count := len(question.expressions)) > settings.max_expressions:
         raise HTTPException(422, f"{count} expressions are too many; send {settings.max_expressions} at most")

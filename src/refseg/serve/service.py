@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from fastapi import HTTPException
 
 from refseg.segmenter import BaseSegmenter
-from refseg.serve.answer import prediction
+from refseg.serve.answer import prediction, word_values
 from refseg.serve.engine import Engine
 from refseg.serve.metrics import Metrics, Timings
 from refseg.serve.question import Question
@@ -127,10 +127,13 @@ class Service:
         """Return the JSON text of `answer.Answer`.
 
         Raises:
-            HTTPException: there is no such model or no such image, or there was not enough time.
+            HTTPException: there is no such model or no such image, or there was not enough time; or the model cannot
+                tell where words look, and is asked.
             ImageError: the file is no image, broken or too large.
         """
         engine, timings = self.engine(question.model), Timings(self.metrics, "decode", "encode", "answer")
+        if question.words and engine.segmenter.word_source is None:
+            raise HTTPException(422, f"the model {engine.name} cannot tell where each word looks; ask without words")
 
         async def work() -> bytes:
             if isinstance(question.image, str):
@@ -145,6 +148,9 @@ class Service:
             with timings("answer"):
                 found = await engine.segment(encoding, question.expressions)
                 answers = await self._in_thread(_answers, found, question)
+                if question.words:
+                    for text, answer in zip(question.expressions, answers, strict=True):
+                        answer |= await self._in_thread(word_values, await engine.word_maps(encoding, text))
             return await self._in_thread(
                 _text,
                 {

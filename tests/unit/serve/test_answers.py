@@ -12,6 +12,7 @@ from PIL import Image
 
 from refseg.masks import decode_rle, polygon_mask
 from refseg.predictor import Predictor
+from refseg.serve.answer import word_values
 from refseg.values import Decision
 
 EXPRESSIONS = ["the red disc", "the blue square", "the red disc"]
@@ -140,8 +141,8 @@ def test_several_models(http, serve, stub, predictor, photo):
     assert http.get(f"{address}/v1/models").json() == {
         "default": "stub",
         "models": [
-            *({"name": "stub", "family": "stub", "domain": "tests"} | plain(0.5) for _ in (1,)),
-            *({"name": "tiny", "family": "cris", "domain": None} | plain(0.35) for _ in (1,)),
+            *({"name": "stub", "family": "stub", "domain": "tests", "words": None} | plain(0.5) for _ in (1,)),
+            *({"name": "tiny", "family": "cris", "domain": None, "words": "attention"} | plain(0.35) for _ in (1,)),
         ],
     }
     assert ask(http, address, photo)["model"] == "stub"
@@ -157,6 +158,38 @@ def test_several_models(http, serve, stub, predictor, photo):
 
 def plain(threshold):
     return {"threshold": threshold, "relative_threshold": None, "calibrated": False}
+
+
+def test_where_each_word_looks(http, address, tiny, photo):
+    expected = [tiny.word_maps(tiny.encode(photo), text) for text in EXPRESSIONS]
+    values = ask(http, address, photo, words="true")
+    question = {"image": values["image"], "expressions": EXPRESSIONS, "words": True}
+    again = http.post(f"{address}/v1/segment", json=question).json()
+    assert again["predictions"] == values["predictions"]
+    for one, maps in zip(values["predictions"], expected, strict=True):
+        assert [found["word"] for found in one["words"]] == ["the", *one["expression"].split()[1:]]
+        assert one["words_highest"] == pytest.approx(max(map_.map.max() for map_ in maps))
+        for found, map_ in zip(one["words"], maps, strict=True):
+            shown = array(found["map"]) * one["words_highest"] / 255
+            assert np.abs(shown - map_.map).max() <= 0.51 * one["words_highest"] / 255
+        assert max(array(found["map"]).max() for found in one["words"]) == 255
+    assert "words" not in ask(http, address, photo)["predictions"][0]
+
+
+def test_maps_of_words_of_a_large_image_are_at_most_512_wide(tiny):
+    scene = tiny.encode(np.zeros((300, 1024, 3), np.uint8))
+    values = word_values(tiny.word_maps(scene, "the disc"))
+    assert [array(one["map"]).shape for one in values["words"]] == [(150, 512)] * 2
+    assert word_values([]) == {"words": [], "words_highest": 0.0}
+
+
+def test_a_model_that_cannot_tell_where_words_look_says_so(http, serve, grey):
+    address = serve().address
+    assert http.get(f"{address}/v1/models").json()["models"][0]["words"] is None
+    form = {"expression": "level", "words": "true"}
+    answer = http.post(f"{address}/v1/segment", files={"image": grey(9)}, data=form)
+    assert answer.status_code == 422
+    assert answer.json() == {"error": "the model stub cannot tell where each word looks; ask without words"}
 
 
 def test_clients_at_once_get_their_own_answers(serve, http, stub, grey, together):

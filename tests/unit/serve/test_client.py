@@ -39,6 +39,16 @@ def test_the_answers_are_those_of_the_model(serve, predictor, photo, photo_pixel
                 assert np.array_equal(answer.mask, prediction.mask)
 
 
+def test_where_each_word_looks(serve, predictor, photo):
+    expected = predictor.word_maps(predictor.encode(photo), EXPRESSIONS[0])
+    with Client(serve({"tiny": predictor}).address) as client:
+        (answer,) = client.segment(photo, EXPRESSIONS[:1], words=True)
+        assert [one.word for one in answer.words] == EXPRESSIONS[0].split()
+        for found, map_ in zip(answer.words, expected, strict=True):
+            np.testing.assert_allclose(found.map, map_.map, atol=0.51 / 255)
+        assert client.segment(photo, EXPRESSIONS[:1])[0].words is None
+
+
 def test_an_image_that_the_server_has_dropped_is_sent_again(serve, stub, grey):
     with Client(serve(cache_bytes=1).address) as client:  # one encoding only
         first, second = client.encode(grey(200)), client.encode(grey(1))
