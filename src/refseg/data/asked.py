@@ -11,14 +11,14 @@ from typing import Any
 
 from refseg.data.formats.folder import folder as own_folder
 from refseg.data.formats.folder import json_lines
-from refseg.data.formats.record import Problem, Record, safe_name, take
+from refseg.data.formats.record import Problem, Record, first_problem, safe_name, take
 from refseg.data.formats.separated import separated
 from refseg.data.media import Media, existing_folder
 from refseg.errors import DataError, ExpressionError
 from refseg.inputs.clip_bpe import check_expression
 from refseg.inputs.read import image_suffixes
 
-__all__ = ["Photo", "asked_by_file", "asked_of_all", "asked_of_each", "first_problem"]
+__all__ = ["Photo", "asked_by_file", "asked_of_all", "asked_of_each"]
 
 SEPARATED, LINES = (".csv", ".tsv"), ".jsonl"
 
@@ -54,13 +54,13 @@ def asked_by_file(folder: Path, expressions: Path, problems: list[Problem]) -> l
         return asked_of_all(folder, expressions)
     existing_folder(folder)
     if ending == LINES:
-        rows = ((row.place, row.values) for row in json_lines(expressions, problems.append))
+        lines = [(row.place, row.values) for row in json_lines(expressions, problems.append)]
     else:
-        rows = _csv_rows(expressions)
-    return _of_rows(folder, expressions, rows, problems)
+        lines = list(_csv_rows(expressions, problems))
+    return _of_rows(folder, expressions, lines, problems)
 
 
-def _csv_rows(table: Path) -> Iterator[tuple[str, Any]]:
+def _csv_rows(table: Path, problems: list[Problem]) -> Iterator[tuple[str, Any]]:
     text, separator, before = separated(_text_of(table), {"image", "expression"}.issubset)
     if separator is None:
         raise DataError(f"{table}: its first line must name the columns image and expression")
@@ -68,9 +68,14 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, Any]]:
     try:
         names = [name.strip().lower() for name in next(rows)]
         for cells in rows:
-            values = {name: cell.strip() for name, cell in zip(names, cells, strict=False)}
-            if any(values.values()):
-                yield f"line {before + rows.line_num}", values
+            place = f"line {before + rows.line_num}"
+            if len(cells) > len(names) and any(cells[len(names) :]):
+                message = (
+                    f"has more cells than there are columns ({len(names)}); quote an expression that holds a comma"
+                )
+                problems.append(Problem(file=str(table), row=place, kind="row", message=message))
+            elif any(cells):
+                yield place, {name: cell.strip() for name, cell in zip(names, cells, strict=False)}
     except csv.Error as error:
         raise DataError(f"{table}: line {before + rows.line_num}: {error}") from None
 
@@ -162,8 +167,3 @@ def asked_of_each(folder: Path, problems: list[Problem]) -> list[Photo]:
         )
         for file, records in of_files.items()
     ]
-
-
-def first_problem(problems: list[Problem]) -> str:
-    """Return the end of a message that names the first of some problems; nothing if there is none."""
-    return f"; the first problem: {problems[0]}" if problems else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg.data.formats.instances import instance_rows
-from refseg.data.formats.record import Problem
+from refseg.data.formats.record import Problem, first_problem
 from refseg.data.media import existing_folder
 from refseg.data.placed import place_photos
 from refseg.errors import DataError, ExpressionError, OutputError
@@ -48,7 +48,11 @@ def convert_labels(folder: Path, out: Path, *, images: Path | None = None, copy:
     photos = existing_folder(folder if images is None else images)
     problems = list[Problem]()
     rows, files = list[dict[str, Any]](), list[str]()
-    for place, row in instance_rows(existing_folder(folder), problems.append, images=photos):
+    try:
+        annotated = list(instance_rows(existing_folder(folder), problems.append, images=photos))
+    except DataError as error:
+        raise DataError(f"{error}{first_problem(problems)}") from None
+    for place, row in annotated:
         try:
             found = list(_references(row))
         except ExpressionError as error:
@@ -57,7 +61,7 @@ def convert_labels(folder: Path, out: Path, *, images: Path | None = None, copy:
             files.append(row["image"])
             rows += found
     if not rows:
-        raise DataError(f"{folder}: no mask in it can be used{f'; {problems[0]}' if problems else ''}")
+        raise DataError(f"{folder}: no mask in it can be used{first_problem(problems)}")
     try:
         with new_folder(out) as draft:
             write_text(draft / "data.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refseg.data.placed import place_photos
-from refseg.errors import OutputError
-from refseg.files import new_folder, write_text
+from refseg.errors import OutputError, RefsegError
+from refseg.files import write_text
 from refseg.writers.formats import FORMATS
 from refseg.writers.labelled import LabelledImage
 
@@ -33,7 +33,8 @@ def export(images: Sequence[LabelledImage], formats: Sequence[str], photos: Path
         copy: whether photos are copied where a format needs them beside it; otherwise it has a link to them.
 
     Raises:
-        OutputError: a format's folder was changed since it was written, or it cannot be written.
+        OutputError: a format's folder was changed since it was written, it cannot be written, or two images would have
+            the same file in it.
         ConfigError: a format needs a library that is not installed.
     """
     record = out / WRITTEN
@@ -47,10 +48,14 @@ def export(images: Sequence[LabelledImage], formats: Sequence[str], photos: Path
             folder, new, old = out / name, out / f".{name}.new", out / f".{name}.old"
             for left in (new, old):  # of a run that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            with new_folder(new) as draft:
-                FORMATS[name](images, photos, draft)
+            new.mkdir()
+            try:
+                FORMATS[name](images, photos, new)
                 if name in WITH_IMAGES:
-                    place_photos(photos, [image.file for image in images], draft, copy=copy)
+                    place_photos(photos, [image.file for image in images], new, copy=copy)
+            except BaseException:
+                shutil.rmtree(new, ignore_errors=True)
+                raise
             # Both are known until the new folder is in its place, so that a killed run is not taken for a correction.
             known = [_checksum(folder)] if folder.exists() else []
             write_text(record, json.dumps(written | {name: [*known, _checksum(new)]}, indent=2))
@@ -60,9 +65,9 @@ def export(images: Sequence[LabelledImage], formats: Sequence[str], photos: Path
             written[name] = [_checksum(folder)]
             write_text(record, json.dumps(written, indent=2))
             shutil.rmtree(old, ignore_errors=True)
+    except RefsegError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, OutputError):
-            raise
         raise OutputError(f"{out}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
 
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from refseg.data.asked import Photo, first_problem
+from refseg.data.asked import Photo
 from refseg.data.catalogue import open_data
 from refseg.data.exports import export
-from refseg.data.formats.record import Problem
+from refseg.data.formats.record import Problem, first_problem
 from refseg.data.placed import place_photos
 from refseg.data.show import choose, save
 from refseg.errors import ConfigError, DataError, ImageError, OutputError, UnknownNameError, counted

@@ -115,7 +115,7 @@ def _write(
         address = f"/data/local-files/?d=images/{quote(image.file)}"
         tasks.append(
             {
-                "data": {"image": address, "file": image.file},
+                "data": {"file": image.file, "image": address},
                 "predictions": [{"model_version": "refseg", "score": score, "result": results}],
             }
         )

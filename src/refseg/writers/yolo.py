@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from refseg.files import write_text
 from refseg.masks import joined, rings
@@ -40,6 +41,5 @@ def write_yolo(images: Sequence[LabelledImage], photos: Path, out: Path) -> None
         path = out / "labels" / file
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, "".join(lines))
-    # A text in JSON's quotes is one in YAML's.
-    classes = "".join(f"  {number}: {json.dumps(name, ensure_ascii=False)}\n" for name, number in number_of.items())
-    write_text(out / "data.yaml", f"path: .\ntrain: images\nval: images\nnames:\n{classes}")
+    content = {"path": ".", "train": "images", "val": "images", "names": dict(enumerate(names))}
+    write_text(out / "data.yaml", yaml.safe_dump(content, allow_unicode=True, sort_keys=False))

@@ -12,13 +12,14 @@ from refseg.cli.main import main
 from refseg.data.asked import asked_of_all, asked_of_each
 from refseg.data.catalogue import open_data
 from refseg.data.label import ANSWERS, Labeller, label, labeller
-from refseg.errors import ConfigError, DataError, OutputError
+from refseg.errors import ConfigError, DataError, OutputError, UnknownNameError
 from refseg.inputs.frame import Frame
 from refseg.masks import decode_rle
 from refseg.models.exported import Exported, write_export
 from refseg.models.families import MODELS
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, Encoding, Prediction
+from refseg.writers.formats import FORMATS
 
 BY = Labeller(model="stand-in", revision="a/b@123", licence="MIT")
 SCORES = {"red": 0.9, "blue": 0.6, "green": 0.0}
@@ -104,6 +105,34 @@ def test_low_scores_are_left_out_and_what_fits_nothing_is_kept_on_request(photos
         label(model, BY, photos, asked, out, least=0.95)
 
 
+def test_what_a_person_should_look_at_is_listed(photos, words, tmp_path):
+    out, asked = tmp_path / "out", asked_of_all(photos, words)
+    labels = label(StandIn(), BY, photos, asked, out, least=0.3, review_below=0.7, formats=["coco", "yolo"])
+    lines = (out / "review.csv").read_text().splitlines()
+    assert lines == ["image,expression,score,reason"] + [
+        line
+        for file in ("a.png", "images/b.png")
+        for line in (f"{file},the blue square,0.6,low score", f"{file},the green one,0.0,nothing fits")
+    ]
+    assert labels.review == 4
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["photos"], summary["masks"], summary["review"], summary["model"]) == (2, 4, 4, "stand-in")
+    with Image.open(out / "contact.jpg") as sheet:
+        assert sheet.format == "JPEG"
+    coco = json.loads((out / "coco" / "annotations.json").read_text())
+    assert [one["name"] for one in coco["categories"]] == ["the red square", "the blue square"]
+    assert (out / "yolo" / "images" / "images" / "b.png").is_file()
+
+
+def test_the_same_run_again_changes_no_file(photos, words, tmp_path):
+    out, asked = tmp_path / "out", asked_of_all(photos, words)
+    files = []
+    for _ in range(2):
+        label(StandIn(), BY, photos, asked, out, formats=list(FORMATS))
+        files.append({path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()})
+    assert files[0] == files[1]
+
+
 def test_an_interrupted_run_goes_on_where_it_stopped(photos, words, tmp_path, monkeypatch):
     out, asked = tmp_path / "out", asked_of_all(photos, words)
     model = StandIn()
@@ -149,8 +178,9 @@ def test_a_folder_of_something_else_is_not_written_to(photos, words, tmp_path):
         label(StandIn(), BY, photos, asked, tmp_path / "full")
     with pytest.raises(ConfigError):
         label(StandIn(), BY, photos, asked, photos / "labelled")
-    with pytest.raises(ConfigError):
-        label(StandIn(), BY, photos, asked, tmp_path / "new", least=2)
+    for wrong in ({"least": 2}, {"review_below": -1}, {"formats": ["coc"]}):
+        with pytest.raises((ConfigError, UnknownNameError)):
+            label(StandIn(), BY, photos, asked, tmp_path / "new", **wrong)
     assert not (tmp_path / "new").exists()
 
 

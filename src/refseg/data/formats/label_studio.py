@@ -35,8 +35,11 @@ def holds_tasks(file: Path) -> bool:
     Raises:
         DataError: it cannot be read.
     """
+    with file.open("rb") as opened:
+        if not opened.read(64).lstrip().startswith(b"["):
+            return False
     content = read_json(file)
-    return isinstance(content, list) and all(isinstance(one, dict) and "data" in one for one in content)
+    return all(isinstance(one, dict) and "data" in one for one in content)
 
 
 def task_rows(files: Iterable[Path], photos: Path, report: Report) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -89,7 +92,7 @@ def _row(task: Any, photos: Path) -> dict[str, Any]:
 
 def _results(task: Any) -> list[dict[str, Any]]:
     """Return the regions of the annotation that counts; other results, such as choices, are left out."""
-    made = [one for one in take(task, "annotations", list, []) if not (one or {}).get("was_cancelled")]
+    made = [one for one in take(task, "annotations", list, []) if not take(one, "was_cancelled", bool, False)]
     chosen = made or take(task, "predictions", list, [])
     found = take(chosen[-1], "result", list) if chosen else []
     kinds = ("brushlabels", "polygonlabels")

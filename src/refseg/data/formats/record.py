@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ __all__ = [
     "Report",
     "Source",
     "build_records",
+    "first_problem",
     "note",
     "numbered",
     "read_files",
@@ -97,6 +98,11 @@ class Problem:
 
 Report: TypeAlias = Callable[[Problem], None]
 """Called by a reader for each row that cannot be used; the reader then goes on with the next row."""
+
+
+def first_problem(problems: Sequence[Problem]) -> str:
+    """Return the end of a message that names the first of some problems; nothing if there is none."""
+    return f"; the first problem: {problems[0]}" if problems else ""
 
 
 def note(file: Path, message: str) -> Problem:

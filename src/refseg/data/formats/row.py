@@ -19,8 +19,8 @@ IMAGE_FOLDERS = ("", "images", "train", "val", "test", "train2017", "val2017", "
 def find_image(photos: Path, written: Any, *, beside: Path | None = None) -> str:
     """Return the path of a photo relative to the folder of the photos.
 
-    Tools write its path within that folder, from another folder or on another machine: the longest end of the path that
-    names a file there is taken, first in the folder of the annotations.
+    Tools write its path from the folder of the annotations, within another folder or on another machine. If it does not
+    lead from the annotations into the folder of the photos, its longest end that names a file there is taken.
 
     Args:
         photos: the folder of the photos.
@@ -32,10 +32,13 @@ def find_image(photos: Path, written: Any, *, beside: Path | None = None) -> str
     """
     if not isinstance(written, str):
         raise DataError(f"expected a file name, got {shown(written)}")
-    parts = [part for part in PurePosixPath(written.replace("\\", "/")).parts if part not in ("/", "..")]
+    path = PurePosixPath(written.replace("\\", "/"))
+    if beside is not None and not path.is_absolute() and "\0" not in written:
+        here, root = (beside / path).resolve(), photos.resolve()
+        if here.is_relative_to(root) and here.is_file():
+            return here.relative_to(root).as_posix()
+    parts = [part for part in path.parts if part not in ("/", "..") and not part.endswith(":")]
     places = [photos / place for place in IMAGE_FOLDERS]
-    if beside is not None and beside.is_relative_to(photos):
-        places.insert(0, beside)
     for start in range(len(parts)):
         file = safe_name("/".join(parts[start:]))
         for place in places:

@@ -2,7 +2,7 @@
 
 `data.yaml` has `names`, a list or a mapping of numbers to names. `labels/IMAGE.txt` has a line for each object:
 its class's number, then x and y of its corners in turn, in fractions of the image's width and height. The image
-has the same name with another ending.
+has the same path with `images` in place of `labels`, and another ending.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def yolo_rows(folder: Path, photos: Path, report: Report) -> Iterator[tuple[str,
         if "labels" not in name.parts:
             continue
         try:
-            yield name.as_posix(), _row(file, name, names, photos)
+            image = _image_of(folder, name, photos)
+            yield name.as_posix(), _row(file, image, names, read_size(photos / image))
         except (DataError, ImageError, OSError, UnicodeDecodeError) as error:
             report(Problem(file=str(file), row="", kind="row", message=str(error)))
 
@@ -58,10 +59,7 @@ def _names(path: Path) -> dict[int, str]:
     return names
 
 
-def _row(file: Path, name: Path, names: dict[int, str], photos: Path) -> dict[str, Any]:
-    within = PurePosixPath(*name.parts[name.parts.index("labels") + 1 :])
-    image = _image_of(within, photos)
-    size = read_size(photos / image)
+def _row(file: Path, image: str, names: dict[int, str], size: tuple[int, int]) -> dict[str, Any]:
     instances = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         if line.strip():
@@ -72,14 +70,15 @@ def _row(file: Path, name: Path, names: dict[int, str], photos: Path) -> dict[st
     return {"image": image, "height": size[0], "width": size[1], "instances": instances}
 
 
-def _image_of(labels: PurePosixPath, photos: Path) -> str:
+def _image_of(folder: Path, labels: Path, photos: Path) -> str:
+    path = PurePosixPath(*("images" if part == "labels" else part for part in labels.parts))
     for ending in sorted(image_suffixes()):
         for spelling in (ending, ending.upper()):
             try:
-                return find_image(photos, str(labels.with_suffix(spelling)))
+                return find_image(photos, str(path.with_suffix(spelling)), beside=folder)
             except DataError:
                 continue
-    raise DataError(f"there is no image {labels.with_suffix('')} of any kind in {photos}")
+    raise DataError(f"there is no image {path.with_suffix('')} of any kind in {photos}")
 
 
 def _instance(words: list[str], names: dict[int, str], size: tuple[int, int]) -> dict[str, Any]:
