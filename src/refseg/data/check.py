@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
-from refseg.data.catalogue import DATA_SETS, find
+from refseg.data.catalogue import DATA_SETS, GENERATED, find
 from refseg.data.formats.record import Problem, Record, Source
 from refseg.data.formats.regions import Overlap, Part
 from refseg.data.index import encodable
