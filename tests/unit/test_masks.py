@@ -20,11 +20,13 @@ from refseg.masks import (
     encode_rle,
     intersection_and_union,
     iou,
+    joined,
     near_border,
     outline,
     parts,
     polygon_mask,
     polygons,
+    rings,
 )
 
 few = settings(max_examples=40, derandomize=True, deadline=None)
@@ -224,6 +226,30 @@ def test_parts_equal_those_of_a_flood_fill():
         mask = rng.random(rng.integers(1, 14, 2)) < rng.random()
         assert parts(mask) == flooded(mask)
     assert parts(EMPTY) == []
+
+
+def test_the_borders_of_holes_follow_the_outer_border_of_their_component():
+    mask = square(0, 0, 12)
+    mask[2:10, 2:10] = False
+    mask[4:8, 4:8] = True
+    mask[5, 5] = mask[6, 6] = False  # one hole of pixels that touch at a corner
+    outside, inside = rings(mask)
+    assert outside == [[12, 0, 12, 12, 0, 12, 0, 0], [10, 10, 10, 2, 2, 2, 2, 10]]
+    assert inside[0] == [8, 4, 8, 8, 4, 8, 4, 4]
+    assert [len(border) // 2 for border in inside[1:]] == [8]
+    assert rings(EMPTY) == []
+
+
+@few
+@given(masks())
+def test_joined_borders_give_back_every_mask(mask):
+    components = rings(mask)
+    assert np.array_equal(polygon_mask([joined(one) for one in components], size=mask.shape), mask)
+    if components:
+        together = joined([border for one in components for border in one])
+        assert np.array_equal(polygon_mask([together], size=mask.shape), mask)
+    each = [polygon_mask([joined(one)], size=mask.shape) for one in components]
+    assert sum(int(one.sum()) for one in each) == mask.sum()
 
 
 def test_the_pixels_of_polygons():
