@@ -201,10 +201,8 @@ def _is_darknet(config: Any, parameter: str) -> bool:
 
 def _kernels(model: nn.Module, *outputs: nn.Conv2d) -> list[nn.Parameter]:
     """Return the kernels that the authors' helper for convolutions makes, which penalises them (MCN and VLT)."""
-    return [
-        *(block.conv.weight for block in model.modules() if isinstance(block, ConvNormLeaky)),
-        *(output.weight for output in outputs),
-    ]
+    blocks = [block for block in model.modules() if isinstance(block, ConvNormLeaky)]
+    return [*(block.conv.weight for block in blocks), *(output.weight for output in outputs)]
 
 
 def _modules(model: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:

@@ -36,7 +36,9 @@ class MCNConfig:
     """Sizes of an MCN."""
 
     vision: DarkNetConfig
+    """The image encoder."""
     text: WordGRUConfig
+    """The language encoder."""
     frozen: bool = True
     """Whether DarkNet stays as it was pretrained, but for its last two convolutions."""
     width: int = 512

@@ -39,7 +39,9 @@ class VLTConfig:
     """Sizes of a VLT."""
 
     vision: DarkNetConfig
+    """The image encoder."""
     text: WordGRUConfig
+    """The language encoder."""
     frozen: bool = True
     """Whether DarkNet stays as it was pretrained, but for its last two convolutions."""
     queries: int = 16
