@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 from refseg.cli.main import main
 from refseg.errors import ConfigError, UnknownNameError
@@ -167,6 +169,43 @@ def test_the_systems_make_a_table_and_curves(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ablation, "train", None)
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[2:] == lines
+
+
+@pytest.fixture
+def refcoco(tmp_path):
+    """A root with RefCOCO in REFER's layout: four images with one expression each."""
+    images, annotations, references = [], [], []
+    for number in range(1, 5):
+        name = f"COCO_train2014_{number:012}.jpg"
+        images.append({"id": number, "file_name": name, "height": 64, "width": 64})
+        box = [[8, 8, 40, 8, 40, 40, 8, 40]]
+        about = {"image_id": number, "category_id": 1}
+        annotations.append(
+            {"id": number, "segmentation": box, "bbox": [8, 8, 32, 32], "iscrowd": 0, "area": 1, **about}
+        )
+        said = {"sent_id": number, "sent": "left cup", "raw": "Left cup", "tokens": ["left", "cup"]}
+        split = "val" if number == 4 else "train"
+        reference = {"ref_id": number, "ann_id": number, "sent_ids": [number], "sentences": [said], "split": split}
+        references.append({**reference, **about, "file_name": name})
+        (tmp_path / "data" / "train2014").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (40 * number, 90, 90)).save(tmp_path / "data" / "train2014" / name)
+    folder = tmp_path / "data" / "refcoco"
+    folder.mkdir()
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "cup"}]}
+    (folder / "instances.json").write_text(json.dumps(content))
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(references))
+    return tmp_path / "data"
+
+
+@pytest.mark.slow
+def test_the_systems_read_public_data(refcoco, tmp_path, capsys):
+    """The vocabulary is that of the training data."""
+    words = ["ablate", "refcoco", "--table", "systems", "--rows", "vlt", "--data", str(refcoco), *EASY_STEPS]
+    words += ["precision=float32", "--seeds", "1", "--device", "cpu", "--out", str(tmp_path / "runs")]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[2].startswith("| vlt | ")
+    config = json.loads((tmp_path / "runs" / "vlt-0" / "last" / "config.json").read_text())
+    assert sorted(config["inputs"]["vocabulary"]) == ["<unk>", "cup", "left"]
 
 
 def test_curves_need_validations(tmp_path, capsys):
