@@ -60,7 +60,7 @@ class TrainingSpec:
     """Returns the modules that do most of the work, none inside another, to be recomputed, or sharded, one by one."""
     cell_size: Callable[[Any], int]
     """Returns the side of a token of the image in pixels, from the config."""
-    penalised: Callable[[Any], list[nn.Parameter]] = lambda model: []
+    penalised: Callable[[Any], list[Tensor]] = lambda model: []
     """Returns the kernels whose squares the published loss penalises (see `TrainingConfig.kernel_penalty`)."""
     image_side: tuple[str, ...] = ("visual.",)
     """The prefixes of the parameters that depend on which image encoder the model has: the encoder's own, and those of
@@ -199,7 +199,7 @@ def _is_darknet(config: Any, parameter: str) -> bool:
     return parameter.startswith("visual.")
 
 
-def _kernels(model: nn.Module, *outputs: nn.Conv2d) -> list[nn.Parameter]:
+def _kernels(model: nn.Module, *outputs: nn.Conv2d) -> list[Tensor]:
     """Return the kernels that the authors' helper for convolutions makes, which penalises them (MCN and VLT)."""
     blocks = [block for block in model.modules() if isinstance(block, ConvNormLeaky)]
     return [*(block.conv.weight for block in blocks), *(output.weight for output in outputs)]
