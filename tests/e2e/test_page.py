@@ -41,7 +41,7 @@ LEFT, RIGHT, ABSENT = "the cat on the left", "the cat on the right", "the violin
 
 @pytest.fixture(scope="module")
 def segmenter():
-    return load("photos", "cpu")
+    return load("photos", "cpu", runtime="torch")
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +167,43 @@ def test_a_click_on_a_mask_or_its_row_shows_the_heat_map(cats, segmenter):
     expect(cats.locator("#legend")).to_be_visible()
 
 
+def test_a_word_of_the_chosen_expression_shows_where_it_looks(cats, segmenter):
+    maps = segmenter.word_maps(segmenter.encode(CATS), LEFT)
+    highest = max(one.map.max() for one in maps)
+    select = row(cats, LEFT).get_by_role("button").first
+    select.click()
+    words = cats.get_by_role("group", name=f"Words of {LEFT}").get_by_role("button")
+    words.first.wait_for()
+    expect(words).to_have_text(LEFT.split())
+    expect(cats.locator("#legend")).to_have_text(f"0 %100 %probability of “{LEFT}”")
+    heat, colours, values = shown(cats), [], []
+    for place in (1, 4):
+        words.nth(place).hover()
+        expect(words.nth(place)).to_have_attribute("aria-pressed", "true")
+        expect(cats.locator("#legend")).to_have_text(f"0 %{100 * highest:.0f} %attention to “{maps[place].word}”")
+        cats.evaluate("new Promise(requestAnimationFrame)")
+        colours.append(shown(cats)[..., 0])  # the scale gets redder all the way
+        values.append(np.asarray(Image.fromarray(maps[place].map).resize(heat.shape[1::-1])))
+    # The photo and the outline of the mask are the same in both.
+    (one, other), (first, second) = colours, values
+    assert np.corrcoef((one - other).ravel(), (first - second).ravel())[0, 1] > 0.8
+    cats.mouse.move(1, 1)
+    expect(cats.locator("#legend")).to_contain_text("probability of")
+    cats.evaluate("new Promise(requestAnimationFrame)")
+    assert (shown(cats) == heat).all()
+    # By keyboard; the map is there as long as the focus is, wherever the pointer goes.
+    select.focus()
+    for _ in range(3):  # past the button that removes it
+        cats.keyboard.press("Tab")
+    expect(words.nth(1)).to_be_focused()
+    expect(cats.locator("#status")).to_have_text("Heat map: attention to “cat”.")
+    words.nth(2).hover()
+    expect(cats.locator("#legend")).to_contain_text("“on”")
+    cats.keyboard.press("Escape")
+    expect(cats.locator("#legend")).to_be_hidden()
+    expect(words).to_have_count(0)
+
+
 def test_the_files_that_are_saved_hold_the_models_own_masks(cats, segmenter):
     (found,) = segmenter.segment(segmenter.encode(CATS), [LEFT])
     name, data = saved(cats, "Save COCO")
@@ -224,10 +261,9 @@ def test_everything_by_keyboard_alone(visit):
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     expect(row(page, LEFT).get_by_role("button").first).to_have_attribute("aria-pressed", "true")
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
+    tab_to("Mask, PNG")
     with page.expect_download():
-        page.keyboard.press("Enter")  # the mask as a PNG
+        page.keyboard.press("Enter")
     page.keyboard.press("Escape")
     tab_to("Threshold")
     page.keyboard.press("ArrowRight")
@@ -246,6 +282,8 @@ def test_a_phone(visit):
     ask(page, LEFT, "a very long expression about " + "something" * 12)
     row(page, LEFT).get_by_role("button").first.tap()
     expect(page.locator("#legend")).to_be_visible()
+    page.get_by_role("button", name="left", exact=True).tap()
+    expect(page.locator("#legend")).to_contain_text("attention to “left”")
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     canvas = page.locator("#canvas").bounding_box()
     assert 300 < canvas["width"] <= 390
@@ -301,6 +339,7 @@ def test_a_server_with_a_token_is_asked_with_it(visit):
     choose(page)
     page.get_by_label("What to find").fill(LEFT)
     page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_role("alert")).to_have_text("This server answers only with its token.")
     row(page, LEFT).get_by_role("button").first.click()

@@ -94,13 +94,14 @@ function add(texts) {
 async function ask(about, items) {
   const { model } = about;
   showError("");
-  for (const item of items) Object.assign(item, { prediction: null, failed: false });
+  for (const item of items) Object.assign(item, { prediction: null, failed: false, word: null });
   update();
   if (!items.length) return;
   try {
     const predictions = await engine.segment(await encoded(about), items.map(({ text }) => text));
     if (about.model !== model) return; // another one has been asked since
     items.forEach((item, index) => (item.prediction = predictions[index]));
+    if (items.includes(about.selected)) readWords(about, about.selected);
     if (about === photo) say(items.map((item) => `${item.text}: ${verdict(item)}`).join(". "));
   } catch (error) {
     if (about.model !== model) return;
@@ -153,6 +154,9 @@ function makeRow(item) {
     say(`${item.text} removed.`);
     (photo.items[Math.min(place, photo.items.length - 1)]?.row.querySelector("button") ?? $("expression")).focus();
   });
+  const words = element("div", { className: "buttons words", hidden: true });
+  words.setAttribute("role", "group");
+  words.setAttribute("aria-label", `Words of ${item.text}`);
   const save = element("div", { className: "buttons save", hidden: true });
   save.setAttribute("role", "group");
   save.setAttribute("aria-label", `Save ${item.text}`);
@@ -160,7 +164,7 @@ function makeRow(item) {
     action("Mask, PNG", async () => download(await maskPng(photo, pixels(item)), `${fileName(item.text)}.png`)),
     action("Cut-out, SVG", async () => download(await cutOutSvg(photo, shape(item), item.text), `${fileName(item.text)}.svg`)),
   );
-  row.append(select, close, save);
+  row.append(select, close, words, save);
   return row;
 }
 
@@ -172,8 +176,54 @@ function toggle(item) {
   if (item?.failed) ask(photo, [item]);
   if (!item?.prediction) return;
   photo.selected = photo.selected === item ? null : item;
+  item.word = null;
   update();
   say(photo.selected ? `Heat map of ${item.text}.` : "All masks.");
+  if (photo.selected) readWords(photo, item);
+}
+
+// ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+/** What the model of a photo can tell of words, as the engine says: "attention", "patches" or null. */
+const wordSource = ({ model }) => models.find(({ name }) => name === model)?.words ?? null;
+
+/** Asks where each word of an item looks, once, and shows its words as buttons. */
+async function readWords(about, item) {
+  const { prediction } = item;
+  if (prediction.words || !wordSource(about)) return;
+  try {
+    prediction.words = await engine.words(await encoded(about), item.text);
+  } catch (error) {
+    if (about === photo) showError(error.message);
+    return;
+  }
+  // Another model may have been asked since.
+  if (item.prediction === prediction) item.row.querySelector(".words").replaceChildren(...prediction.words.words.map((word) => wordButton(item, word)));
+  if (about === photo) update();
+}
+
+/** Returns the button of a word, whose map is shown while the pointer or the focus is on it. */
+function wordButton(item, word) {
+  const button = element("button", { type: "button", className: "word", textContent: word.word });
+  const look = (shown) => {
+    if (item.word === shown) return;
+    item.word = shown;
+    update();
+    if (shown) say(`Heat map: ${legend(item)}.`);
+  };
+  for (const event of ["pointerenter", "focus"]) button.addEventListener(event, () => look(word));
+  button.addEventListener("blur", () => look(null));
+  // A tap ends with this event too.
+  button.addEventListener("pointerleave", ({ pointerType }) => {
+    if (pointerType !== "touch" && document.activeElement !== button) look(null);
+  });
+  return button;
+}
+
+/** What the map that is shown of the chosen item is. */
+function legend({ text, word }) {
+  if (!word) return `probability of “${text}”`;
+  return wordSource(photo) === "attention" ? `attention to “${word.word}”` : `probability of “${word.word}” alone`;
 }
 
 // ── what is shown ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -184,7 +234,7 @@ function update() {
   if (!photo) return;
   const { items, selected, threshold } = photo;
   items.forEach((item, index) => {
-    const [select, , save] = item.row.children;
+    const [select, , words, save] = item.row.children;
     select.setAttribute("aria-pressed", String(item === selected));
     item.row.setAttribute("aria-busy", String(!item.prediction && !item.failed));
     item.row.classList.toggle("missing", item.failed || (Boolean(item.prediction) && !isFound(item)));
@@ -193,6 +243,8 @@ function update() {
     number.textContent = index + 1;
     answer.textContent = verdict(item);
     save.hidden = item !== selected || !isFound(item);
+    words.hidden = item !== selected || !item.prediction?.words;
+    if (!words.hidden) item.prediction.words.words.forEach((word, place) => words.children[place].setAttribute("aria-pressed", String(word === item.word)));
   });
   const answered = items.filter(({ prediction }) => prediction);
   $("threshold").disabled = !answered.length;
@@ -204,9 +256,10 @@ function update() {
   for (const id of ["save-png", "save-coco"]) $(id).disabled = !answered.some(isFound);
   const { row } = selected ?? {};
   $("legend").hidden = !row;
-  $("legend-text").textContent = selected ? `probability of “${selected.text}”` : "";
+  $("legend-text").textContent = selected ? legend(selected) : "";
+  $("legend-highest").textContent = percent(selected?.word ? selected.prediction.words.highest : 1);
   const found = items.map((item, index) => `${index + 1}, ${item.text}: ${verdict(item)}`);
-  canvas.setAttribute("aria-label", selected ? `Heat map of ${selected.text} on ${photo.name}` : [photo.name, ...found].join(". "));
+  canvas.setAttribute("aria-label", selected ? `Heat map on ${photo.name}: ${legend(selected)}` : [photo.name, ...found].join(". "));
   const count = items.length === 1 ? "1 expression" : `${items.length} expressions`;
   photo.button.title = photo.button.firstChild.alt = `${photo.name}, ${count}`;
   history.replaceState(null, "", writeLink(currentSettings()) || location.pathname + location.search);
@@ -243,7 +296,8 @@ function draw() {
   const zoom = canvas.width / photo.width;
   const { selected } = photo;
   if (selected?.prediction) {
-    drawHeat(context, photo.bitmap, selected.prediction.probability, isFound(selected) && shape(selected), zoom, unit);
+    const map = selected.word?.map ?? selected.prediction.probability;
+    drawHeat(context, photo.bitmap, map, isFound(selected) && shape(selected), zoom, unit);
   } else {
     drawMasks(context, photo.bitmap, masks(), zoom, unit);
   }

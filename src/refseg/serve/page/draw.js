@@ -63,10 +63,10 @@ export function drawMasks(context, bitmap, masks, zoom, unit) {
   drawLabels(context, masks, zoom, unit);
 }
 
-/** Draws how probable each pixel is, and the outline of what is above the threshold. */
-export function drawHeat(context, bitmap, probability, shape, zoom, unit) {
+/** Draws a map, such as how probable each pixel is, and the outline of what is above the threshold. */
+export function drawHeat(context, bitmap, map, shape, zoom, unit) {
   const { width, height } = context.canvas;
-  const { width: columns, height: rows, values } = probability;
+  const { width: columns, height: rows, values } = map;
   const heat = new OffscreenCanvas(columns, rows).getContext("2d");
   const image = heat.createImageData(columns, rows);
   const table = Uint8ClampedArray.from({ length: 4 * 256 }, (_, index) => heatColour(index >> 2)[index & 3]);

@@ -1,4 +1,4 @@
-// Asks the server. An engine has models(), encode(blob, model) and segment(handle, expressions).
+// Asks the server. An engine has models(), encode(blob, model), segment(handle, expressions) and words(handle, expression).
 
 export class HttpEngine {
   #token = "";
@@ -8,7 +8,7 @@ export class HttpEngine {
     this.askToken = askToken;
   }
 
-  /** Returns {default, models: [{name, ...}]}. */
+  /** Returns {default, models: [{name, words, ...}]}; words: "attention" or "patches", or null: the engine has no words(). */
   async models() {
     return (await this.#fetch("v1/models")).json();
   }
@@ -25,11 +25,29 @@ export class HttpEngine {
 
   /** Returns a prediction for each expression: {expression, score, empty, threshold, rle, probability}. */
   async segment(handle, expressions) {
+    const predictions = await this.#ask(handle, expressions, { masks: "rle", probability: true });
+    return Promise.all(
+      predictions.map(async ({ mask, probability, ...rest }) => ({
+        ...rest,
+        rle: mask,
+        probability: await greyValues(probability),
+      })),
+    );
+  }
+
+  /** Returns where each word of an expression looks: {highest: what a value of 255 is, words: [{word, map}]}. */
+  async words(handle, expression) {
+    const [{ words, words_highest: highest }] = await this.#ask(handle, [expression], { masks: "none", words: true });
+    return { highest, words: await Promise.all(words.map(async ({ word, map }) => ({ word, map: await greyValues(map) }))) };
+  }
+
+  /** Returns the predictions of the server; it is sent the image again if it has dropped that. */
+  async #ask(handle, expressions, fields) {
     const request = () =>
       this.#fetch("v1/segment", {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ image: handle.id, model: handle.model || null, expressions, masks: "rle", probability: true }),
+        body: JSON.stringify({ image: handle.id, model: handle.model || null, expressions, ...fields }),
       });
     let answer;
     try {
@@ -39,14 +57,7 @@ export class HttpEngine {
       handle.id = (await this.encode(handle.blob, handle.model)).id; // the server has dropped the image
       answer = await request();
     }
-    const { predictions } = await answer.json();
-    return Promise.all(
-      predictions.map(async ({ mask, probability, ...rest }) => ({
-        ...rest,
-        rle: mask,
-        probability: await greyValues(probability),
-      })),
-    );
+    return (await answer.json()).predictions;
   }
 
   async #fetch(path, options = {}) {

@@ -19,7 +19,7 @@ export class OnnxEngine {
     const name = about.about.export.source;
     this.#loading = load(about);
     this.#loading.catch(() => {}); // who asks the model is told
-    return { default: name, models: [{ name }] };
+    return { default: name, models: [{ name, words: null }] };
   }
 
   /** Returns a handle with all that depends on the image alone. */
