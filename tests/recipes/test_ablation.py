@@ -146,7 +146,8 @@ EASY_STEPS = ["epochs=2", "steps_per_epoch=1", "batch_size=2", "expressions_per_
 
 @pytest.mark.slow
 def test_the_systems_make_a_table_and_curves(tmp_path, capsys, monkeypatch):
-    words = ["ablate", "shapes-easy", "--table", "systems", *EASY_STEPS, "precision=float32", "--seeds", "2"]
+    words = ["ablate", "shapes-easy", "--table", "systems", *EASY_STEPS, "precision=float32", "--seeds", "1"]
+    words += ["--rows", "mcn,cris"]
     words += [
         "--limit",
         "2",
@@ -160,12 +161,11 @@ def test_the_systems_make_a_table_and_curves(tmp_path, capsys, monkeypatch):
     words += ["--curves", str(tmp_path / "curves.svg")]
     assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()[2:]
-    assert [line.split(" | ")[0] for line in lines] == [f"| {row}" for row in SYSTEMS]
-    assert all(line.endswith("| 2 |") for line in lines)
+    assert [line.split(" | ")[0] for line in lines] == ["| mcn", "| cris"]
     cells = json.loads((tmp_path / "cells.json").read_text())
     assert [step for step, _ in cells[0]["curve"]] == [1, 2]
     chart = ElementTree.fromstring((tmp_path / "curves.svg").read_text())
-    assert len(chart.findall("{http://www.w3.org/2000/svg}polyline")) == len(SYSTEMS)
+    assert len(chart.findall("{http://www.w3.org/2000/svg}polyline")) == 2
     monkeypatch.setattr(ablation, "train", None)
     assert main(words) == 0
     assert capsys.readouterr().out.splitlines()[2:] == lines
