@@ -104,7 +104,7 @@ def test_a_vocabulary_is_read_with_and_without_its_padding(tmp_path):
     assert read_vocabulary(path, 3) == ("the", "cup")
     path.write_text("the\ncup\n")
     assert read_vocabulary(path, 3) == ("the", "cup")
-    with pytest.raises(ConfigError, match="2 lines.*5 tokens"):
+    with pytest.raises(ConfigError, match=r"2 lines.*5 tokens"):
         read_vocabulary(path, 5)
     with pytest.raises(ConfigError, match=r"none\.txt: cannot be read"):
         read_vocabulary(tmp_path / "none.txt", 3)
