@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from refseg.cli.main import VERBS, main
+from refseg.data.examples import EXAMPLES
 from refseg.data.shapes import EXAMPLE
 from refseg.masks import encode_rle
 
@@ -48,7 +49,7 @@ def place(tmp_path, monkeypatch, model_folder):
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "cache"))
     shutil.copy(EXAMPLE, "scene.png")
     shutil.copytree(model_folder, "my-model")
-    Path("words.txt").write_text("the cup\n", encoding="utf-8")
+    Path("words.txt").write_text("the cat on the left\n", encoding="utf-8")
     Path("my-data/images").mkdir(parents=True)
     Path("my-data/masks").mkdir()
     with Path("my-data/data.csv").open("w", encoding="utf-8", newline="") as file:
@@ -64,7 +65,8 @@ def place(tmp_path, monkeypatch, model_folder):
     Path("my-photos/images").mkdir(parents=True)
     masks = np.zeros((2, 200, 300), dtype=bool)
     masks[0, 40:160, 20:100] = masks[1, 40:160, 180:280] = True
-    Image.new("RGB", (300, 200), "grey").save("my-photos/images/a.png")
+    with Image.open(EXAMPLES / "cats.jpg") as photo:
+        photo.resize((300, 200)).save("my-photos/images/a.png")
     objects = [{"category": "dog", "rle": encode_rle(mask)} for mask in masks]
     line = {"image": "images/a.png", "width": 300, "height": 200, "instances": objects}
     Path("my-photos/annotations.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")

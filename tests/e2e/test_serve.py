@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 
 import httpx2
+import psutil
 import pytest
 
 from refseg.cli.main import main
@@ -69,6 +71,43 @@ def test_several_processes(model_folder, photo):
         assert 'refseg_requests_total{path="/v1/segment",status="200"} 20.0' in text
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_under_load_is_replaced(model_folder, photo):
+    with server("--model", model_folder, "--workers", "2") as (parent, address):
+        expected = ask(address, photo).json()["predictions"]
+        children = psutil.Process(parent.pid).children
+        before = {child.pid for child in children()}
+        victim = max(children(), key=lambda child: child.create_time())
+        stop, wrong, lost = threading.Event(), [], []
+
+        def client():
+            while not stop.is_set():
+                try:
+                    answer = ask(address, photo)
+                except httpx2.TransportError:  # it was with the process that is gone
+                    lost.append(time.monotonic())
+                else:
+                    wrong.extend([] if answer.json()["predictions"] == expected else [answer.text])
+
+        clients = [threading.Thread(target=client) for _ in range(4)]
+        for one in clients:
+            one.start()
+        victim.kill()
+        killed, end = time.monotonic(), time.monotonic() + TIMEOUT
+        while {child.pid for child in children()} <= before:
+            assert time.monotonic() < end, "it is not replaced"
+            time.sleep(0.1)
+        replaced = time.monotonic()
+        while not ready(address):
+            time.sleep(0.1)
+        stop.set()
+        for one in clients:
+            one.join(30)
+        assert not wrong
+        assert all(killed - 1 <= moment <= replaced + 1 for moment in lost), "answers are lost though none died"
+        assert ask(address, photo).json()["predictions"] == expected
 
 
 @pytest.mark.slow

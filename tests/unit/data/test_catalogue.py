@@ -122,7 +122,7 @@ def test_the_splits_that_are_named_exist():
     """In the documentation, in docstrings, and in what commands print."""
     home = Path(__file__).parents[3]
     splits = {name: {*one.splits, "all"} for name, one in DATA_SETS.items()}
-    splits |= {name: {"train", "val", "test"} for name in ("shapes", "shapes-closeups")}
+    splits |= {name: {"train", "val", "test"} for name in ("shapes", "shapes-closeups", "shapes-easy")}
     sources = [home / "README.md", home / "CHANGELOG.md", *(home / "docs").glob("*.md"), *(home / "src").rglob("*.py")]
     named = {
         (path.name, *found)

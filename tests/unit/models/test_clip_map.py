@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -84,7 +85,8 @@ def test_a_file_of_clip_becomes_a_model(vision, tmp_path, photo):
     assert found.cosines.shape == (grid, grid)
     assert found.probability.shape == (64, 96)
     (prediction,) = predictor.segment(encoded, ["the disc"])
-    assert (prediction.probability == found.probability).all()
+    # Loading folds norms, which rounds in another order.
+    np.testing.assert_allclose(prediction.probability, found.probability, atol=1e-5)
     with pytest.raises(InputError):
         Predictor.from_model(make(vision), "cpu").ground(encoded, "the disc")
 
