@@ -106,7 +106,7 @@ def test_a_process_that_is_killed_under_load_is_replaced(model_folder, photo):
         for one in clients:
             one.join(30)
         assert not wrong
-        assert all(killed - 1 <= moment <= replaced + 1 for moment in lost), "answers are lost though none died"
+        assert all(killed - 1 <= moment <= replaced + 15 for moment in lost), "answers are lost though none died"
         assert ask(address, photo).json()["predictions"] == expected
 
 
