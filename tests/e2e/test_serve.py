@@ -108,6 +108,8 @@ def test_a_process_that_is_killed_under_load_is_replaced(model_folder, photo):
         assert not wrong
         assert all(killed - 1 <= moment <= replaced + 15 for moment in lost), "answers are lost though none died"
         assert ask(address, photo).json()["predictions"] == expected
+        parent.send_signal(signal.SIGTERM)
+        assert parent.wait(20) == 0
 
 
 @pytest.mark.slow
