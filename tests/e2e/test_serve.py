@@ -49,12 +49,12 @@ def ask(address, photo, **options):
 
 
 def answered(address, photo):
-    """The predictions of whichever process answers; one that has not loaded its models answers 503."""
+    """What one of the processes answers; while one has not loaded its models, it answers 503."""
     end = time.monotonic() + TIMEOUT
     while (answer := ask(address, photo)).status_code == 503:
         assert time.monotonic() < end, "it does not start"
         time.sleep(0.1)
-    return answer.json()["predictions"]
+    return answer.json()
 
 
 @pytest.mark.slow
@@ -74,7 +74,7 @@ def test_it_starts_answers_and_stops(model_folder, photo, tmp_path):
 @pytest.mark.slow
 def test_several_processes(model_folder, photo):
     with server("--model", model_folder, "--workers", "2") as (process, address):
-        images = {ask(address, photo).json()["image"] for _ in range(20)}
+        images = {answered(address, photo)["image"] for _ in range(20)}
         assert len(images) <= 2  # each process has its own names of images
         text = httpx2.get(f"{address}/metrics", trust_env=False).text
         assert 'refseg_requests_total{path="/v1/segment",status="200"} 20.0' in text
@@ -85,7 +85,7 @@ def test_several_processes(model_folder, photo):
 @pytest.mark.slow
 def test_a_process_that_is_killed_under_load_is_replaced(model_folder, photo):
     with server("--model", model_folder, "--workers", "2") as (parent, address):
-        expected = answered(address, photo)
+        expected = answered(address, photo)["predictions"]
         children = psutil.Process(parent.pid).children
         before = {child.pid for child in children()}
         victim = max(children(), key=lambda child: child.create_time())
@@ -117,7 +117,7 @@ def test_a_process_that_is_killed_under_load_is_replaced(model_folder, photo):
             one.join(30)
         assert not wrong
         assert all(killed - 1 <= moment <= replaced + 15 for moment in lost), "answers are lost though none died"
-        assert answered(address, photo) == expected
+        assert answered(address, photo)["predictions"] == expected
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(20) == 0
 
