@@ -102,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        print("refseg: this needs PyTorch: pip install 'refseg[torch]'", file=sys.stderr)
+        from refseg.runtimes.choose import NEEDS_TORCH
+
+        print(f"refseg: {NEEDS_TORCH}", file=sys.stderr)
         return EXIT_CODE
     except KeyboardInterrupt:
         print("refseg: interrupted", file=sys.stderr)

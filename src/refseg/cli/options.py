@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from refseg.runtimes.choose import RUNTIMES
+
 __all__ = ["add_device", "add_precision", "add_refine", "add_runtime", "model_name"]
 
 
@@ -21,7 +23,7 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     """Declare `--runtime`."""
     parser.add_argument(
         "--runtime",
-        choices=("auto", "torch", "onnx"),
+        choices=RUNTIMES,
         default="auto",
         help=(
             "PyTorch, or ONNX Runtime for the models in the package and exported ones; auto takes ONNX Runtime on a "

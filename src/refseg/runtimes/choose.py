@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import platform
 import shutil
-import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 from refseg.errors import ConfigError
 from refseg.models.layout import has_graphs
 
-__all__ = ["RUNTIMES", "RuntimeName", "check_torch", "choose_runtime"]
+__all__ = ["NEEDS_TORCH", "RUNTIMES", "RuntimeName", "check_torch", "choose_runtime"]
 
 RuntimeName: TypeAlias = Literal["auto", "torch", "onnx"]
-RUNTIMES: tuple[RuntimeName, ...] = ("auto", "torch", "onnx")
+RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
+NEEDS_TORCH = "this needs PyTorch: pip install 'refseg[torch]'"
 
 
 def choose_runtime(folder: Path, runtime: str, device: str) -> Literal["torch", "onnx"]:
@@ -53,7 +53,7 @@ def check_torch() -> None:
         ConfigError: it is not.
     """
     if not _installed("torch"):
-        raise ConfigError("this needs PyTorch: pip install 'refseg[torch]'")
+        raise ConfigError(NEEDS_TORCH)
 
 
 def _installed(name: str) -> bool:
@@ -68,6 +68,6 @@ def _has_accelerator() -> bool:
     likely = Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") or platform.machine() == "arm64"
     if not likely or not _installed("torch"):
         return False
-    import torch
+    from refseg.runtimes.torch import pick_device
 
-    return torch.cuda.is_available() or (sys.platform == "darwin" and torch.backends.mps.is_available())
+    return pick_device("auto").type != "cpu"

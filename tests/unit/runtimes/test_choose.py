@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from types import SimpleNamespace
 
 import pytest
+import torch
 
 from refseg.cli.main import main
 from refseg.errors import ConfigError
@@ -60,8 +60,8 @@ def test_a_folder_without_graphs_needs_pytorch(tmp_path, monkeypatch):
 def test_auto_takes_a_gpu_if_there_is_one(graphs, monkeypatch, found):
     without(monkeypatch)
     monkeypatch.setattr(MODULE.shutil, "which", lambda name: "nvidia-smi")
-    gpu = SimpleNamespace(is_available=lambda: found)
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=gpu, backends=SimpleNamespace(mps=gpu)))
+    device = torch.device("cuda" if found else "cpu")
+    monkeypatch.setattr("refseg.runtimes.torch.pick_device", lambda name: device)
     assert choose_runtime(graphs, "auto", "auto") == ("torch" if found else "onnx")
 
 

@@ -120,7 +120,7 @@ class Shapes(Sequence[Sample]):
         return self._made(index).references
 
     def samples_of(self, index: int) -> tuple[Sample, ...]:
-        """Return the samples of scene `index`, and those of `drill`; they share its image, which is drawn once."""
+        """Return the samples of scene `index`, and those of `drill`; they share its image, which is rendered once."""
         made = self._made(index)
         samples = tuple(self._sample(index, member, made.references[member], made) for member in range(self._samples))
         if not self.drill:
