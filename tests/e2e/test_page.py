@@ -251,20 +251,28 @@ def test_everything_by_keyboard_alone(visit):
                 return
         pytest.fail(f"Tab does not reach {name}")
 
+    held = []  # the question for the example's own expressions
+    page.route("**/v1/segment", lambda route: held.append(route), times=1)
     tab_to("two cats")
-    page.keyboard.press("Enter")
+    with page.expect_request("**/v1/segment"):
+        page.keyboard.press("Enter")
     expect(page.get_by_label("What to find")).to_be_focused()
     page.keyboard.type("the shoe")
     page.keyboard.press("Enter")
     row(page, "the shoe").and_(page.locator("[aria-busy=false]")).wait_for()
     page.keyboard.press("Tab")  # the button Find
     page.keyboard.press("Tab")
-    page.keyboard.press("Space")
-    expect(row(page, LEFT).get_by_role("button").first).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("Space")  # before the row is answered
+    select = row(page, LEFT).get_by_role("button").first
+    expect(select).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#legend")).to_be_hidden()
+    held[0].continue_()
+    expect(page.locator("#legend")).to_contain_text(LEFT)
     tab_to("Mask, PNG")
     with page.expect_download():
         page.keyboard.press("Enter")
-    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")  # it hides the button that has the focus
+    expect(select).to_be_focused()
     tab_to("Threshold")
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("button", name="Reset")).to_be_visible()
@@ -346,6 +354,19 @@ def test_a_server_with_a_token_is_asked_with_it(visit):
     page.get_by_label("Token", exact=True).fill("secret")
     page.keyboard.press("Enter")
     expect(row(page, LEFT)).to_contain_text("score")
+
+
+def test_another_model_is_asked_while_a_heat_map_is_shown(cats):
+    select = row(cats, LEFT).get_by_role("button").first
+    select.click()
+    held = []
+    cats.route("**/v1/segment", lambda route: held.append(route), times=1)
+    with cats.expect_request("**/v1/segment"):
+        cats.evaluate("document.getElementById('model').dispatchEvent(new Event('change'))")
+    expect(cats.locator("#legend")).to_be_hidden()
+    held[0].continue_()
+    expect(cats.locator("#legend")).to_contain_text(LEFT)
+    expect(select).to_have_attribute("aria-pressed", "true")
 
 
 def test_photos_are_pasted_and_dropped(visit):

@@ -106,6 +106,7 @@ async function ask(about, items) {
   } catch (error) {
     if (about.model !== model) return;
     for (const item of items) item.failed = true;
+    if (items.includes(about.selected)) about.selected = null;
     if (about === photo) showError(error.message);
   }
   if (about === photo) update();
@@ -171,15 +172,18 @@ function makeRow(item) {
 /** The model's own mask, or that of the chosen threshold. */
 const pixels = (item) => maskPixels(photo, item.prediction, photo.threshold === null ? null : shape(item));
 
-/** Shows the heat map of an item, or all masks again; an item without an answer is asked for again. */
+/** Shows the heat map of an item, once it is answered, or all masks again; an item that failed is asked for again. */
 function toggle(item) {
-  if (item?.failed) ask(photo, [item]);
-  if (!item?.prediction) return;
+  if (item.failed) {
+    ask(photo, [item]);
+    return;
+  }
   photo.selected = photo.selected === item ? null : item;
   item.word = null;
   update();
-  say(photo.selected ? `Heat map of ${item.text}.` : "All masks.");
-  if (photo.selected) readWords(photo, item);
+  if (!photo.selected) say("All masks.");
+  else if (item.prediction) say(`Heat map of ${item.text}.`);
+  if (photo.selected && item.prediction) readWords(photo, item);
 }
 
 // ── words ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -232,7 +236,9 @@ function update() {
   $("hint").hidden = Boolean(photo?.items.length);
   $("expression").placeholder = photo?.items.length ? "something else" : "the cat on the left";
   if (!photo) return;
+  const focused = document.activeElement;
   const { items, selected, threshold } = photo;
+  const mapped = selected?.prediction ? selected : null; // the item whose heat map is shown
   items.forEach((item, index) => {
     const [select, , words, save] = item.row.children;
     select.setAttribute("aria-pressed", String(item === selected));
@@ -248,22 +254,23 @@ function update() {
   });
   const answered = items.filter(({ prediction }) => prediction);
   $("threshold").disabled = !answered.length;
-  const own = (selected ?? answered[0])?.prediction.threshold ?? 0.5;
+  const own = (mapped ?? answered[0])?.prediction.threshold ?? 0.5;
   $("threshold").value = threshold ?? own;
   $("threshold-value").textContent = threshold === null ? "the model's own" : percent(threshold);
   $("threshold").setAttribute("aria-valuetext", $("threshold-value").textContent);
   $("threshold-reset").hidden = threshold === null;
   for (const id of ["save-png", "save-coco"]) $(id).disabled = !answered.some(isFound);
-  const { row } = selected ?? {};
-  $("legend").hidden = !row;
-  $("legend-text").textContent = selected ? legend(selected) : "";
-  $("legend-highest").textContent = percent(selected?.word ? selected.prediction.words.highest : 1);
+  $("legend").hidden = !mapped;
+  $("legend-text").textContent = mapped ? legend(mapped) : "";
+  $("legend-highest").textContent = percent(mapped?.word ? mapped.prediction.words.highest : 1);
   const found = items.map((item, index) => `${index + 1}, ${item.text}: ${verdict(item)}`);
-  canvas.setAttribute("aria-label", selected ? `Heat map on ${photo.name}: ${legend(selected)}` : [photo.name, ...found].join(". "));
+  canvas.setAttribute("aria-label", mapped ? `Heat map on ${photo.name}: ${legend(mapped)}` : [photo.name, ...found].join(". "));
   const count = items.length === 1 ? "1 expression" : `${items.length} expressions`;
   photo.button.title = photo.button.firstChild.alt = `${photo.name}, ${count}`;
   history.replaceState(null, "", writeLink(currentSettings()) || location.pathname + location.search);
   requestAnimationFrame(draw);
+  // The focus would be lost with a control that is now hidden or disabled.
+  if (focused.disabled || !focused.checkVisibility()) (focused.closest(".row")?.firstChild ?? $("expression")).focus();
 }
 
 const currentSettings = () => ({
@@ -312,7 +319,8 @@ canvas.addEventListener("click", ({ offsetX, offsetY }) => {
   const [x, y] = [(offsetX * photo.width) / canvas.clientWidth, (offsetY * photo.height) / canvas.clientHeight];
   const hit = masks().filter((mask) => new OffscreenCanvas(1, 1).getContext("2d").isPointInPath(mask.shape.path, x, y));
   const size = ({ shape: { box: [left, top, right, bottom] } }) => (right - left) * (bottom - top);
-  toggle(hit.sort((first, second) => size(first) - size(second))[0]?.item); // the smallest lies in front
+  hit.sort((first, second) => size(first) - size(second)); // the smallest lies in front
+  if (hit.length) toggle(hit[0].item);
 });
 
 function say(text) {
