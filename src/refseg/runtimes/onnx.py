@@ -56,6 +56,8 @@ SHARED = "weights"
 LONGEST_HEADER = 100 * 10**6
 """Bytes, as the library safetensors allows."""
 ERRORS_ONLY = 3
+THREADS = "OMP_NUM_THREADS"
+"""The variable with the number of threads, which PyTorch follows too; without it the library uses all cores."""
 
 
 class OnnxRuntime:
@@ -192,6 +194,8 @@ def _session(path: Path) -> Any:
     library = onnxruntime()
     options = library.SessionOptions()
     options.log_severity_level = ERRORS_ONLY
+    if (threads := os.environ.get(THREADS, "")).isdigit():
+        options.intra_op_num_threads = int(threads)
     if not path.is_file():
         raise WeightsError(f"{path.parent}: {path.name} is missing")
     try:

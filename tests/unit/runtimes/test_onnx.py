@@ -91,6 +91,12 @@ def test_it_is_computed_on_the_processor(exported, device):
         load(exported, device)
 
 
+def test_the_variable_of_pytorch_limits_the_threads(exported, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    runtime = Predictor.from_export(exported).runtime
+    assert runtime._image.get_session_options().intra_op_num_threads == 3
+
+
 @pytest.mark.parametrize("name", [IMAGE_GRAPH, EXPRESSION_GRAPH])
 def test_a_missing_or_broken_graph_is_an_error(exported, name):
     (exported / name).write_bytes((exported / name).read_bytes()[:-40])
