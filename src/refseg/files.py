@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from refseg.errors import OutputError
 
-__all__ = ["new_folder", "replacing", "user_cache", "write_bytes", "write_text"]
+__all__ = [
+    "append_line",
+    "json_line",
+    "new_folder",
+    "replacing",
+    "user_cache",
+    "whole_lines",
+    "write_bytes",
+    "write_text",
+]
 
 
 @contextmanager
@@ -73,6 +85,51 @@ def write_text(path: Path, text: str) -> None:
     """
     # UTF-8 has no lone surrogates, and a result must not be lost because an expression contains one.
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
+
+
+def json_line(values: Mapping[str, Any]) -> bytes:
+    """Return JSON values as one line of a file; half characters, as in names of files, become JSON's escapes."""
+    return json.dumps(values, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def append_line(path: Path, line: bytes, *, sync: bool = False) -> None:
+    """Append a line to a file completely or not at all.
+
+    Args:
+        path: of the file, which need not exist.
+        line: with its end.
+        sync: whether it is on the disk when this returns, so that not even a power cut loses it.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    before = path.stat().st_size if path.exists() else 0
+    with path.open("ab", buffering=0) as file:
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if sync:
+                os.fsync(file.fileno())
+        except OSError:
+            with suppress(OSError):
+                file.truncate(before)
+                if not before:
+                    path.unlink()
+            raise
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file that `append_line` wrote; a last one that is not whole is removed from it.
+
+    Raises:
+        OSError: the file cannot be read, or the rest of a line not be removed.
+    """
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if end != len(content):
+        with path.open("r+b") as file:
+            file.truncate(end)
+    return content.split(b"\n")[:-1]
 
 
 def user_cache(*parts: str) -> Path:

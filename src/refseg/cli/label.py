@@ -107,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         folder,
         photos,
         arguments.out,
+        problems=problems,
         formats=formats,
         least=arguments.min_score,
         review_below=arguments.review_below,
@@ -115,11 +116,14 @@ def run(arguments: argparse.Namespace) -> int:
         copy=arguments.copy,
         progress=sys.stderr.isatty(),
     )
-    problems = [one for one in (*problems, *labels.problems) if one.kind != NOTE]
+    problems = [one for one in labels.problems if one.kind != NOTE]
     if problems:
         left_out = counted(len(problems), "problem")
         print(f"refseg: note: {left_out} left photos or rows out, the first is {problems[0]}", file=sys.stderr)
-    print(f"{counted(labels.photos, 'photo')}, {counted(labels.masks, 'mask')} by {by.model} ({by.licence})")
+    print(f"{counted(labels.photos, 'photo')}, {counted(labels.masks, 'mask')} by {by.name} ({by.licence})")
     print(f"kept as fitting nothing: {labels.absent:,}; left out: {labels.below:,} below the score, ", end="")
-    print(f"{labels.nothing_fits:,} that nothing fits; to review: {labels.review:,} -> {arguments.out}")
+    print(f"{labels.nothing_fits:,} that nothing fits; ", end="")
+    if labels.reviewed:
+        print(f"reviewed: {labels.reviewed:,}, of which dropped: {labels.dropped:,}; ", end="")
+    print(f"to review: {labels.review:,} -> {arguments.out}")
     return 0

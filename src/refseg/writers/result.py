@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import itertools
-import json
 import os
 import re
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +14,10 @@ from numpy import ndarray
 from PIL import Image
 
 from refseg.errors import OutputError
-from refseg.files import replacing
+from refseg.files import append_line, json_line, replacing
 from refseg.writers.overlay import mask_image, overlay, shrunk
 
-__all__ = ["DEFAULT_FOLDER", "LINES", "OVERLAY_SIDE", "ResultFolder", "append_line", "file_name", "write_mask"]
+__all__ = ["DEFAULT_FOLDER", "LINES", "OVERLAY_SIDE", "ResultFolder", "file_name", "write_mask"]
 
 DEFAULT_FOLDER = "predictions"
 LINES = "results.jsonl"
@@ -116,8 +113,7 @@ class ResultFolder:
         """
         overlay_name = None if shown is None else f"{name}_overlay.jpg"
         about = about | {"mask": f"{name}.png", "overlay": overlay_name}
-        # File names may hold half characters (lone surrogates), which UTF-8 cannot: they become JSON's escapes.
-        line = json.dumps(about, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace") + b"\n"
+        line = json_line(about)
         folder = self.folder
         try:
             with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as draft:
@@ -136,25 +132,6 @@ class ResultFolder:
                 folder.rmdir()
             raise _unwritable(folder / name, error) from None
         return about
-
-
-def append_line(path: Path, line: bytes) -> None:
-    """Append a line to a file completely or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    before = path.stat().st_size if path.exists() else 0
-    with path.open("ab", buffering=0) as file:
-        try:
-            if file.write(line) != len(line):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError:
-            with suppress(OSError):
-                file.truncate(before)
-                if not before:
-                    path.unlink()
-            raise
 
 
 def _unwritable(path: Path | None, error: OSError) -> OutputError:

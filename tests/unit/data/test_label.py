@@ -11,7 +11,8 @@ from PIL import Image
 from refseg.cli.main import main
 from refseg.data.asked import asked_of_all, asked_of_each
 from refseg.data.catalogue import open_data
-from refseg.data.label import ANSWERS, Labeller, label, labeller
+from refseg.data.label import label, labeller
+from refseg.data.label_run import ANSWERS, Labeller
 from refseg.errors import ConfigError, DataError, OutputError, UnknownNameError
 from refseg.inputs.frame import Frame
 from refseg.masks import decode_rle
@@ -234,7 +235,7 @@ def test_what_cannot_be_asked_is_an_error(photos, words, tmp_path):
 
 def test_what_labels_is_named_with_its_revision_and_licence(predictor, model_folder, tmp_path):
     own = labeller("shapes", None, predictor)
-    assert (own.model, own.revision, own.licence) == ("shapes", predictor.fingerprint, MODELS["shapes"].licence)
+    assert (own.name, own.revision, own.licence) == ("shapes", predictor.fingerprint, MODELS["shapes"].licence)
     assert labeller(str(model_folder), None, predictor).licence == "not stated"
     inputs, decision = predictor.inputs, predictor.decision
     exported = Exported(format="onnx", family="cris", inputs=inputs, decision=decision, about={"licence": "MIT"})
@@ -244,7 +245,7 @@ def test_what_labels_is_named_with_its_revision_and_licence(predictor, model_fol
     assert peer.licence == "Apache-2.0"
     assert [len(source.partition("@")[2]) for source in peer.revision.split()] == [40, 40]
     refined = labeller("florence-2", "sam2", predictor)
-    assert refined.licence == "MIT, Apache-2.0"
+    assert (refined.name, refined.licence) == ("florence-2, refined by sam2", "MIT, Apache-2.0")
     assert "facebook/sam2.1-hiera-tiny@" in refined.revision
 
 

@@ -310,7 +310,7 @@ def test_a_corrected_label_is_scored(tmp_path, monkeypatch, capsys):
     assert main(label) == 0  # the same again
     assert {path.name for path in (tmp_path / "out").iterdir() if path.name[0] != "."} == {
         *("coco", "contact.jpg", "data.jsonl", "formats.json", "images", "labelme", "labels.jsonl"),
-        *("review.csv", "summary.json"),
+        *("review.csv", "run.json", "summary.json"),
     }
     file = tmp_path / "out/labelme/cats.json"
     content = json.loads(file.read_text())
