@@ -18,9 +18,11 @@ from refseg.errors import DataError, ExpressionError
 from refseg.inputs.clip_bpe import check_expression
 from refseg.inputs.read import image_suffixes
 
-__all__ = ["Photo", "asked_by_file", "asked_of_all", "asked_of_each"]
+__all__ = ["TABLES", "Photo", "asked_by_file", "asked_of_all", "asked_of_each", "expression_lines", "image_files"]
 
 SEPARATED, LINES = (".csv", ".tsv"), ".jsonl"
+TABLES = (*SEPARATED, LINES)
+"""The endings of files that say what is asked about each photo; any other file has an expression in each line."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ def asked_by_file(folder: Path, expressions: Path, problems: list[Problem]) -> l
         ExpressionError: a line of a text file is no expression.
     """
     ending = expressions.suffix.lower()
-    if ending not in (*SEPARATED, LINES):
+    if ending not in TABLES:
         return asked_of_all(folder, expressions)
     existing_folder(folder)
     if ending == LINES:
@@ -109,17 +111,37 @@ def asked_of_all(folder: Path, expressions: Path) -> list[Photo]:
         DataError: there is no photo or no expression, or one of both cannot be read.
         ExpressionError: a line is no expression.
     """
-    lines = _text_of(expressions).splitlines()
-    texts = tuple(dict.fromkeys(check_expression(line.strip()) for line in lines if line.strip()))
+    texts, files = expression_lines(expressions), image_files(folder)
+    if not files:
+        raise DataError(f"{folder}: holds no photos")
+    return [_photo(file, texts) for file in files]
+
+
+def expression_lines(path: Path) -> tuple[str, ...]:
+    """Return the expressions of a text file, one a line; blank and repeated lines are left out.
+
+    Raises:
+        DataError: it has none, or cannot be read.
+        ExpressionError: a line is no expression.
+    """
+    texts = tuple(dict.fromkeys(check_expression(line.strip()) for line in _text_of(path).splitlines() if line.strip()))
+    if not texts:
+        raise DataError(f"{path}: holds no expression")
+    return texts
+
+
+def image_files(folder: Path) -> list[str]:
+    """Return the names of the images in a folder and the folders below it, in order; hidden ones are left out.
+
+    Raises:
+        DataError: there is no such folder.
+    """
     paths = [path.relative_to(folder) for path in existing_folder(folder).rglob("*") if path.is_file()]
-    files = sorted(
+    return sorted(
         path.as_posix()
         for path in paths
         if path.suffix.lower() in image_suffixes() and not any(part.startswith(".") for part in path.parts)
     )
-    if not (texts and files):
-        raise DataError(f"{folder}: holds no photos" if texts else f"{expressions}: holds no expression")
-    return [_photo(file, texts) for file in files]
 
 
 def _photo(file: str, texts: tuple[str, ...]) -> Photo:

@@ -46,7 +46,7 @@ from refseg.data.formats.refer import IMAGE_FOLDERS, expressions_of
 from refseg.data.formats.regions import Part, coco_parts
 from refseg.errors import DataError
 
-__all__ = ["holds_tables", "in_split", "tables"]
+__all__ = ["holds_tables", "in_split", "open_table", "table_batches", "tables"]
 
 NAME = re.compile(r"(?P<split>.+?)-(?P<number>\d{5})-of-(?P<count>\d{5})(-[0-9a-f]+)?")
 """A file name of the hub: the split, the number of the file, the number of files, and perhaps a hash."""
@@ -172,7 +172,7 @@ def _columns(files: list[_File]) -> tuple[Path, set[str]]:
     errors: list[DataError] = []
     for file in files:
         try:
-            with _open(file.path) as table:
+            with open_table(file.path) as table:
                 return file.path, set(table.schema_arrow.names)
         except DataError as error:
             errors.append(error)
@@ -317,8 +317,8 @@ def _json(row: Any, name: str) -> Any:
 # ── files ──
 
 
-def _open(path: Path) -> Any:
-    """Return an open table.
+def open_table(path: Path) -> Any:
+    """Return an open table, a `ParquetFile` of pyarrow.
 
     Raises:
         DataError: it cannot be read, or pyarrow is not installed.
@@ -340,9 +340,9 @@ def _broken(path: Path, error: Exception) -> DataError:
 
 def _rows(path: Path) -> Iterator[Any]:
     """Yield the rows of a table, without their images."""
-    with _open(path) as table:
+    with open_table(path) as table:
         columns = [name for name in table.schema_arrow.names if name != "image"]
-        for batch in _batches(path, table, columns=columns):
+        for batch in table_batches(path, table, columns=columns):
             try:
                 rows = batch.to_pylist()
             except UnicodeDecodeError as error:
@@ -350,7 +350,17 @@ def _rows(path: Path) -> Iterator[Any]:
             yield from rows
 
 
-def _batches(path: Path, table: Any, **chosen: Any) -> Iterator[Any]:
+def table_batches(path: Path, table: Any, **chosen: Any) -> Iterator[Any]:
+    """Yield the rows of an open table, some at a time.
+
+    Args:
+        path: of the table.
+        table: from `open_table`.
+        chosen: which `columns` and `row_groups`; by default all.
+
+    Raises:
+        DataError: the table is broken.
+    """
     import pyarrow
 
     batches = table.iter_batches(batch_size=ROWS, use_threads=False, **chosen)
@@ -397,7 +407,7 @@ def _groups(path: Path, state: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
 
     `state` changes with the file: it keeps outdated results from being used.
     """
-    with _open(path) as table:
+    with open_table(path) as table:
         about = table.metadata
         groups = [about.row_group(index) for index in range(about.num_row_groups)]
     sizes = []
@@ -413,15 +423,15 @@ def _group(path: Path, state: tuple[int, ...], group: int) -> Any:
     """Return the images of a group of rows. The last group is kept, as neighbours are often read in turn."""
     import pyarrow
 
-    with _open(path) as table:
-        batches = list(_batches(path, table, row_groups=[group], columns=["image"]))
+    with open_table(path) as table:
+        batches = list(table_batches(path, table, row_groups=[group], columns=["image"]))
         return pyarrow.chunked_array([batch.column(0) for batch in batches], type=batches[0].schema.field(0).type)
 
 
 def _read_one(path: Path, group: int, place: int) -> Any:
     """Return one image of a group of rows, without reading the rest of it."""
-    with _open(path) as table:
-        for batch in _batches(path, table, row_groups=[group], columns=["image"]):
+    with open_table(path) as table:
+        for batch in table_batches(path, table, row_groups=[group], columns=["image"]):
             if place < batch.num_rows:
                 return batch.column(0)[place].as_py()
             place -= batch.num_rows

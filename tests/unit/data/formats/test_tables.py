@@ -320,9 +320,9 @@ def test_only_the_group_of_a_row_is_read_and_only_one_is_kept(tmp_path, monkeypa
     write(tmp_path, [answer_row(n, square[0]) for n in range(6)], row_group_size=2)
     data = References(tables(tmp_path), "lmms", "val")
     read = []
-    batches = module._batches
+    batches = module.table_batches
     monkeypatch.setattr(
-        module, "_batches", lambda *args, **chosen: read.append(chosen["row_groups"]) or batches(*args, **chosen)
+        module, "table_batches", lambda *args, **chosen: read.append(chosen["row_groups"]) or batches(*args, **chosen)
     )
     for index in (2, 3, 2, 5, 3):
         data[index].load_image()
