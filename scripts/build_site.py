@@ -71,7 +71,8 @@ def build(model: str | Path, site: Path, *, precision: Precision = "float16", ru
         page = draft / "page"
         shutil.copytree(str(resources.files("refseg.serve") / "page"), page)
         shutil.copytree(EXAMPLES, page / "examples", ignore=shutil.ignore_patterns("*.py", "__pycache__"))
-        (page / "http.js").unlink()
+        for name in ("http.js", "server.js"):
+            (page / name).unlink()
         (page / "engine.js").write_text('export { OnnxEngine as Engine } from "./onnx.js";\n')
         text = (page / "index.html").read_text(encoding="utf-8")
         (draft / "index.html").write_text(text.replace(SCRIPTS, WITH_WASM), encoding="utf-8")

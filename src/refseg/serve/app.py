@@ -39,7 +39,7 @@ from refseg.serve.question import (
 from refseg.serve.service import Service
 from refseg.serve.settings import Settings
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "limited", "token_needed"]
 
 PAGE = Path(__file__).parent / "page"
 POLICY = (
@@ -59,13 +59,16 @@ def create_app(
     settings: Settings,
     load: Callable[[], Mapping[str, BaseSegmenter]],
     failed: Callable[[Exception], object],
+    *,
+    index: Path = PAGE / "index.html",
 ) -> FastAPI:
-    """Return the application, which loads its models when it starts.
+    """Return the application, which loads its models when it starts; `app.state.service` answers by them.
 
     Args:
         settings: of the server.
         load: returns the models by name; the first one is the default.
         failed: is called with the error if they cannot be loaded.
+        index: the page at `/`.
     """
 
     @asynccontextmanager
@@ -99,23 +102,32 @@ def create_app(
             allow_headers=["Authorization", "Content-Type"],
         )
     _add_error_handlers(app)
-    _add_paths(app, service)
+    _add_paths(app, service, index)
     return app
 
 
-def _add_paths(app: FastAPI, service: Service) -> None:
-    settings = service.settings
+def token_needed(service: Service) -> list[Any]:
+    """Return what a path depends on that answers only with the token of the server, if there is one."""
+    token = service.settings.token
+    return [] if token is None else [Depends(_token_check(token))]
+
+
+def limited(service: Service) -> list[Any]:
+    """Return what a path depends on that needs the token, and counts as a request within the limits of the server."""
 
     async def admitted(request: Request) -> AsyncIterator[None]:
         with service.admitted(request.client.host if request.client else ""):
             yield
 
-    allowed = [] if settings.token is None else [Depends(_token_check(settings.token))]
-    limited = [*allowed, Depends(admitted)]
+    return [*token_needed(service), Depends(admitted)]
+
+
+def _add_paths(app: FastAPI, service: Service, index: Path) -> None:
+    settings, allowed, within_limits = service.settings, token_needed(service), limited(service)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
+        return FileResponse(index)
 
     app.mount("/page/examples", StaticFiles(directory=EXAMPLES), name="examples")
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
@@ -145,7 +157,7 @@ def _add_paths(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/encode",
         summary="Send an image once, to ask about it by its handle",
-        dependencies=limited,
+        dependencies=within_limits,
         response_model=Encoded,
         responses=failures,
         openapi_extra=_described(UploadFields),
@@ -157,7 +169,7 @@ def _add_paths(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/segment",
         summary="Segment the regions of an image that expressions refer to",
-        dependencies=limited,
+        dependencies=within_limits,
         response_model=Answer,
         responses=failures,
         openapi_extra=_described(FormFields, JsonQuestion),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import weakref
+from collections.abc import Hashable, Sequence
 from concurrent.futures import Executor
 
 from PIL import Image
@@ -11,7 +12,7 @@ from PIL import Image
 from refseg.inputs.read import read_image
 from refseg.segmenter import BaseSegmenter
 from refseg.serve.batching import Batcher
-from refseg.serve.encodings import Encodings
+from refseg.serve.kept import Kept
 from refseg.serve.metrics import Metrics, Timings
 from refseg.serve.settings import Settings
 from refseg.values import Encoding, Prediction, WordMap
@@ -21,6 +22,8 @@ __all__ = ["Engine"]
 
 class Engine:
     """A model that answers many clients: images are encoded together, and expressions about one image together.
+
+    The same image is encoded once, and the same expression about it answered once, as long as the result is kept.
 
     Args:
         name: of the model.
@@ -43,11 +46,16 @@ class Engine:
         metrics: Metrics,
     ) -> None:
         self.name, self.segmenter = name, segmenter
-        self.kept = Encodings(settings.cache_bytes, settings.cache_seconds)
+        self.kept: Kept[str, Encoding] = Kept(_encoding_bytes, settings.cache_bytes, settings.cache_seconds)
+        # Keys do not hold the encoding, which would stay in memory uncounted.
+        self._answers: Kept[Hashable, Prediction] = Kept(_answer_bytes, settings.answer_bytes, settings.cache_seconds)
+        self._coming: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._max_pixels, self._workers, self._decoded, self._metrics = settings.max_pixels, workers, decoded, metrics
-        self._encode = Batcher(self._encode_images, computer, settings.batch)
-        self._segment = Batcher(self._answer, computer, settings.batch, alike=lambda question: id(question[0]))
-        self._look = Batcher(self._word_maps, computer, settings.batch)
+        self._encode = Batcher(self._encode_images, computer, settings.batch, key=id)
+        self._segment = Batcher(
+            self._answer_texts, computer, settings.max_expressions, key=_itself, alike=lambda question: question[0]
+        )
+        self._look = Batcher(self._word_maps, computer, settings.batch, key=_itself)
 
     async def encode(self, handle: str, data: bytes, timings: Timings) -> Encoding:
         """Return the encoding of an image, and keep it.
@@ -60,7 +68,11 @@ class Engine:
         Raises:
             ImageError: the file is no image, broken or too large.
         """
-        if (encoding := self.kept.get(handle)) is None:
+        if (encoding := self.kept.get(handle)) is not None:
+            return encoding
+        async with self._coming.setdefault(handle, asyncio.Lock()):  # who sends the same image waits for the first one
+            if (encoding := self.kept.get(handle)) is not None:
+                return encoding
             async with self._decoded:
                 with timings("decode"):
                     loop = asyncio.get_running_loop()
@@ -77,7 +89,15 @@ class Engine:
         Raises:
             ExpressionError: an expression is blank.
         """
-        return await self._segment((encoding, expressions))
+        image = weakref.ref(encoding)
+        found = {text: self._answers.get((image, text)) for text in expressions}
+        missing = [text for text, answer in found.items() if answer is None]
+        for text, answer in zip(
+            missing, await asyncio.gather(*(self._segment((encoding, text)) for text in missing)), strict=True
+        ):
+            self._answers.add((image, text), answer)
+            found[text] = answer
+        return [answer for text in expressions if (answer := found[text]) is not None]
 
     async def word_maps(self, encoding: Encoding, expression: str) -> list[WordMap]:
         """Return where each word of an expression looks, from a model that can tell.
@@ -95,12 +115,23 @@ class Engine:
         self._metrics.batch("encode", len(images))
         return self.segmenter.encode(list(images), max_pixels=self._max_pixels)
 
-    def _answer(self, questions: Sequence[tuple[Encoding, Sequence[str]]]) -> list[list[Prediction]]:
-        """Answer the expressions of all questions about one image, each expression once."""
-        texts = list(dict.fromkeys(text for _, expressions in questions for text in expressions))
-        self._metrics.batch("answer", len(texts))
-        found = dict(zip(texts, self.segmenter.segment(questions[0][0], texts), strict=True))
-        return [[found[text] for text in expressions] for _, expressions in questions]
+    def _answer_texts(self, questions: Sequence[tuple[Encoding, str]]) -> list[Prediction]:
+        """Answer expressions about one image."""
+        self._metrics.batch("answer", len(questions))
+        return self.segmenter.segment(questions[0][0], [text for _, text in questions])
 
     def _word_maps(self, questions: Sequence[tuple[Encoding, str]]) -> list[list[WordMap]]:
         return [self.segmenter.word_maps(encoding, expression) for encoding, expression in questions]
+
+
+def _itself(question: tuple[Encoding, str]) -> Hashable:
+    return question
+
+
+def _encoding_bytes(encoding: Encoding) -> int:
+    return sum(array.nbytes for array in encoding.arrays.values())
+
+
+def _answer_bytes(answer: Prediction) -> int:
+    """Return the bytes of the scores, beside which the run lengths of a mask are small."""
+    return answer.scores.nbytes

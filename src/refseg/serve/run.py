@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -22,7 +23,7 @@ from refseg.serve.app import create_app
 from refseg.serve.metrics import FOLDER
 from refseg.serve.settings import Settings
 
-__all__ = ["listen", "load_models", "run"]
+__all__ = ["listen", "load_models", "run", "run_app"]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -75,13 +76,29 @@ def run(settings: Settings, listening: socket.socket, *, workers: int = 1) -> No
     if workers > 1:
         _run_several(settings, listening, workers)
         return
+    run_app(partial(create_app, settings, partial(load_models, settings)), settings, listening)
+
+
+def run_app(
+    make: Callable[[Callable[[Exception], object]], FastAPI], settings: Settings, listening: socket.socket
+) -> None:
+    """Serve an application in this process until a signal ends it.
+
+    Args:
+        make: returns the application, given what it calls with the error if its models cannot be loaded.
+        settings: of the server.
+        listening: from `listen`.
+
+    Raises:
+        RefsegError: a model cannot be loaded.
+    """
     errors: list[Exception] = []
 
     def failed(error: Exception) -> None:
         errors.append(error)
         server.should_exit = True
 
-    server = uvicorn.Server(_config(create_app(settings, partial(load_models, settings), failed), settings))
+    server = uvicorn.Server(_config(make(failed), settings))
     server.run([listening])
     if errors:
         raise errors[0]

@@ -106,10 +106,10 @@ class Service:
         engine, timings = self.engine(model), Timings(self.metrics, "decode", "encode")
 
         async def work() -> bytes:
-            handle = await self._in_thread(self._handle, image)
+            handle = await self.in_thread(self._handle, image)
             encoding = await engine.encode(handle, image, timings)
             frame = encoding.frame
-            return await self._in_thread(
+            return await self.in_thread(
                 _text,
                 {
                     "model": engine.name,
@@ -121,7 +121,7 @@ class Service:
                 },
             )
 
-        return await self._in_time(work())
+        return await self.in_time(work())
 
     async def segment(self, question: Question) -> bytes:
         """Return the JSON text of `answer.Answer`.
@@ -143,15 +143,15 @@ class Service:
                         404, f"the model {engine.name} does not have this image, or no longer; send the image"
                     )
             else:
-                handle = await self._in_thread(self._handle, question.image)
+                handle = await self.in_thread(self._handle, question.image)
                 encoding = await engine.encode(handle, question.image, timings)
             with timings("answer"):
                 found = await engine.segment(encoding, question.expressions)
-                answers = await self._in_thread(_answers, found, question)
+                answers = await self.in_thread(_answers, found, question)
                 if question.words:
                     for text, answer in zip(question.expressions, answers, strict=True):
-                        answer |= await self._in_thread(word_values, await engine.word_maps(encoding, text))
-            return await self._in_thread(
+                        answer |= await self.in_thread(word_values, await engine.word_maps(encoding, text))
+            return await self.in_thread(
                 _text,
                 {
                     "model": engine.name,
@@ -163,16 +163,22 @@ class Service:
                 },
             )
 
-        return await self._in_time(work())
+        return await self.in_time(work())
 
     def _handle(self, image: bytes) -> str:
         """Return the name of an image, which only those know who sent the image or were told its name."""
         return hashlib.blake2b(image, key=self._key, digest_size=16).hexdigest()
 
-    async def _in_thread(self, function: Callable[..., Value], *values: Any) -> Value:
+    async def in_thread(self, function: Callable[..., Value], *values: Any) -> Value:
+        """Return what a function returns that computes in another thread than the models."""
         return await asyncio.get_running_loop().run_in_executor(self.workers, function, *values)
 
-    async def _in_time(self, work: Awaitable[Value]) -> Value:
+    async def in_time(self, work: Awaitable[Value]) -> Value:
+        """Return the result of some work.
+
+        Raises:
+            HTTPException: there was not enough time.
+        """
         try:
             async with asyncio.timeout(self.settings.seconds):
                 return await work

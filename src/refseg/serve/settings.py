@@ -42,8 +42,10 @@ class Settings:
     """For the upload of a request, and again for its answer."""
     cache_bytes: int = 256 * 2**20
     """Encodings of each model that are kept for questions without the image."""
+    answer_bytes: int = 64 * 2**20
+    """Answers of each model that are kept for the same question about the same image."""
     cache_seconds: float = 600
-    """For which an encoding is kept after it was last used."""
+    """For which an encoding or an answer is kept after it was last used."""
     token: str | None = None
     """Which requests have to send; None: none."""
     origins: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ import { EXAMPLES } from "./examples.js";
 import { COLOURS, drawHeat, drawMasks, shapeOf } from "./draw.js";
 import { cocoJson, cutOutSvg, download, fileName, maskPixels, maskPng, overlayPng } from "./save.js";
 import { readLink, writeLink } from "./link.js";
+import { askToken } from "./token.js";
 
 const $ = (id) => document.getElementById(id);
 const canvas = $("canvas");
@@ -437,15 +438,6 @@ window.addEventListener("hashchange", () => {
 // ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 const chosenModel = () => (models.some(({ name }) => name === settings.model) ? settings.model : $("model").value);
-
-function askToken() {
-  const dialog = $("token-dialog");
-  dialog.returnValue = $("token").value = "";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    dialog.addEventListener("close", () => resolve(dialog.returnValue && $("token").value), { once: true });
-  });
-}
 
 /** Returns what the engine says of its models, as soon as they are loaded. */
 async function loadedModels() {
