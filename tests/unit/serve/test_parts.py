@@ -6,41 +6,34 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 
 from refseg.errors import ConfigError
-from refseg.inputs.frame import Frame
 from refseg.serve.batching import Batcher
-from refseg.serve.encodings import Encodings
+from refseg.serve.kept import Kept
 from refseg.serve.run import listen, load_models
 from refseg.serve.settings import Settings
-from refseg.values import Encoding
 
 
-def encoding(size: int) -> Encoding:
-    return Encoding("x", Frame(1, 1, 1), {"a": np.zeros(size, np.uint8)})
-
-
-def test_the_least_recently_used_encodings_are_dropped():
-    kept = Encodings(100, 600)
+def test_the_least_recently_used_values_are_dropped():
+    kept: Kept[str, bytes] = Kept(len, 100, 600)
     for name in "abc":
-        kept.add(name, encoding(30))
+        kept.add(name, bytes(30))
     assert kept.get("a")
-    kept.add("d", encoding(30))
+    kept.add("d", bytes(30))
     assert [name for name in "abcd" if kept.get(name)] == ["a", "c", "d"]
     assert kept.bytes == 90
-    kept.add("e", encoding(500))  # the newest one, whatever its size
+    kept.add("e", bytes(500))  # the newest one, whatever its size
     assert [name for name in "abcde" if kept.get(name)] == ["e"]
-    kept.add("e", encoding(10))
+    kept.add("e", bytes(10))
     assert kept.bytes == 10
 
 
-def test_encodings_expire():
+def test_values_expire():
     now = 0.0
-    kept = Encodings(100, 10, clock=lambda: now)
-    kept.add("a", encoding(1))
-    kept.add("b", encoding(1))
+    kept: Kept[str, bytes] = Kept(len, 100, 10, clock=lambda: now)
+    kept.add("a", bytes(1))
+    kept.add("b", bytes(1))
     now = 9
     assert kept.get("a")
     now = 15
@@ -60,16 +53,19 @@ def test_items_are_computed_in_batches_of_those_that_are_alike():
         return [10 * item for item in items]
 
     async def main():
-        batcher = Batcher(compute, executor, 2, alike=lambda item: item % 2)
-        asking = [asyncio.create_task(batcher(item)) for item in (1, 2, 3, 4, 5, 6, 8)]
-        await asyncio.sleep(0)
+        batcher = Batcher(compute, executor, 2, key=str, alike=lambda item: item % 2)
+        asking = [batcher(item) for item in (1, 2, 3, 4, 5, 6, 8, 8)]
+        while not batches:
+            await asyncio.sleep(0)
+        asking += [batcher(item) for item in (3, 5)]  # one of them is computed already
         asking[3].cancel()  # its caller is gone
         gate.set()
         return await asyncio.gather(*asking, return_exceptions=True)
 
     with ThreadPoolExecutor(1) as executor:
         found = asyncio.run(main())
-    assert [value if isinstance(value, int) else None for value in found] == [10, 20, 30, None, 50, 60, 80]
+    found = [value if isinstance(value, int) else None for value in found]
+    assert found == [10, 20, 30, None, 50, 60, 80, 80, 30, 50]
     assert batches == [[1, 3], [2, 6], [5], [8]]
 
 
@@ -78,7 +74,7 @@ def test_an_error_is_that_of_its_item_alone():
         return [1 / item for item in items]
 
     async def main():
-        batcher = Batcher(compute, executor, 8)
+        batcher = Batcher(compute, executor, 8, key=str)
         return await asyncio.gather(*map(batcher, (1, 0, 2)), return_exceptions=True)
 
     with ThreadPoolExecutor(1) as executor:
