@@ -34,7 +34,9 @@ def render(scene: Scene, scale: float = 1.0) -> tuple[UInt8[ndarray, "H W 3"], U
     image = _draw_background(scene.background, width, height)
     labels = Image.new("L", (width, height))
     for label, thing in enumerate(scene.things, start=1):
-        colour, cover, corner = _draw_thing(thing, unit, width, height)
+        if (drawn := _draw_thing(thing, unit, width, height)) is None:
+            continue
+        colour, cover, corner = drawn
         image.paste(colour, corner, cover)
         labels.paste(label, corner, cover.point(_MAJORITY))
     return np.asarray(image), np.asarray(labels)
@@ -49,13 +51,20 @@ def thing_masks(scene: Scene, scale: float = 1.0) -> Bool[ndarray, "N H W"]:
 _MAJORITY = [0] * 128 + [255] * 128
 
 
-def _draw_thing(thing: Thing, unit: int, width: int, height: int) -> tuple[Image.Image, Image.Image, tuple[int, int]]:
-    """Return colours (RGB) and coverage (L) of the box around an object, and the box's top left corner."""
+def _draw_thing(
+    thing: Thing, unit: int, width: int, height: int
+) -> tuple[Image.Image, Image.Image, tuple[int, int]] | None:
+    """Return colours (RGB) and coverage (L) of the box around an object, and the box's top left corner.
+
+    It is None where the object is outside the image, as it may be in a video.
+    """
     radius = thing.diameter * unit / 2
     x, y = thing.x * unit, thing.y * unit
     reach = radius * REACH[thing.kind] + 1
     left, top = max(0, math.floor(x - reach)), max(0, math.floor(y - reach))
     right, bottom = min(width, math.ceil(x + reach)), min(height, math.ceil(y + reach))
+    if left >= right or top >= bottom:
+        return None
     fine = 2 if radius > 24 else 3 if radius > 12 else 4  # small objects need finer edges and cost little
     size = (fine * (right - left), fine * (bottom - top))
     x, y, radius = fine * (x - left), fine * (y - top), fine * radius
