@@ -1,11 +1,23 @@
-"""A browser for the pages, and what a person does with them."""
+"""A folder with the files that the documentation names; a browser for the pages, and what a person does with them."""
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
+from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from refseg.data.examples import EXAMPLES
+from refseg.data.shapes import EXAMPLE
+from refseg.masks import encode_rle
+
+SCORED = 4
+"""Images of the data set `my-data`."""
 
 OPTIONS = [
     "--no-sandbox",  # containers run as root, where Chromium's sandbox cannot start
@@ -16,6 +28,41 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, model_folder):
+    """A folder with the files that the pages, and the examples of the commands' help, name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "cache"))
+    shutil.copy(EXAMPLE, "scene.png")
+    for name in ("cats.jpg", "horse.jpg"):
+        shutil.copy(EXAMPLES / name, name)
+    shutil.copy(EXAMPLES / "cats.jpg", "photo.jpg")
+    shutil.copytree(model_folder, "my-model")
+    Path("words.txt").write_text("the cat on the left\n", encoding="utf-8")
+    Path("asked.csv").write_text("image,expression\nimages/a.png,the cat on the right\n", encoding="utf-8")
+    Path("my-data/images").mkdir(parents=True)
+    Path("my-data/masks").mkdir()
+    with Path("my-data/data.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["image", "mask", "text", "split"])
+        for number in range(SCORED):
+            shutil.copy(EXAMPLE, f"my-data/images/{number}.png")
+            mask = np.zeros((480, 640), np.uint8)
+            mask[100:200, 100 : 200 + number] = 255
+            Image.fromarray(mask).save(f"my-data/masks/{number}.png")
+            table.writerow([f"{number}.png", f"{number}.png", "the leftmost ring", "train"])
+    Path("trained.txt").write_text("0.png\n", encoding="utf-8")
+    Path("my-photos/images").mkdir(parents=True)
+    masks = np.zeros((2, 200, 300), dtype=bool)
+    masks[0, 40:160, 20:100] = masks[1, 40:160, 180:280] = True
+    with Image.open(EXAMPLES / "cats.jpg") as photo:
+        photo.resize((300, 200)).save("my-photos/images/a.png")
+    objects = [{"category": "dog", "rle": encode_rle(mask)} for mask in masks]
+    line = {"image": "images/a.png", "width": 300, "height": 200, "instances": objects}
+    Path("my-photos/annotations.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    return tmp_path
 
 
 @pytest.fixture(scope="module")

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
-import json
 import re
 import shlex
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from refseg.cli.main import VERBS, main
-from refseg.data.examples import EXAMPLES
-from refseg.data.shapes import EXAMPLE
-from refseg.masks import encode_rle
-
-SCORED = 4
-"""Images of the example's data set."""
 
 
 def commands():
@@ -30,6 +19,11 @@ def commands():
 
 
 COMMANDS = list(commands())
+ELSEWHERE = {
+    ("data", "prepare"): "needs the network",
+    ("serve",): "does not end; test_serve.py starts servers",
+    ("export",): "test_export.py runs it",
+}
 
 
 def example_of(words, capsys):
@@ -42,47 +36,16 @@ def example_of(words, capsys):
     return example
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch, model_folder):
-    """A folder with the files that the examples name."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "cache"))
-    shutil.copy(EXAMPLE, "scene.png")
-    shutil.copytree(model_folder, "my-model")
-    Path("words.txt").write_text("the cat on the left\n", encoding="utf-8")
-    Path("my-data/images").mkdir(parents=True)
-    Path("my-data/masks").mkdir()
-    with Path("my-data/data.csv").open("w", encoding="utf-8", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["image", "mask", "text", "split"])
-        for number in range(SCORED):
-            shutil.copy(EXAMPLE, f"my-data/images/{number}.png")
-            mask = np.zeros((480, 640), np.uint8)
-            mask[100:200, 100 : 200 + number] = 255
-            Image.fromarray(mask).save(f"my-data/masks/{number}.png")
-            table.writerow([f"{number}.png", f"{number}.png", "the leftmost ring", "train"])
-    Path("trained.txt").write_text("0.png\n", encoding="utf-8")
-    Path("my-photos/images").mkdir(parents=True)
-    masks = np.zeros((2, 200, 300), dtype=bool)
-    masks[0, 40:160, 20:100] = masks[1, 40:160, 180:280] = True
-    with Image.open(EXAMPLES / "cats.jpg") as photo:
-        photo.resize((300, 200)).save("my-photos/images/a.png")
-    objects = [{"category": "dog", "rle": encode_rle(mask)} for mask in masks]
-    line = {"image": "images/a.png", "width": 300, "height": 200, "instances": objects}
-    Path("my-photos/annotations.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-
-
 @pytest.mark.parametrize("words", [[], *COMMANDS], ids=" ".join)
 def test_every_help_ends_with_an_example(capsys, words):
     example_of(words, capsys)
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")  # one of them exports a model, and the tracer's numbers are no integers
 def test_the_examples_run(capsys, place):
     for words in COMMANDS:
         example = example_of(words, capsys)
-        if words in (["data", "prepare"], ["serve"]):  # needs the network; serves until it is stopped
+        if tuple(words) in ELSEWHERE:
             continue
         example = ["my-model" if word == "florence-2" else word for word in example]  # whose files are downloaded
         if main(example):

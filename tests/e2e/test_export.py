@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import refseg
+from refseg.cli.export import EXAMPLE as EXPORT
 from refseg.data.shapes import EXAMPLE, Shapes
 from refseg.masks import intersection_and_union
 
@@ -33,9 +35,11 @@ def run(*words):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exported") / "shapes-onnx"
-    subprocess.run([sys.executable, "-m", "refseg", "export", "shapes", "--out", folder], check=True)
-    return folder
+    """Made by the example of the command's help."""
+    place = tmp_path_factory.mktemp("exported")
+    program, *words, name = shlex.split(EXPORT)
+    subprocess.run([sys.executable, "-m", program, *words, name], check=True, cwd=place)
+    return place / name
 
 
 def test_it_answers_as_the_bundled_model(folder):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
-EXAMPLE = "refseg bench shapes --expressions 1 --rounds 2 --out bench.json"
+EXAMPLE = "refseg bench shapes --runtime onnx --expressions 1 --rounds 2 --out bench.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
-EXAMPLE = "refseg calibrate shapes shapes:val --limit 40 --out calibrated"
+EXAMPLE = "refseg calibrate shapes shapes:val --limit 20 --out calibrated"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

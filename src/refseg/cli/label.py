@@ -68,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--separate", action="store_true", help="in --to, make each connected part of a mask an object of its own"
     )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="SIDE",
+        help="ask large photos in overlapping tiles of SIDE pixels, and merge the masks (default: the whole photo)",
+    )
     parser.add_argument("--copy", action="store_true", help="copy the photos; otherwise the new folder links to them")
     add_refine(parser)
     add_device(parser)
@@ -88,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     folder, problems = arguments.folder, list[Problem]()
     formats = list(dict.fromkeys(arguments.to))
-    check_settings(folder, arguments.out, formats, arguments.min_score, arguments.review_below)
+    check_settings(folder, arguments.out, formats, arguments.min_score, arguments.review_below, arguments.tile)
     if arguments.expressions is None:
         photos = asked_of_each(folder, problems)
     else:
@@ -100,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         refine=arguments.refine,
     )
-    by = labeller(arguments.model, arguments.refine, segmenter)
+    by = labeller(arguments.model, arguments.refine, segmenter, arguments.tile)
     labels = label(
         segmenter,
         by,

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm import tqdm
 
 from refseg.data.asked import Photo
@@ -26,7 +27,7 @@ from refseg.models.hub import resolve
 from refseg.peers.stored import find_peer
 from refseg.peers.table import peer_entry, refiner_part
 from refseg.segmenter import BaseSegmenter
-from refseg.values import Prediction
+from refseg.tiles import check_side, segment_tiles
 from refseg.writers.formats import FORMATS
 
 __all__ = ["check_settings", "label", "labeller"]
@@ -34,13 +35,14 @@ __all__ = ["check_settings", "label", "labeller"]
 NOT_STATED = "not stated"
 
 
-def labeller(model: str, refine: str | None, segmenter: BaseSegmenter) -> Labeller:
+def labeller(model: str, refine: str | None, segmenter: BaseSegmenter, tile: int | None = None) -> Labeller:
     """Return what makes the masks of a model.
 
     Args:
         model: as it was loaded.
         refine: what refines its masks, if anything does.
         segmenter: the loaded model.
+        tile: side of the tiles that a photo is asked in, pixels; None: the whole photo.
     """
     if (peer := find_peer(model)) is not None:
         entry = peer_entry(peer.peer)
@@ -50,7 +52,7 @@ def labeller(model: str, refine: str | None, segmenter: BaseSegmenter) -> Labell
     if refine is not None:
         part = refiner_part(refine)
         revision, licence = f"{revision} {part.source}", ", ".join(dict.fromkeys((licence, part.licence)))
-    return Labeller(model=model, refine=refine, revision=revision, licence=licence)
+    return Labeller(model=model, refine=refine, revision=revision, licence=licence, tile=tile)
 
 
 def _own_licence(model: str) -> str:
@@ -80,7 +82,7 @@ def label(
 
     Args:
         segmenter: the model.
-        by: what is stored with each mask.
+        by: what is stored with each mask; its `tile` says whether photos are asked tile by tile.
         folder: the photos.
         photos: what is asked.
         out: a new folder, or that of an interrupted or earlier run of the same model, whose answers are used, and what
@@ -95,12 +97,13 @@ def label(
         progress: whether to show a progress bar.
 
     Raises:
-        ConfigError: a score is not in 0..1, or `out` lies within the folder of the photos, or a library is missing.
+        ConfigError: a score is not in 0..1, a tile is too small, `out` lies within the folder of the photos, or a
+            library is missing.
         UnknownNameError: there is no such format.
         DataError: no mask is kept.
         OutputError: `out` holds something else, or cannot be written.
     """
-    check_settings(folder, out, formats, least, review_below)
+    check_settings(folder, out, formats, least, review_below, by.tile)
     photos, problems = list(photos), list(problems)
     try:
         answers = earlier_answers(out, by)
@@ -114,8 +117,7 @@ def label(
                 problems.append(Problem(file=photo.file, row="", kind="image", message=str(error)))
                 answers.pop(photo.file, None)
                 continue
-            found = segmenter.segment(segmenter.encode(image), photo.expressions)
-            answers[photo.file] = [_answer(prediction) for prediction in found]
+            answers[photo.file] = _answers(segmenter, image, photo.expressions, by.tile)
             add_answers(out, photo.file, answers[photo.file])
     except OSError as error:
         if isinstance(error, OutputError):
@@ -137,7 +139,12 @@ def label(
 
 
 def check_settings(
-    folder: Path, out: Path, formats: Sequence[str] = (), least: float = 0.0, review_below: float = 0.5
+    folder: Path,
+    out: Path,
+    formats: Sequence[str] = (),
+    least: float = 0.0,
+    review_below: float = 0.5,
+    tile: int | None = None,
 ) -> None:
     """Check what `label` is given, so far as it needs no model.
 
@@ -153,13 +160,19 @@ def check_settings(
             raise UnknownNameError("format", name, FORMATS)
     if "parquet" in formats and find_spec("pyarrow") is None:
         raise ConfigError("parquet needs pyarrow: pip install 'refseg[tables]'")
+    if tile is not None:
+        check_side(tile)
     if out.resolve().is_relative_to(folder.resolve()):
         raise ConfigError(f"{out}: lies within the folder of the photos; name a folder elsewhere")
 
 
-def _answer(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "text": prediction.expression,
-        "score": round(prediction.score, 6),
-        "rle": None if prediction.empty else prediction.rle,
-    }
+def _answers(
+    segmenter: BaseSegmenter, image: Image.Image, expressions: Sequence[str], tile: int | None
+) -> list[dict[str, Any]]:
+    if tile is not None:
+        found = segment_tiles(segmenter, image, expressions, tile)
+        return [{"text": one.expression, "score": round(one.score, 6), "rle": one.rle} for one in found]
+    return [
+        {"text": one.expression, "score": round(one.score, 6), "rle": None if one.empty else one.rle}
+        for one in segmenter.segment(segmenter.encode(image), expressions)
+    ]

@@ -48,6 +48,8 @@ class Labeller:
     """The commits of its files; of a model folder, the fingerprint of its weights."""
     licence: str
     """Of the weights."""
+    tile: int | None = None
+    """Side of the tiles that a photo is asked in, pixels (see `refseg.tiles`); None: the whole photo."""
 
     @property
     def name(self) -> str:

@@ -1,0 +1,214 @@
+"""Write the tables of the pages from the files of results.
+
+    python scripts/result_tables.py
+
+A table stands between `<!-- table: NAME -->` and `<!-- end of table -->` in a page of `docs`; NAME is one of `TABLES`.
+A test compares them (`tests/e2e/test_results.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from refseg.training.ablation import Cell, table
+from refseg.writers.table import Table, markdown
+
+DOCS = Path(__file__).parents[1] / "docs"
+DASH = "\N{EN DASH}"
+PLACE = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+GOALS = {"animals": 0.68, "macro": 0.42, "several": 0.45, "several_pointing": 0.72, "human": 0.22} | {
+    "frequent_absent_recognised": 0.80,
+    "frequent_rejected": 0.05,
+}
+"""What the model for photos was to reach at least, and at most for what is rejected."""
+
+
+def main() -> None:
+    """Write all pages."""
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if (new := with_tables(text)) != text:
+            page.write_text(new, encoding="utf-8")
+            print(page)
+
+
+def with_tables(page: str) -> str:
+    """Return the text of a page with its tables as the files of results have them."""
+    return PLACE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}", page)
+
+
+def _results(name: str) -> Any:
+    return json.loads((DOCS / "results" / name).read_text(encoding="utf-8"))
+
+
+def _numbers(columns: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int = 1) -> str:
+    """Return a table whose columns after the first ones hold numbers."""
+    right = frozenset(range(texts, len(columns)))
+    return markdown(Table(columns=tuple(columns), rows=tuple(map(tuple, rows)), right=right))
+
+
+def _share(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.0f} %"
+
+
+def _fraction(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3f}"
+
+
+def _interval(result: dict[str, Any], name: str) -> str:
+    low, high = result["intervals"][name]
+    return f"{low:.3f} to {high:.3f}"
+
+
+def _read_back() -> str:
+    """What the readers of other tools found in our labels."""
+    rows = []
+    for row in sorted(_results("read_back.json")["rows"], key=lambda row: row["format"]):
+        if "error" in row:
+            rows.append((row["format"], row["tool"], "", f"not read: {row['error']}", "", ""))
+            continue
+        same = "equal" if row["lowest_iou"] == 1 else f"lowest IoU {row['lowest_iou']:.3f}"
+        words = "verbatim" if row["expressions"] else "changed"
+        rows.append((row["format"], row["tool"], row["version"], same, words, row["date"]))
+    columns = ("format", "tool", "version", "pixels", "expressions", "date")
+    return markdown(Table(columns=columns, rows=tuple(rows)))
+
+
+def _shapes_metrics() -> str:
+    """The metrics of the bundled model on generated scenes, with their intervals."""
+    one = _results("shapes/test.json")
+    names = {"mean_iou": "mean IoU", "overall_iou": "overall IoU", "pointing": "pointing", "n_acc": "N-acc"}
+    rows = [(title, _fraction(one[name]), _interval(one, name)) for name, title in names.items()]
+    rows += [
+        (f"precision at {at}", _fraction(value), _interval(one, f"precision@{at}"))
+        for at, value in one["precision"].items()
+    ]
+    rows.append(("T-acc", _fraction(one["t_acc"]), _interval(one, "t_acc")))
+    return _numbers(("metric", "value", "95 % interval"), rows)
+
+
+def _shapes_forms() -> str:
+    """The same by what is said."""
+    one = _results("shapes/test.json")
+    rows = [("all", f"{one['n']:,}", _fraction(one["mean_iou"]), _fraction(one["pointing"]))]
+    for kind in ("style", "held_out", "form"):
+        for name, part in one["by"][kind].items():
+            values = (f"{part['n']:,}", _fraction(part["mean_iou"]), _fraction(part["pointing"]))
+            rows.append((f"{kind.replace('_', ' ')}: {name}", *values))
+    return _numbers(("", "expressions", "mean IoU", "pointing"), rows)
+
+
+def _photos_goals() -> str:
+    """What the bundled models know of photos, beside answers that read no words."""
+    fractions = {
+        "animals": "people and five animals",
+        "macro": "all names, macro",
+        "several": "one of several: mean IoU",
+        "human": "human sentences",
+    }
+    shares = {
+        "several_pointing": "one of several: pointing",
+        "frequent_absent_recognised": "frequent names: absent recognised",
+        "frequent_rejected": "frequent names: present rejected",
+        "absent_recognised": "all names: absent recognised",
+        "present_rejected": "all names: present rejected",
+        "rare_recognised": "rare names recognised",
+        "unknown_photo_recognised": "photos of nothing known",
+    }
+    systems = _results("photos/goals.json")["systems"]
+    order = [name for name in systems if name not in ("largest object", "middle")] + ["largest object", "middle"]
+    rows = [
+        (title, *(form(systems[name][key]) for name in order), form(GOALS[key]) if key in GOALS else "")
+        for titles, form in ((fractions, _fraction), (shares, _share))
+        for key, title in titles.items()
+    ]
+    return _numbers(("", *order, "goal"), rows)
+
+
+def _photos_names() -> str:
+    """The mean IoU of the model for photos for each frequent name."""
+    names = _results("photos/goals.json")["systems"]["photos"]["names"]
+    rows = sorted(((name, str(one["n"]), f"{one['mean_iou']:.2f}") for name, one in names.items()), key=lambda r: r[2])
+    return _numbers(("name", "photos", "mean IoU"), rows[::-1])
+
+
+def _photos_forms() -> str:
+    """The mean IoU of the model for photos where one of several things is referred to, by form."""
+    forms = _results("photos/goals.json")["systems"]["photos"]["several_by_form"]
+    rows = [(name, str(one["n"]), f"{one['mean_iou']:.2f}") for name, one in forms.items()]
+    return _numbers(("form", "expressions", "mean IoU"), rows)
+
+
+def _ablation(name: str) -> str:
+    """The rows of an ablation."""
+    return table(Cell(**cell) for cell in _results(f"ablation/{name}.json"))
+
+
+def _without_torch() -> str:
+    """What predicting costs with PyTorch, and with ONNX Runtime alone."""
+    found = _results("without_torch.json")
+    sizes = found["megabytes"]
+    both = "PyTorch", "ONNX Runtime"
+    rows = [
+        ("packages installed", *(f"{sizes[one]:,.0f} MB" for one in both), f"{sizes[both[0]] / sizes[both[1]]:.1f}")
+    ]
+    for count, title in ((1, "one expression"), (16, "16 expressions")):
+        part = found[f"{count} expressions"]
+        seconds, peaks = part["medians"], part["peak_MiB"]
+        rows.append((f"refseg predict, {title}", *(f"{seconds[one]:.1f} s" for one in both), f"{part['ratio']:.1f}"))
+        ratio = peaks[both[0]] / peaks[both[1]]
+        rows.append((f"its peak memory, {title}", *(f"{peaks[one]} MiB" for one in both), f"{ratio:.1f}"))
+    return _numbers(("photos", *both, "ratio"), rows)
+
+
+def _against_authors() -> str:
+    """Our time beside that of the code that a model comes from."""
+    found = _results("against_authors.json")
+    titles = {
+        "cris, 1": ("CRIS R50, one image, 1 expression", "theirs"),
+        "cris, 16": ("CRIS R50, one image, 16 expressions", "theirs"),
+        "clipseg": ("CLIPSeg, one image, 16 expressions", "transformers"),
+    }
+    rows = []
+    for name, (title, other) in titles.items():
+        times = found[name]["medians"]
+        theirs = times[other]
+        ours = (
+            f"{times[name]:.2f} s, {theirs / times[name]:.1f} times as fast" if name in times else ""
+            for name in ("ours, exact", "ours, fast")
+        )
+        rows.append((title, f"{theirs:.2f} s ({other})", *ours))
+    return _numbers(("work", "other code", "ours, exact", "ours, fast"), rows)
+
+
+def _serve_load() -> str:
+    """Latency and throughput of the server."""
+    rows = []
+    for load in _results("serve_load.json")["loads"]:
+        times = [f"{load['milliseconds'][name]:,.0f} ms" for name in ("p50", "p95", "p99")]
+        memory = f"{max(load['memory_MiB'])} MiB"
+        rows.append((str(load["clients"]), f"{load['per_second']:.1f}", *times, memory, str(load["wrong"])))
+    return _numbers(("clients", "answers a second", "p50", "p95", "p99", "peak memory", "wrong answers"), rows, texts=0)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "read_back": _read_back,
+    "shapes_metrics": _shapes_metrics,
+    "shapes_forms": _shapes_forms,
+    "photos_goals": _photos_goals,
+    "photos_names": _photos_names,
+    "photos_forms": _photos_forms,
+    "ablation_shapes": lambda: _ablation("shapes"),
+    "ablation_systems": lambda: _ablation("systems"),
+    "without_torch": _without_torch,
+    "against_authors": _against_authors,
+    "serve_load": _serve_load,
+}
+
+
+if __name__ == "__main__":
+    main()
