@@ -21,7 +21,10 @@ __all__ = ["main"]
 VERBS: MappingProxyType[str, str] = MappingProxyType(
     {
         "predict": "segment the regions of images that expressions refer to",
+        "video": "segment the objects in a video that expressions refer to",
         "label": "label a folder of photos, in the formats of other tools or to train on",
+        "review": "decide in the browser which of these labels are right",
+        "bulk": "answer expressions on many images, on all cores or a cluster",
         "evaluate": "score a model on a data set",
         "score": "score stored masks of any model on a data set",
         "report": "write a report of a stored result, beside published scores",
