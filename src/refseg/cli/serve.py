@@ -7,19 +7,16 @@ reverse proxy with TLS before it. A signal stops it after what was received is a
 from __future__ import annotations
 
 import argparse
-import os
-from importlib.util import find_spec
-from pathlib import Path
 
+from refseg.cli.address import add_address, announced, check_server, server_token
 from refseg.cli.options import add_device, add_refine, add_runtime
-from refseg.errors import ConfigError, InputError
+from refseg.errors import ConfigError
 from refseg.predictor import BUNDLED
 from refseg.serve.settings import Settings
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
 EXAMPLE = "refseg serve --model photos --model shapes --port 8000"
-TOKEN = "REFSEG_TOKEN"  # noqa: S105  # the name of a variable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,18 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_device(parser)
     add_runtime(parser)
     add_refine(parser)
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 for any (default: 127.0.0.1)"
-    )
-    parser.add_argument("--port", type=int, default=8000, help="the port; 0 for any that is free (default: 8000)")
+    add_address(parser)
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes, each with all models in memory (default: 1)"
-    )
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help=f"with the token that requests must send; or the environment variable {TOKEN} (default: none)",
     )
     parser.add_argument(
         "--cors",
@@ -65,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--batch", "batch", int, "images that are decoded and encoded together"),
         ("--seconds", "seconds", float, "for the upload of a request, and again for its answer"),
         ("--cache-bytes", "cache_bytes", int, "of encoded images that are kept, for each model"),
-        ("--cache-seconds", "cache_seconds", float, "an encoded image is kept after its last use"),
+        ("--answer-bytes", "answer_bytes", int, "of answers that are kept, for each model"),
+        ("--cache-seconds", "cache_seconds", float, "an encoded image or an answer is kept after its last use"),
     ):
         default = getattr(Settings, field)
         limits.add_argument(
@@ -80,27 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     limits = {name: getattr(arguments, name) for name in vars(arguments) if name in Settings.__dataclass_fields__}
     settings = Settings(
         **limits | {"models": tuple(arguments.model or [BUNDLED])},
-        token=_token(arguments.token_file),
+        token=server_token(arguments.token_file),
         origins=tuple(arguments.cors),
     )
-    if missing := [name for name in ("fastapi", "uvicorn", "fastapi_offline") if find_spec(name) is None]:
-        raise ConfigError(f"the server needs the library {missing[0]}: pip install 'refseg[serve]'")
+    check_server()
     from refseg.serve.run import listen, run
 
     listening = listen(arguments.host, arguments.port)
-    host, port = listening.getsockname()[:2]
-    print(f"http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+    print(announced(listening), flush=True)
     run(settings, listening, workers=arguments.workers)
     return 0
-
-
-def _token(path: Path | None) -> str | None:
-    token = os.environ.get(TOKEN)
-    if path is not None:
-        try:
-            token = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if token == "":
-        raise ConfigError("the token is empty; write one, such as the output of: openssl rand -hex 32")
-    return token

@@ -17,6 +17,7 @@ from refseg.values import Prediction, WordMap, WordSource
 from refseg.writers.overlay import mask_image
 
 __all__ = [
+    "MAP_SIDE",
     "Answer",
     "Encoded",
     "Failure",
@@ -26,6 +27,7 @@ __all__ = [
     "Region",
     "RunLengths",
     "WordAnswer",
+    "grey_png",
     "prediction",
     "word_values",
 ]
@@ -139,13 +141,13 @@ def prediction(found: Prediction, masks: MaskForm, *, probability: bool) -> dict
     if masks == "rle":
         values["mask"] = found.rle
     elif masks == "png":
-        values["mask"] = _png(mask_image(found.mask))
+        values["mask"] = grey_png(mask_image(found.mask))
     elif masks == "polygons":
         values["mask"] = polygons(found.mask)
     if probability:
         map_ = Image.fromarray(np.rint(found.probability * 255).astype(np.uint8))
         map_.thumbnail((MAP_SIDE, MAP_SIDE))
-        values["probability"] = _png(map_)
+        values["probability"] = grey_png(map_)
     return values
 
 
@@ -155,12 +157,13 @@ def word_values(maps: Sequence[WordMap]) -> dict[str, Any]:
     highest = float(max((map_.max() for map_ in shown), default=0))
     greys = [Image.fromarray(np.rint(map_ * (255 / (highest or 1))).astype(np.uint8)) for map_ in shown]
     return {
-        "words": [{"word": one.word, "map": _png(grey)} for one, grey in zip(maps, greys, strict=True)],
+        "words": [{"word": one.word, "map": grey_png(grey)} for one, grey in zip(maps, greys, strict=True)],
         "words_highest": highest,
     }
 
 
-def _png(image: Image.Image) -> str:
+def grey_png(image: Image.Image) -> str:
+    """Return a grey image as a PNG in base64."""
     file = BytesIO()
     image.save(file, "PNG")
     return b64encode(file.getvalue()).decode("ascii")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.types import Message
 
 from refseg.inputs.clip_bpe import check_expression
@@ -24,6 +25,8 @@ __all__ = [
     "MaskForm",
     "Question",
     "UploadFields",
+    "check_expressions",
+    "receive_json",
     "receive_question",
     "receive_upload",
 ]
@@ -95,10 +98,7 @@ async def receive_question(request: Request, settings: Settings) -> Question:
         ExpressionError: an expression is blank.
     """
     if _kind(request) == JSON:
-        if request.query_params:
-            raise HTTPException(422, "a question in JSON has no query; everything is in the body")
-        body = await _within(settings, _bounded(request, settings).body())
-        question = Question(**dict(_valid(JsonQuestion, body)))
+        question = Question(**dict(await receive_json(request, JsonQuestion, settings)))
     else:
         image, fields = await _within(settings, _image_and_fields(_bounded(request, settings)))
         form = _valid(FormFields, _collected(fields, several="expression"))
@@ -110,13 +110,36 @@ async def receive_question(request: Request, settings: Settings) -> Question:
             probability=form.probability == "true",
             words=form.words == "true",
         )
-    if (count := len(question.expressions)) > settings.max_expressions:
+    check_expressions(question.expressions, settings)
+    return question
+
+
+async def receive_json(request: Request, kind: type[Values], settings: Settings) -> Values:
+    """Read a request in JSON.
+
+    Raises:
+        HTTPException: it is none, malformed, or exceeds a limit.
+    """
+    if _kind(request) != JSON:
+        raise HTTPException(415, f"send {JSON}, not {_kind(request) or 'nothing'}")
+    if request.query_params:
+        raise HTTPException(422, "a question in JSON has no query; everything is in the body")
+    return _valid(kind, await _within(settings, _bounded(request, settings).body()))
+
+
+def check_expressions(expressions: Sequence[str], settings: Settings) -> None:
+    """Check that expressions can be answered within the limits of the server.
+
+    Raises:
+        HTTPException: they are too many, or one is too long.
+        ExpressionError: one is blank.
+    """
+    if (count := len(expressions)) > settings.max_expressions:
         raise HTTPException(422, f"{count} expressions are too many; send {settings.max_expressions} at most")
-    if (length := max(len(check_expression(text)) for text in question.expressions)) > settings.max_length:
+    if (length := max(len(check_expression(text)) for text in expressions)) > settings.max_length:
         raise HTTPException(
             422, f"an expression of {length} characters is too long; send {settings.max_length} at most"
         )
-    return question
 
 
 async def receive_upload(request: Request, settings: Settings) -> tuple[bytes, UploadFields]:
@@ -158,6 +181,13 @@ async def _within(settings: Settings, reading: Awaitable[Value]) -> Value:
         raise HTTPException(408, f"the request did not arrive within {settings.seconds:g} seconds", LAST) from None
 
 
+class _InMemory(MultiPartParser):
+    """Reads a form whose file stays in memory, where the limit of a request bounds it: the disk may be full."""
+
+    spool_max_size = 0
+    """No limit."""
+
+
 async def _image_and_fields(request: Request) -> tuple[bytes, list[tuple[str, str]]]:
     kind, fields = _kind(request), request.query_params.multi_items()
     if kind.startswith("image/") or kind == BYTES:
@@ -165,14 +195,17 @@ async def _image_and_fields(request: Request) -> tuple[bytes, list[tuple[str, st
     if kind != FORM:
         raise HTTPException(415, f"send an image file as image/* or in a form ({FORM}), not as {kind or 'nothing'}")
     images = []
-    async with request.form(max_files=1) as form:
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile) and name == "image":
-                images.append(await value.read())
-            elif isinstance(value, UploadFile) or name == "image":
-                raise HTTPException(422, "the field image is a file, and the only one")
-            else:
-                fields.append((name, value))
+    try:
+        form = await _InMemory(request.headers, request.stream(), max_files=1).parse()
+    except MultiPartException as error:
+        raise HTTPException(400, error.message) from None
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile) and name == "image":
+            images.append(await value.read())
+        elif isinstance(value, UploadFile) or name == "image":
+            raise HTTPException(422, "the field image is a file, and the only one")
+        else:
+            fields.append((name, value))
     if not images:
         raise HTTPException(422, "the form has no file in the field image")
     return images[0], fields

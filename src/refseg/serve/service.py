@@ -21,7 +21,7 @@ from refseg.serve.engine import Engine
 from refseg.serve.metrics import Metrics, Timings
 from refseg.serve.question import Question
 from refseg.serve.settings import Settings
-from refseg.values import Prediction
+from refseg.values import Prediction, WordMap
 
 __all__ = ["Service"]
 
@@ -131,7 +131,7 @@ class Service:
                 tell where words look, and is asked.
             ImageError: the file is no image, broken or too large.
         """
-        engine, timings = self.engine(question.model), Timings(self.metrics, "decode", "encode", "answer")
+        engine, timings = self.engine(question.model), Timings(self.metrics, "decode", "encode", "answer", "masks")
         if question.words and engine.segmenter.word_source is None:
             raise HTTPException(422, f"the model {engine.name} cannot tell where each word looks; ask without words")
 
@@ -147,21 +147,14 @@ class Service:
                 encoding = await engine.encode(handle, question.image, timings)
             with timings("answer"):
                 found = await engine.segment(encoding, question.expressions)
-                answers = await self.in_thread(_answers, found, question)
-                if question.words:
-                    for text, answer in zip(question.expressions, answers, strict=True):
-                        answer |= await self.in_thread(word_values, await engine.word_maps(encoding, text))
-            return await self.in_thread(
-                _text,
-                {
-                    "model": engine.name,
-                    "image": handle,
-                    "width": encoding.frame.width,
-                    "height": encoding.frame.height,
-                    "predictions": answers,
-                    "timings": timings.milliseconds,
-                },
-            )
+                maps = [await engine.word_maps(encoding, text) for text in question.expressions if question.words]
+            about = {
+                "model": engine.name,
+                "image": handle,
+                "width": encoding.frame.width,
+                "height": encoding.frame.height,
+            }
+            return await self.in_thread(_answer, about, question, found, maps, timings)
 
         return await self.in_time(work())
 
@@ -188,8 +181,18 @@ class Service:
             ) from None
 
 
-def _answers(found: Sequence[Prediction], question: Question) -> list[dict[str, Any]]:
-    return [prediction(one, question.masks, probability=question.probability) for one in found]
+def _answer(
+    about: Mapping[str, Any],
+    question: Question,
+    found: Sequence[Prediction],
+    maps: Sequence[Sequence[WordMap]],
+    timings: Timings,
+) -> bytes:
+    with timings("masks"):
+        regions = [prediction(one, question.masks, probability=question.probability) for one in found]
+        for region, words in zip(regions, maps, strict=False):  # there are none if they are not asked for
+            region |= word_values(words)
+    return _text({**about, "predictions": regions, "timings": timings.milliseconds})
 
 
 def _text(values: Mapping[str, Any]) -> bytes:
