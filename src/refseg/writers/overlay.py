@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from jaxtyping import Bool
@@ -12,10 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from refseg.masks import outline
 
-__all__ = ["fitted", "mask_image", "overlay", "panels", "shrunk"]
+__all__ = ["COLOURS", "fitted", "mask_image", "overlay", "overlays", "panels", "shrunk"]
 
 COLOUR = (255, 40, 120)
 """Of the mask: a pink that is rare in photos."""
+COLOURS = (COLOUR, (40, 200, 255), (255, 190, 0), (60, 220, 100), (170, 90, 255), (255, 110, 30))
+"""Of several masks; they repeat."""
 TINT = 0.45
 DIM = 0.55
 """Brightness outside the mask."""
@@ -31,11 +34,24 @@ def overlay(image: Image.Image, mask: Bool[ndarray, "H W"], *, dim: bool = True)
         mask: is tinted and outlined.
         dim: whether to darken the rest.
     """
+    return overlays(image, [mask], dim=dim)
+
+
+def overlays(image: Image.Image, masks: Sequence[Bool[ndarray, "H W"]], *, dim: bool = True) -> Image.Image:
+    """Return the image with each mask tinted and outlined in a colour of `COLOURS`, and the rest dimmed.
+
+    Args:
+        image: RGB, (H, W).
+        masks: where two overlap, the later one is on top.
+        dim: whether to darken the rest.
+    """
     image = image.convert("RGB")
-    shown = image.point([round(value * DIM) for value in range(256)] * 3) if dim else image
-    tinted = Image.blend(image, Image.new("RGB", image.size, COLOUR), TINT)
-    shown.paste(tinted, mask=mask_image(mask))
-    shown.paste(COLOUR, mask=mask_image(outline(mask, max(1, round(max(mask.shape) / 400)))))
+    shown = image.point([round(value * DIM) for value in range(256)] * 3) if dim else image.copy()
+    line = max(1, round(max(image.size) / 400))
+    for mask, colour in zip(masks, cycle(COLOURS), strict=False):
+        tinted = Image.blend(image, Image.new("RGB", image.size, colour), TINT)
+        shown.paste(tinted, mask=mask_image(mask))
+        shown.paste(colour, mask=mask_image(outline(mask, line)))
     return shown
 
 
