@@ -22,6 +22,7 @@ COMMANDS = list(commands())
 ELSEWHERE = {
     ("data", "prepare"): "needs the network",
     ("serve",): "does not end; test_serve.py starts servers",
+    ("review",): "does not end; test_review.py opens its page",
     ("export",): "test_export.py runs it",
 }
 
