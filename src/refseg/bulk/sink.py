@@ -24,7 +24,7 @@ from refseg.config import from_dict
 from refseg.errors import ConfigError, OutputError, one_line
 from refseg.files import replacing, write_text
 
-__all__ = ["FAILED", "Counts", "Sink"]
+__all__ = ["FAILED", "MASKS", "Counts", "Sink"]
 
 MANIFEST = "run.json"
 DONE, FAILED, MASKS, DEATHS = "done", "failed", "masks", "deaths"
