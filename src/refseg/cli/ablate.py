@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run_arguments(parser)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each row (default: %(default)s)")
     parser.add_argument("--rows", metavar="ROW,...", help="only these rows, such as baseline,both-3")
+    parser.add_argument(
+        "--split",
+        metavar="NAME",
+        help="the split of the data set to score (default: the validation images of the runs)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="score only the first N images")
     parser.add_argument(
         "--clip",
@@ -56,10 +61,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.seeds < 1 or (arguments.limit is not None and arguments.limit < 1):
         raise ConfigError("--seeds and --limit must be at least 1")
 
+    from refseg.bench import machine
     from refseg.config import save_json
     from refseg.files import write_text
     from refseg.report.charts import as_image, learning_curves
-    from refseg.training.ablation import Ablation, ablate, table
+    from refseg.training.ablation import Ablation, ablate, largest_object, table
 
     ablation = Ablation(
         dataset=arguments.dataset,
@@ -67,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
         table=arguments.table,
         faithful=arguments.faithful,
         changes=dict(change(text) for text in arguments.changes),
+        split=arguments.split,
         clip=arguments.clip,
         root=arguments.data,
         image_folder=arguments.images,
@@ -81,12 +88,23 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         show=sys.stderr.isatty(),
     )
+    without_words = largest_object(ablation, arguments.limit)
     if arguments.json is not None:
-        save_json([asdict(cell) for cell in cells], arguments.json)
+        of = {name: getattr(ablation, name) for name in ("dataset", "table", "rows", "faithful", "changes", "split")}
+        record = {
+            "machine": machine(),
+            **of,
+            "limit": arguments.limit,
+            "largest_object": without_words,
+            "cells": [asdict(cell) for cell in cells],
+        }
+        save_json(record, arguments.json)
     if arguments.curves is not None:
         curves: dict[str, list[Sequence[tuple[int, float]]]] = {}
         for cell in cells:
             curves.setdefault(cell.row, []).append(cell.curve)
         write_text(arguments.curves, as_image(learning_curves(curves)))
     print(table(cells))
+    if without_words is not None:
+        print(f"\nThe largest object of each image, whatever the expression: IoU {100 * without_words:.2f}")
     return 0

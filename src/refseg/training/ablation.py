@@ -6,7 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -15,19 +15,20 @@ import torch
 
 from refseg.config import from_dict, load_json, save_json, to_dict
 from refseg.errors import ConfigError, TrainingError, UnknownNameError
-from refseg.evaluation.metrics import summarise
+from refseg.evaluation.evaluate import target_of
+from refseg.evaluation.metrics import count, summarise
 from refseg.evaluation.thresholds import evaluate_with_own
 from refseg.models.base import Model
 from refseg.models.folder import load_model
 from refseg.predictor import Predictor
 from refseg.training.data import open_recipe
-from refseg.training.loop import train
+from refseg.training.loop import Validation, train
 from refseg.training.recipes import RECIPES, ROWS, Recipe, recipe
 from refseg.training.start import Start, start_of
 from refseg.training.vocabulary import with_vocabulary
 from refseg.writers.table import Table, markdown
 
-__all__ = ["PARTS", "SYSTEMS", "Ablation", "Cell", "Stage", "ablate", "table"]
+__all__ = ["PARTS", "SYSTEMS", "Ablation", "Cell", "Stage", "ablate", "largest_object", "table"]
 
 PRECISIONS = ("0.5", "0.6", "0.7", "0.8", "0.9")
 MEANS = ("pointing", "chosen_mean_iou", "chosen_pointing")
@@ -115,6 +116,8 @@ class Ablation:
     """Whether the runs are the published ones (see `recipe`)."""
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Of all runs (see `Recipe.changed`)."""
+    split: str | None = None
+    """The split that is scored; None: the validation images of the runs."""
     clip: str | None = None
     """The CLIP of all rows; of parts, the folder of runs that has those they name (see `start.load_clip`)."""
     root: Path | None = None
@@ -156,6 +159,12 @@ class Ablation:
         runs = PARTS[row] if self.table == "parts" else SYSTEMS[row]
         data = {"data": f"{self.dataset}:train", "validation": f"{self.dataset}:val"}
         return [Stage(name, recipe(name, faithful=self.faithful, **{**data, **own, **changes})) for name, own in runs]
+
+    def open_scored(self, recipe: Recipe) -> Validation:
+        """Return the data that is scored, of a run with this recipe."""
+        if self.split is not None:
+            recipe = replace(recipe, validation=f"{self.dataset}:{self.split}")
+        return open_recipe(recipe, self.root, self.image_folder).validation
 
     def start(self, stage: Stage, before: Path | None) -> Start:
         """Return the model to train, from the model folder of the stage before, if there was one."""
@@ -209,7 +218,7 @@ def ablate(
         ablation: the rows.
         folder: gets a folder for each run, `ROW-SEED`, with `cell.json` when the run is done.
         seeds: of the runs.
-        limit: the number of validation images that are scored, the first ones; all if None.
+        limit: the number of images that are scored, the first ones; all if None.
         device: `auto`, `cpu`, `cuda` or `mps`.
         show: whether to show progress on stderr.
 
@@ -230,6 +239,7 @@ def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | Non
         Stage(stage.name, with_vocabulary(stage.recipe, data.training))
         for stage, data in zip(stages, datasets, strict=True)
     ]
+    scored = ablation.open_scored(stages[-1].recipe)  # raises for an unknown split, before anything takes long
     start = ablation.start(stages[0], None)
     made_of = {
         "stages": [
@@ -241,6 +251,7 @@ def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | Non
             for stage, data in zip(stages, datasets, strict=True)
         ],
         "start": dict(start.digests),
+        "split": ablation.split,
         "limit": limit,
     }
     done = folder / "cell.json"
@@ -248,8 +259,8 @@ def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | Non
         kept = load_json(done)
         if {key: kept.get(key) for key in made_of} != made_of:
             raise TrainingError(
-                f"{done}: is of a run with other settings, data, CLIP or --limit; name another folder with --out, or "
-                "remove this one"
+                f"{done}: is of a run with other settings, data, CLIP, --split or --limit; name another folder with "
+                "--out, or remove this one"
             )
         return from_dict(Cell, kept["cell"], where=str(done))
     started, last, learnt = time.monotonic(), None, set[str]()
@@ -271,15 +282,13 @@ def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | Non
     seconds = time.monotonic() - started
     model = load_model(last)
     predictor = Predictor.from_model(model, device)
-    validation = datasets[-1].validation
-    count = validation.data.num_images if limit is None else min(limit, validation.data.num_images)
-    protocol = validation.protocol
+    protocol = scored.protocol
     outcomes, again = evaluate_with_own(
-        predictor, validation.data, count, validation.objects, protocol=protocol, progress=show
+        predictor, scored.data, _count(scored, limit), scored.objects, protocol=protocol, progress=show
     )
     summary, chosen = summarise(outcomes, protocol), summarise(again, protocol) if again else {}
     if summary["mean_iou"] is None:
-        raise ConfigError(f"{stages[-1].recipe.validation}: no expression of it has a target, so nothing can be scored")
+        raise ConfigError("no expression of the scored images has a target, so nothing can be scored")
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     cell = Cell(
         row=row,
@@ -298,6 +307,30 @@ def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | Non
     )
     save_json({**made_of, "cell": asdict(cell)}, done)
     return cell
+
+
+def largest_object(ablation: Ablation, limit: int | None = None) -> float | None:
+    """Return the mean IoU of an answer that reads no words, the largest object of each image that is scored.
+
+    It is None if the data do not know all objects of an image.
+    """
+    scored = ablation.open_scored(ablation.stages(ablation.rows[0], 0)[-1].recipe)
+    ious = []
+    for index in range(_count(scored, limit)):
+        objects = None if scored.objects is None else scored.objects(index)
+        if objects is None or not len(objects):
+            return None
+        largest = objects[objects.sum(axis=(1, 2)).argmax()]
+        for sample in scored.data.samples_of(index):
+            target, ignored = target_of(sample, scored.protocol)
+            if target is not None:
+                counts = count(largest, target, ignored)
+                ious += [counts["intersection"] / counts["union"]] * len(sample.expressions)
+    return statistics.mean(ious)
+
+
+def _count(scored: Validation, limit: int | None) -> int:
+    return scored.data.num_images if limit is None else min(limit, scored.data.num_images)
 
 
 def _curve(log: Path) -> tuple[tuple[int, float], ...]:

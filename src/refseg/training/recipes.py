@@ -663,55 +663,61 @@ def _shapes_clip(encoder: str, summary: str, expected: str) -> Recipe:
     )
 
 
+EASY_SIDE = 64
+"""Pixels that the compact systems read of easy scenes."""
 SMALL_CRIS = cris_compact(
-    vision=ResNetConfig(layers=(1, 1, 1, 1), width=12, heads=8, output_dim=64, pretrained_size=96),
+    vision=ResNetConfig(layers=(1, 1, 1, 1), width=12, heads=8, output_dim=64, pretrained_size=EASY_SIDE),
     text=TextConfig(width=64, heads=4, layers=2, output_dim=64),
     neck_channels=(48, 64, 64),
     decoder_hidden=128,
-    image_size=96,
+    image_size=EASY_SIDE,
     word_length=12,
 )
 SMALL_RISCLIP = risclip_compact(
-    vision=ViTConfig(patch=8, width=96, layers=6, heads=4, output_dim=64, pretrained_size=96),
+    vision=ViTConfig(patch=8, width=96, layers=6, heads=4, output_dim=64, pretrained_size=EASY_SIDE),
     text=TextConfig(width=64, heads=4, layers=3, output_dim=64),
+    fusions=((5, 2), (6, 3)),
     frozen=False,
     cfe_width=64,
+    ske_layers=2,
     ske_hidden=64,
-    decoder_channels=(48, 48, 32),
-    image_size=96,
+    decoder_channels=(32, 32, 16),
+    image_size=EASY_SIDE,
     word_length=12,
 )
 """CRIS and RISCLIP with about as many parameters, those of words apart, as the compact EFN, MCN and VLT. No system
 starts from pretrained weights, so RISCLIP's encoders learn too, in one stage."""
 
 
-def _easy(system: str, spec: ModelSpec, **training: Any) -> Recipe:
-    """Return a run of a compact system on easy scenes: 1,500 steps, of equally many expressions in all systems."""
+def _easy(system: str, spec: ModelSpec, expected: str, **training: Any) -> Recipe:
+    """Return a run of a compact system on easy scenes: equally many steps and images for all systems.
+
+    Learning rates were chosen on `val`, for 300 steps and seed 0.
+    """
     return Recipe(
         summary=f"Train a compact {system} on easy generated scenes.",
         model=spec,
         training=TrainingConfig(
             **{
-                "epochs": 10,
-                "steps_per_epoch": 150,
-                "batch_size": 12,
+                "epochs": 5,
+                "steps_per_epoch": 80,
+                "batch_size": 8,
                 "expressions_per_image": 6,
                 "optimizer": "adamw",
                 "learning_rate": 1e-3,
                 "backbone_factor": 1.0,
                 "weight_decay": 0.01,
                 "schedule": "cosine",
-                "warmup_steps": 50,
+                "warmup_steps": 30,
                 "max_norm": 1.0,
-                "precision": "bfloat16",
-                "validation_images": 40,
+                "validation_images": 30,
                 **training,
             }
         ),
         data="shapes-easy:train",
         validation="shapes-easy:val",
-        hardware="a CPU core with bfloat16 instructions; the time is not measured",
-        expected="not measured",
+        hardware="a CPU core, two to four minutes",
+        expected=expected,
     )
 
 
@@ -851,11 +857,18 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "names the kind of 39 of 100 close-ups, the colour of 97, the texture of 66; with a trained text encoder "
             "(scripts/lend_words.py) the kind of 89 (docs/results.md)",
         ),
-        "shapes-easy": _easy("CRIS", SMALL_CRIS),
-        "shapes-easy-efn": _easy("EFN", efn_compact(), objective="boundary"),
-        "shapes-easy-mcn": _easy("MCN", mcn_compact(), objective="collaborative"),
-        "shapes-easy-vlt": _easy("VLT", vlt_compact(), objective="pixel-sum"),
-        "shapes-easy-risclip": _easy("RISCLIP", SMALL_RISCLIP, objective="mask"),
+        "shapes-easy": _easy("CRIS", SMALL_CRIS, "docs/ablation.md"),
+        "shapes-easy-efn": _easy("EFN", efn_compact(image_size=EASY_SIDE), "docs/ablation.md", objective="boundary"),
+        "shapes-easy-mcn": _easy(
+            "MCN",
+            mcn_compact(image_size=EASY_SIDE),
+            "docs/ablation.md",
+            objective="collaborative",
+            learning_rate=3e-3,
+        ),
+        # After 300 steps mean IoU on `val` is 0.29, and 0.13 with the published `pixel-sum` (seed 0).
+        "shapes-easy-vlt": _easy("VLT", vlt_compact(image_size=EASY_SIDE), "docs/ablation.md", objective="mask"),
+        "shapes-easy-risclip": _easy("RISCLIP", SMALL_RISCLIP, "docs/ablation.md", objective="mask"),
         "shapes-risclip": Recipe(
             summary="Train a compact RISCLIP on generated scenes, first stage: the patch-level map over a frozen CLIP.",
             model=risclip_compact(decoder_blocks=()),

@@ -28,15 +28,16 @@ class ImageFusion(nn.Module):
     Args:
         channels: Of DarkNet's maps at strides 8, 16 and 32.
         width: Of the transformer; the maps before have twice as many channels.
+        debiased: See `refseg.encoders.darknet.MapNorm`.
     """
 
-    def __init__(self, channels: tuple[int, int, int], width: int) -> None:
+    def __init__(self, channels: tuple[int, int, int], width: int, *, debiased: bool) -> None:
         super().__init__()
         c2, c1, c0 = channels
         wide = 2 * width
 
         def block(inputs: int, outputs: int, kernel: int = 1) -> ConvNormLeaky:
-            return ConvNormLeaky(inputs, outputs, kernel, debiased=False)
+            return ConvNormLeaky(inputs, outputs, kernel, debiased=debiased)
 
         self.project1, self.merge1 = block(c1, wide), block(c0 + wide, wide)
         self.project2, self.merge2 = block(c2, width), block(wide + width, wide)

@@ -69,12 +69,12 @@ class VLTConfig:
 class _MaskHead(nn.Module):
     """One map for each query to logits at eight times the side."""
 
-    def __init__(self, queries: int, width: int) -> None:
+    def __init__(self, queries: int, width: int, *, debiased: bool) -> None:
         super().__init__()
         self.convolutions = nn.Sequential(
-            *(ConvNormLeaky(queries if not number else width, width, 3, debiased=False) for number in range(3))
+            *(ConvNormLeaky(queries if not number else width, width, 3, debiased=debiased) for number in range(3))
         )
-        self.enlarge = nn.ModuleList(ConvNormLeaky(width, width, 3, debiased=False) for _ in range(3))
+        self.enlarge = nn.ModuleList(ConvNormLeaky(width, width, 3, debiased=debiased) for _ in range(3))
         self.logit = nn.Conv2d(width, 1, 3, padding=1)
 
     def forward(self, maps: Float[Tensor, "B Q h w"]) -> Float[Tensor, "B 1 H W"]:
@@ -104,18 +104,20 @@ class VLT(Model):
         check_vocabulary(config.text, inputs)
         self.frozen_parts = FROZEN if config.frozen else ()
         width, channels, words = config.width, config.vision.channels, config.text.width
-        coarsest = channels[-1]
+        coarsest, debiased = channels[-1], config.vision.debiased
         self.side = inputs.image_size // CELL
         self.visual = DarkNet(config.vision)
         self.text = WordGRU(config.text, inputs.word_length)
-        self.refine = ResidualBlock(coarsest, debiased=False)
-        self.fuse = FirstFusion(coarsest, words, debiased=False)
-        self.fusion = ImageFusion(channels, width)
-        self.generate = QueryGeneration(2 * width, self.side**2, words, config.queries, width, config.heads)
+        self.refine = ResidualBlock(coarsest, debiased=debiased)
+        self.fuse = FirstFusion(coarsest, words, debiased=debiased)
+        self.fusion = ImageFusion(channels, width, debiased=debiased)
+        self.generate = QueryGeneration(
+            2 * width, self.side**2, words, config.queries, width, config.heads, debiased=debiased
+        )
         self.transformer = Transformer(config.layers, width, config.heads, config.hidden, config.dropout)
         self.balance = QueryBalance(width)
         self.maps = nn.Linear(width, self.side**2)
-        self.head = _MaskHead(config.queries, width)
+        self.head = _MaskHead(config.queries, width, debiased=debiased)
 
     @staticmethod
     def side_step(config: VLTConfig) -> int:
@@ -177,7 +179,7 @@ def default_spec(config: VLTConfig) -> ModelSpec:
 def vlt_compact(**changes: Any) -> ModelSpec:
     """Return a small VLT for generated scenes, which learns as a whole; without words."""
     config = VLTConfig(
-        vision=DarkNetConfig(width=6, depths=(1, 1, 1, 1, 1)),
+        vision=DarkNetConfig(width=6, depths=(1, 1, 1, 1, 1), debiased=True),
         text=WordGRUConfig(vocabulary_size=1, vector_width=64, width=64),
         frozen=False,
         queries=8,

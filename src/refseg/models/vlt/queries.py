@@ -35,12 +35,15 @@ class QueryGeneration(nn.Module):
         queries: Their number.
         width: Of a query.
         heads: Of the attention.
+        debiased: See `refseg.encoders.darknet.MapNorm`.
     """
 
-    def __init__(self, channels: int, positions: int, words: int, queries: int, width: int, heads: int) -> None:
+    def __init__(
+        self, channels: int, positions: int, words: int, queries: int, width: int, heads: int, *, debiased: bool
+    ) -> None:
         super().__init__()
         inner = channels + COORDINATES
-        self.convolutions = nn.Sequential(*(ConvNormLeaky(inner, inner, 3, debiased=False) for _ in range(3)))
+        self.convolutions = nn.Sequential(*(ConvNormLeaky(inner, inner, 3, debiased=debiased) for _ in range(3)))
         self.maps = nn.Conv2d(inner, queries, 1)
         self.of_image, self.of_words = nn.Linear(positions, width), nn.Linear(words, width)
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
