@@ -24,6 +24,7 @@ ELSEWHERE = {
     ("serve",): "does not end; test_serve.py starts servers",
     ("review",): "does not end; test_review.py opens its page",
     ("export",): "test_export.py runs it",
+    ("bulk",): "starts Ray; test_bulk.py runs it",
 }
 
 
