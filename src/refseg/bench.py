@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ from refseg.inputs.read import read_image
 from refseg.masks import intersection_and_union
 from refseg.predictor import load
 from refseg.runtimes.base import Arithmetic
-from refseg.runtimes.choose import RuntimeName
+from refseg.runtimes.choose import RuntimeName, processor
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Encoding
 
@@ -134,7 +133,7 @@ def measure(
         image: that is asked about; it is read before.
         expressions: the numbers of expressions to measure.
         rounds: of each measurement, after one that is not counted.
-        runtime: `torch` or `onnx`.
+        runtime: `torch`, `onnx` or `openvino`.
         precision: see `refseg.load`.
         device: see `refseg.load`.
         compiled: see `refseg.load`.
@@ -187,7 +186,7 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
     }
     with suppress(ImportError):  # an exported model is computed without
@@ -257,13 +256,3 @@ def _peak_memory() -> float | None:
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return None
-
-
-def _processor() -> str:
-    with suppress(OSError, subprocess.CalledProcessError):
-        if sys.platform == "darwin":
-            return subprocess.check_output(["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"], text=True).strip()
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or "unknown"

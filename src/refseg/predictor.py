@@ -20,7 +20,7 @@ from refseg.inputs.clip_bpe import expression_list
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.read import ImageSource
 from refseg.runtimes.base import Arithmetic, Runtime, probabilities
-from refseg.runtimes.choose import RuntimeName, check_torch, choose_runtime
+from refseg.runtimes.choose import ChosenRuntime, RuntimeName, check_torch, choose_runtime, open_graphs
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Decision, DetectedBox, Encoding, PatchMap, Prediction, WordMap, WordSource
 
@@ -76,23 +76,26 @@ class Predictor(BaseSegmenter):
         return cls(TorchRuntime(model, device), model.inputs, model.decision, domain, model.family)
 
     @classmethod
-    def from_export(cls, folder: Path, device: str | torch.device = "auto") -> Predictor:
+    def from_export(
+        cls, folder: Path, device: str | torch.device = "auto", *, runtime: ChosenRuntime = "onnx"
+    ) -> Predictor:
         """Return a predictor of an exported model (see `refseg.export`), which PyTorch is not needed for.
 
         Args:
             folder: of the exported model.
             device: `auto` or `cpu`.
+            runtime: `onnx` or `openvino`.
 
         Raises:
-            ConfigError: the description of the model is broken, ONNX Runtime is not installed, or the device is
-                another one.
+            ConfigError: the description of the model is broken, the library is not installed, or the device is another
+                one.
             WeightsError: a graph is missing or broken.
         """
         from refseg.models.exported import read_export
-        from refseg.runtimes.onnx import OnnxRuntime
 
         stored = read_export(folder)
-        return cls(OnnxRuntime(folder, str(device)), stored.inputs, stored.decision, stored.domain, stored.family)
+        graphs = open_graphs(folder, runtime, str(device))
+        return cls(graphs, stored.inputs, stored.decision, stored.domain, stored.family)
 
     @property
     def device(self) -> str:
@@ -208,8 +211,9 @@ def load(
         model: the name or the path.
         device: `auto` (a CUDA GPU, else Apple's, else the processor), `cpu`, `cuda`, `cuda:1`, `mps`, or a
             `torch.device`.
-        runtime: `torch` (PyTorch), `onnx` (ONNX Runtime, on the processor), or `auto`: ONNX Runtime where the model has
-            graphs for it and is computed on the processor, else PyTorch.
+        runtime: `torch` (PyTorch), `onnx` (ONNX Runtime) or `openvino` (both on the processor), or `auto`: the graphs
+            of the model where it has any and is computed on the processor, by the faster of those two that are
+            installed (measured once, see `docs/export.md`), else PyTorch.
         precision: `exact` computes in float32; `fast` multiplies numbers of bfloat16, on a device that has them (see
             `docs/speed.md`). For models that PyTorch computes; `refseg.export` sets that of an exported model.
         compiled: whether `torch.compile` compiles the model at first use; it takes minutes and needs a C++ compiler.
@@ -231,10 +235,8 @@ def load(
     from refseg.models.exported import find_export
 
     if (exported := find_export(model)) is not None:
-        if runtime == "torch":
-            raise ConfigError(f"{exported}: an exported model is computed by ONNX Runtime, not by PyTorch")
         _check_as_stored(str(exported), precision, compiled)
-        return Predictor.from_export(exported, device)
+        return Predictor.from_export(exported, device, runtime=choose_runtime(exported, runtime, str(device)))
     from refseg.models.hub import resolve
     from refseg.peers.stored import find_peer
     from refseg.peers.table import PEERS
@@ -242,8 +244,8 @@ def load(
     name_or_path = model if isinstance(model, str) else Path(model)
     if (peer := find_peer(name_or_path)) is not None:
         _check_as_stored(peer.peer, precision, compiled)
-        if runtime == "onnx":
-            raise ConfigError(f"{peer.peer} is computed by PyTorch, not by ONNX Runtime")
+        if runtime not in ("auto", "torch"):
+            raise ConfigError(f"{peer.peer} is computed by PyTorch, not by {runtime}")
         check_torch()
         from refseg.peers.load import load_peer
 
@@ -254,9 +256,9 @@ def load(
         raise UnknownNameError(error.kind, error.name, (*error.known, *PEERS)) from None
     if runtime == "auto" and (precision != "exact" or compiled):
         runtime = "torch"
-    if choose_runtime(folder, runtime, str(device)) == "onnx":
-        _check_as_stored(f"{model} in ONNX Runtime", precision, compiled)
-        return Predictor.from_export(folder, device)
+    if (chosen := choose_runtime(folder, runtime, str(device))) != "torch":
+        _check_as_stored(f"{model} in {chosen}", precision, compiled)
+        return Predictor.from_export(folder, device, runtime=chosen)
     from refseg.models.folder import load_model, read_folder
     from refseg.runtimes.torch import TorchRuntime
 

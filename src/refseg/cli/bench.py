@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
+GRAPH_RUNTIMES = ("onnx", "openvino")
 EXAMPLE = "refseg bench shapes --runtime onnx --expressions 1 --rounds 2 --out bench.json"
 
 
@@ -32,9 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runtime",
         nargs="+",
-        choices=("torch", "onnx"),
+        choices=("torch", *GRAPH_RUNTIMES),
         default=["torch"],
-        help="PyTorch, or ONNX Runtime for models that have graphs for it (default: torch)",
+        help="PyTorch, or ONNX Runtime or OpenVINO for models that have graphs (default: torch)",
     )
     parser.add_argument(
         "--precision",
@@ -70,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.writers.table import aligned
 
     kinds = [("torch", precision) for precision in arguments.precision] if "torch" in arguments.runtime else []
-    kinds += [("onnx", "exact")] if "onnx" in arguments.runtime else []
+    kinds += [(name, "exact") for name in GRAPH_RUNTIMES if name in arguments.runtime]
     found: dict[tuple[str, str, str], Bench] = {}
     for model in dict.fromkeys(arguments.models):
         for runtime, precision in dict.fromkeys(kinds):

@@ -26,8 +26,8 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         choices=RUNTIMES,
         default="auto",
         help=(
-            "PyTorch, or ONNX Runtime for the models in the package and exported ones; auto takes ONNX Runtime on a "
-            "processor where the model has graphs for it (default: auto)"
+            "PyTorch, or ONNX Runtime or OpenVINO for the models in the package and exported ones; auto takes one of "
+            "these two on a processor where the model has graphs, the faster one if both are installed (default: auto)"
         ),
     )
 

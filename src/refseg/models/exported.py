@@ -17,19 +17,19 @@ from refseg import __version__
 from refseg.config import from_dict, load_json, save_json, to_dict
 from refseg.inputs.preprocessing import Inputs
 from refseg.models.families import MODELS
-from refseg.models.layout import CONFIG, DESCRIPTION
+from refseg.models.layout import CONFIG, DESCRIPTION, Format
 from refseg.values import Decision
 
 __all__ = ["Exported", "Precision", "find_export", "read_export", "write_export"]
 
-Precision: TypeAlias = Literal["float32", "float16", "int8"]
+Precision: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
     """All of an exported model but its graphs."""
 
-    format: Literal["onnx"]
+    format: Format
     """Of the graphs."""
     family: str
     inputs: Inputs
@@ -37,7 +37,7 @@ class Exported:
     precision: Precision | None = "float32"
     """In which the weights are stored; None: as in the model folder that has the graphs.
 
-    Values are computed in float32, products with weights of int8 in integers.
+    Values are computed in float32, products of bfloat16 and of int8 in these.
     """
     domain: str | None = None
     """The kind of images that it was trained on, such as `photos`; None: not known."""

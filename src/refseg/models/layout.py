@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from refseg.errors import WeightsError
 
-__all__ = ["CONFIG", "DESCRIPTION", "EXPRESSION_GRAPH", "IMAGE_GRAPH", "WEIGHTS", "has_graphs", "not_a_folder"]
+__all__ = [
+    "CONFIG",
+    "DESCRIPTION",
+    "EXPRESSION_GRAPH",
+    "GRAPHS",
+    "IMAGE_GRAPH",
+    "WEIGHTS",
+    "Format",
+    "has_graphs",
+    "not_a_folder",
+]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 """Of a model folder."""
@@ -14,11 +26,18 @@ DESCRIPTION = "export.json"
 """Of an exported model, in the place of `config.json`."""
 IMAGE_GRAPH, EXPRESSION_GRAPH = "image.onnx", "expression.onnx"
 """Of an exported model. A model folder may have them too: then their weights are those of the folder."""
+Format: TypeAlias = Literal["onnx", "openvino"]
+"""Of the graphs of an exported model."""
+GRAPHS: Mapping[Format, tuple[str, str]] = {
+    "onnx": (IMAGE_GRAPH, EXPRESSION_GRAPH),
+    "openvino": ("image.xml", "expression.xml"),
+}
+"""The files of the graphs for images and for expressions, by format."""
 
 
-def has_graphs(folder: Path) -> bool:
-    """Return whether a folder has both graphs that ONNX Runtime computes a model with."""
-    return all((folder / name).is_file() for name in (IMAGE_GRAPH, EXPRESSION_GRAPH))
+def has_graphs(folder: Path, format: Format = "onnx") -> bool:
+    """Return whether a folder has both graphs of a format."""
+    return all((folder / name).is_file() for name in GRAPHS[format])
 
 
 def not_a_folder(path: Path) -> WeightsError:

@@ -11,7 +11,7 @@ from numpy import ndarray
 
 from refseg.values import WordSource
 
-__all__ = ["Arithmetic", "Detections", "Runtime", "probabilities"]
+__all__ = ["Arithmetic", "Detections", "Runtime", "probabilities", "shortened"]
 
 Arithmetic: TypeAlias = Literal["exact", "fast"]
 """How a model is computed: `exact` in float32; `fast` with products of bfloat16, which have 8 bits of precision."""
@@ -88,3 +88,11 @@ def probabilities(logits: Float[ndarray, "*B h w"]) -> Float[ndarray, "*B h w"]:
     """Return the probabilities that logits stand for, 0..1."""
     with np.errstate(over="ignore"):  # the exponential of a large number is infinite, and the probability 0
         return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def shortened(
+    tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
+) -> tuple[Int64[ndarray, "B K"], Bool[ndarray, "B K"]]:
+    """Return tokens and padding up to the end of the longest expression: what is after it need not be computed."""
+    longest = int((~padding).sum(axis=1).max())
+    return tokens[:, :longest], padding[:, :longest]

@@ -1,4 +1,4 @@
-"""Writes a model as two ONNX graphs, and compares what they compute with what PyTorch computes."""
+"""Writes a model as two graphs, and compares what they compute with what PyTorch computes."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor, nn
 
 from refseg.errors import ConfigError, OutputError, WeightsError, one_line
 from refseg.files import new_folder
-from refseg.inputs.clip_bpe import END_TOKEN, START_TOKEN
 from refseg.inputs.preprocessing import Inputs
+from refseg.inputs.read import ImageSource
 from refseg.models.base import AttentionModel, BoxModel, Model, PatchMapModel
 from refseg.models.exported import Exported, Precision, write_export
 from refseg.models.folder import load_model, read_folder
 from refseg.models.hub import resolve
-from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH, WEIGHTS
-from refseg.runtimes.base import Runtime, probabilities
-from refseg.runtimes.onnx import (
+from refseg.models.layout import EXPRESSION_GRAPH, GRAPHS, IMAGE_GRAPH, WEIGHTS, Format
+from refseg.runtimes.base import Runtime
+from refseg.runtimes.choose import LIBRARIES
+from refseg.runtimes.compare import largest_deviation
+from refseg.runtimes.graphs import (
     ATTENTION,
     BOX_SCORES,
     BOXES,
@@ -41,21 +42,28 @@ from refseg.runtimes.onnx import (
     PREFIX,
     SHARED,
     TOKENS,
-    OnnxRuntime,
     layout_of,
-    onnxruntime,
 )
+from refseg.runtimes.onnx import OnnxRuntime, onnxruntime
+from refseg.runtimes.openvino import OpenVinoRuntime, free_image, openvino
 from refseg.runtimes.torch import TorchRuntime
 
-__all__ = ["add_graphs", "export"]
+__all__ = ["Example", "add_graphs", "export"]
 
+Example: TypeAlias = tuple[ImageSource, Sequence[str]]
+"""An image, and expressions about it."""
 OPSET = 20
 """The first version of ONNX whose GridSample is what PyTorch computes."""
-TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 2e-2, "int8": 1.0}
+TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 0.2, "int8": 1.0}
 """The largest difference of a probability, and of a feature in relation to the largest one.
 
 Graphs in int8 are compared in float32 first; what rounding changes has to be measured on images that the model knows.
 """
+PRECISIONS: Mapping[Format, tuple[Precision, ...]] = {
+    "onnx": ("float32", "float16", "int8"),
+    "openvino": ("float32", "float16", "bfloat16", "int8"),
+}
+"""In which each format stores weights."""
 QUANTISED = ("Conv", "MatMul", "Gemm", "Gather")
 """The operations of ONNX whose weights are stored in int8."""
 
@@ -64,8 +72,9 @@ def export(
     model: str | os.PathLike[str],
     folder: str | os.PathLike[str],
     *,
-    to: Literal["onnx"] = "onnx",
+    to: Format = "onnx",
     precision: Precision = "float32",
+    examples: Iterable[Example] = (),
 ) -> Path:
     """Write a model for another runtime than PyTorch, and return the folder; `refseg.load` reads it.
 
@@ -76,36 +85,53 @@ def export(
     Args:
         model: a name from `refseg models`, a model folder, or a Hub name `user/name`.
         folder: to write; it must not exist.
-        to: the format of the graphs.
+        to: the format of the graphs: `onnx` or `openvino`.
         precision: in which the weights are stored. `float16` halves the files, and values are computed in float32.
-            `int8` quarters them, and rounds the factors of products to 8 bits.
+            `bfloat16`, of `openvino`, halves them too, and computes products in bfloat16 on processors that have
+            instructions for it. `int8` quarters them, and rounds the factors of products to 8 bits.
+        examples: for int8, images with expressions about each, from which the ranges that are rounded to 8 bits are
+            taken. Without any they are taken of each call, which `openvino` cannot do.
 
     Raises:
         UnknownNameError: there is no such model.
         WeightsError: it has no weights here, they are broken, or the graphs compute something else.
-        ConfigError: its config is broken, `to` or `precision` is unknown, or the extra `refseg[export]` is missing.
+        ConfigError: its config is broken, `to`, `precision` or `examples` do not fit, or the extra `refseg[export]`
+            or the library of the format is missing.
+        InputError: an example cannot be read.
         DownloadError: the model cannot be fetched.
         OutputError: the folder exists, or cannot be written.
     """
-    if to != "onnx" or precision not in TOLERANCE:
-        raise ConfigError(f"a model is exported to onnx, as {' or '.join(TOLERANCE)}, got {to} and {precision}")
-    _check_libraries()
+    if to not in PRECISIONS or precision not in PRECISIONS[to]:
+        known = "; ".join(f"to {name} as {', '.join(each)}" for name, each in PRECISIONS.items())
+        raise ConfigError(f"a model is exported {known}; got to {to} as {precision}")
+    shown = list(examples)
+    if shown and precision != "int8":
+        raise ConfigError("only int8 takes examples")
+    if not shown and (to, precision) == ("openvino", "int8"):
+        raise ConfigError("int8 for openvino needs examples, from which it takes the ranges that it rounds")
+    _check_libraries(to)
     source = resolve(model if isinstance(model, str) else Path(model))
     stored, loaded = read_folder(source), load_model(source)
     try:
         with new_folder(Path(folder)) as draft:
-            _write_graphs(loaded, draft, precision)
             eager = TorchRuntime(loaded, "cpu")
-            deviation = _compare(eager, draft, loaded.inputs, "float32" if precision == "int8" else precision)
+            # OpenVINO rounds weights when it stores them.
+            _write_graphs(loaded, draft, "float16" if (to, precision) == ("onnx", "float16") else "float32")
             if precision == "int8":
-                for name in (IMAGE_GRAPH, EXPRESSION_GRAPH):
-                    _store_in_int8(draft / name)
-                deviation = _compare(eager, draft, loaded.inputs, precision)
+                exact = OnnxRuntime(draft)
+                _compare(eager, exact, loaded.inputs, "float32")
+                _store_in_int8(draft, exact, loaded.inputs, shown)
+            if to == "openvino":
+                _convert_to_openvino(draft, compress=precision in ("float16", "bfloat16"))
+                runtime: Runtime = OpenVinoRuntime(draft, reduced=precision == "bfloat16")
+            else:
+                runtime = OnnxRuntime(draft)
             made = {
                 "source": os.fspath(model),
                 "fingerprint": eager.fingerprint,
-                "largest_deviation": deviation,
-                "libraries": {name: importlib.import_module(name).__version__ for name in ("torch", "onnxruntime")},
+                "largest_deviation": _compare(eager, runtime, loaded.inputs, precision),
+                "examples": len(shown),
+                "libraries": {name: importlib.import_module(name).__version__ for name in ("torch", LIBRARIES[to])},
             }
             exported = Exported(
                 format=to,
@@ -141,7 +167,7 @@ def add_graphs(folder: str | os.PathLike[str]) -> float:
         ConfigError: its config is broken, or the extra `refseg[export]` is missing.
         OutputError: they cannot be written.
     """
-    _check_libraries()
+    _check_libraries("onnx")
     folder = Path(folder)
     if read_folder(folder).clip is not None:
         raise WeightsError(f"{folder}: needs a CLIP that is elsewhere; `refseg convert --merge` joins both first")
@@ -151,7 +177,7 @@ def add_graphs(folder: str | os.PathLike[str]) -> float:
             draft = Path(name)
             os.link(folder / WEIGHTS, draft / WEIGHTS)
             _write_graphs(loaded, draft, None)
-            deviation = _compare(TorchRuntime(loaded, "cpu"), draft, loaded.inputs, "float32")
+            deviation = _compare(TorchRuntime(loaded, "cpu"), OnnxRuntime(draft), loaded.inputs, "float32")
             for graph in (IMAGE_GRAPH, EXPRESSION_GRAPH):
                 (draft / graph).replace(folder / graph)
     except OSError as error:
@@ -159,8 +185,10 @@ def add_graphs(folder: str | os.PathLike[str]) -> float:
     return deviation
 
 
-def _check_libraries() -> None:
+def _check_libraries(to: Format) -> None:
     onnxruntime()
+    if to == "openvino":
+        openvino()
     try:
         for name in ("onnx", "onnxscript"):
             importlib.import_module(name)
@@ -221,7 +249,7 @@ def _write_graphs(model: Model, folder: Path, precision: Precision | None) -> No
     with torch.no_grad():
         features = {name: value[:1] for name, value in model.encode_image(pixels).items()}
     shared = precision is None  # then the weights have to stay as they are stored
-    image = _traced(_ImageGraph(model), (pixels,), [PIXELS], list(features), {PIXELS: {0: "images"}}, not shared)
+    image = _traced(_ImageGraph(model), (pixels,), [PIXELS], list(features), {PIXELS: {0: "images"}}, shared)
     free = {0: "expressions", 1: "length"}
     expression = _traced(
         _ExpressionGraph(model),
@@ -229,7 +257,7 @@ def _write_graphs(model: Model, folder: Path, precision: Precision | None) -> No
         [*(PREFIX + name for name in features), TOKENS, PADDING],
         [LOGITS, *_further_outputs(model)],
         {"image": {name: {} for name in features}, TOKENS: free, PADDING: free},
-        not shared,
+        shared,
     )
     for program, name in ((image, IMAGE_GRAPH), (expression, EXPRESSION_GRAPH)):
         if precision == "float16":
@@ -246,7 +274,7 @@ def _traced(
     inputs: list[str],
     outputs: list[str],
     free: dict[str, Any],
-    optimise: bool,
+    keep_weights: bool,
 ) -> torch.onnx.ONNXProgram:
     """Return the graph of a module.
 
@@ -256,7 +284,7 @@ def _traced(
         inputs: the names of the arguments.
         outputs: the names of what it returns.
         free: by argument, the names of the axes that may have any length.
-        optimise: whether operations may be joined, which changes the weights.
+        keep_weights: whether the weights have to stay as they are, and may not be joined with operations.
 
     Raises:
         ConfigError: the module has an operation that ONNX lacks.
@@ -272,15 +300,42 @@ def _traced(
                 dynamic_shapes=free,
                 opset_version=OPSET,
                 dynamo=True,
-                optimize=optimise,
+                optimize=not keep_weights,
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
         raise ConfigError(f"this model cannot be converted to ONNX: {one_line(error)}") from None
     assert program is not None
+    if keep_weights:
+        _optimise_around_weights(program.model)
     # Without the traces of the tracer, which name the files of this machine.
     passes.ClearMetadataAndDocStringPass()(program.model)
     return program
+
+
+def _optimise_around_weights(model: Any) -> None:
+    """Compute what does not depend on weights or inputs in advance, and join operations that have no weights.
+
+    ONNX Runtime then recognises what it joins with the weights when it loads the graph, such as a normalisation after a
+    convolution.
+
+    Args:
+        model: an `onnx_ir.Model`, whose weights have names with `model.` in front.
+    """
+    optimizer = importlib.import_module("onnxscript.optimizer")
+    graph = model.graph
+    weights = [value for name, value in graph.initializers.items() if name.startswith("model.")]
+    values = [weight.const_value for weight in weights]
+    for weight in weights:  # an input of the graph has no value that could be computed with
+        del graph.initializers[weight.name]
+        weight.const_value = None
+        graph.inputs.append(weight)
+    with _quiet():
+        optimizer.optimize_ir(model)
+    for weight, value in zip(weights, values, strict=True):
+        graph.inputs.remove(weight)
+        weight.const_value = value
+        graph.register_initializer(weight)
 
 
 def _store_in_float16(model: Any) -> None:
@@ -317,16 +372,21 @@ def _refer_to(weights: Path, model: Any) -> None:
         if entry is None or entry["dtype"] not in dtypes:  # a constant of the graph
             continue
         start, end = entry["data_offsets"]
+        dtype = dtypes[entry["dtype"]]
+        is_float = dtype == ir.DataType.FLOAT
         place = ir.ExternalTensor(
             weights.name,
             8 + length + start,
             end - start,
-            dtypes[entry["dtype"]],
-            name=f"{name}.stored",
+            dtype,
+            name=name if is_float else f"{name}.stored",
             shape=weight.shape,
             base_dir=weights.parent,
         )
-        _replace_weight(graph, name, place)
+        if is_float:
+            weight.const_value = place
+        else:
+            _replace_weight(graph, name, place)
     model.metadata_props[SHARED] = layout_of(weights)
 
 
@@ -342,24 +402,81 @@ def _replace_weight(graph: Any, name: str, tensor: Any) -> None:
     graph.insert_before(graph[0], cast)
 
 
-def _store_in_int8(path: Path) -> None:
-    """Store the weights of a graph in int8, with a scale for each channel, and round what they are multiplied by."""
+def _store_in_int8(folder: Path, exact: Runtime, inputs: Inputs, examples: Sequence[Example]) -> None:
+    """Store the weights of both graphs in int8, with a scale for each channel, and round what they are multiplied by.
+
+    Args:
+        folder: with the graphs.
+        exact: computes them as they are.
+        inputs: of the model.
+        examples: whose values are the ranges of what is rounded; none: the range is that of the values in each call.
+    """
     onnx = importlib.import_module("onnx")
     quantization = importlib.import_module("onnxruntime.quantization")
-    model = onnx.load(path)
-    for file in path.parent.glob(f"{path.name}*"):
-        file.unlink()
-    # The quantiser transposes weights, but not the shapes that are stated of them; it infers those that are not.
-    del model.graph.value_info[:]
-    with _quiet():
-        quantization.quantize_dynamic(
-            model,
-            path,
-            op_types_to_quantize=[*QUANTISED],
-            per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
-            use_external_data_format=True,
-        )
+    images, expressions = _calls(exact, inputs, examples)
+    settings: dict[str, Any] = {
+        "op_types_to_quantize": [*QUANTISED],
+        "per_channel": True,
+        "weight_type": quantization.QuantType.QInt8,
+        "use_external_data_format": True,
+    }
+    for path, calls in ((folder / IMAGE_GRAPH, images), (folder / EXPRESSION_GRAPH, expressions)):
+        graph = onnx.load(path)
+        for file in folder.glob(f"{path.name}*"):
+            file.unlink()
+        # The quantiser transposes weights, but not the shapes that are stated of them; it infers those that are not.
+        del graph.graph.value_info[:]
+        with _quiet():
+            if examples:
+                quantization.quantize_static(graph, path, _reader(calls), **settings)
+            else:
+                quantization.quantize_dynamic(graph, path, **settings)
+
+
+def _calls(
+    exact: Runtime, inputs: Inputs, examples: Sequence[Example]
+) -> tuple[list[dict[str, ndarray]], list[dict[str, ndarray]]]:
+    """Return what both graphs are given for some examples."""
+    images, expressions = [], []
+    for image, texts in examples:
+        pixels = inputs.pixels(image)[0][None]
+        words = inputs.tokens(texts)
+        images.append({PIXELS: pixels})
+        features = {PREFIX + name: array for name, array in exact.encode(pixels).items()}
+        expressions.append(features | {TOKENS: words.tokens, PADDING: words.padding})
+    return images, expressions
+
+
+def _reader(calls: Sequence[dict[str, ndarray]]) -> Any:
+    """Return the reader of calls that the quantiser asks for."""
+    quantization = importlib.import_module("onnxruntime.quantization")
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            self._left = iter(calls)
+
+        def get_next(self) -> dict[str, ndarray] | None:
+            return next(self._left, None)
+
+    return Reader()
+
+
+def _convert_to_openvino(folder: Path, *, compress: bool) -> None:
+    """Replace the ONNX graphs of a folder by those of OpenVINO.
+
+    Args:
+        folder: with the graphs.
+        compress: whether weights are stored in float16.
+    """
+    library = openvino()
+    core = library.Core()
+    for before, after in zip(GRAPHS["onnx"], GRAPHS["openvino"], strict=True):
+        graph = core.read_model(folder / before)
+        free_image(graph)
+        library.save_model(graph, folder / after, compress_to_fp16=compress)
+        del graph  # it reads its weights from the file
+        for file in folder.glob(f"{before}*"):
+            file.unlink()
 
 
 @contextmanager
@@ -378,56 +495,13 @@ def _quiet() -> Iterator[None]:
 # ── the comparison ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _compare(eager: Runtime, folder: Path, inputs: Inputs, precision: Precision) -> float:
-    """Return the largest deviation of the graphs in a folder from a model.
+def _compare(eager: Runtime, exported: Runtime, inputs: Inputs, precision: Precision) -> float:
+    """Return the largest deviation of exported graphs from a model.
 
     Raises:
         WeightsError: it is larger than the precision explains, or not finite.
     """
-    deviation = _largest_deviation(eager, OnnxRuntime(folder), inputs)
+    deviation = largest_deviation(eager, exported, inputs)
     if not deviation <= TOLERANCE[precision]:
         raise WeightsError(f"the exported graphs compute other values than PyTorch, which differ by {deviation:g}")
     return deviation
-
-
-def _largest_deviation(eager: Runtime, exported: Runtime, inputs: Inputs) -> float:
-    """Compare two runtimes of a model on random images and expressions, in other numbers than it was traced with.
-
-    Returns:
-        The largest difference of a probability, or of a feature in relation to the largest one.
-    """
-    rng = np.random.default_rng(0)
-    deviations = []
-    for images, expressions, length in ((1, 1, inputs.word_length), (3, 5, min(3, inputs.word_length))):
-        pixels = rng.standard_normal((images, 3, inputs.image_size, inputs.image_size), dtype=np.float32)
-        tokens, padding = _random_tokens(rng, expressions, length, inputs)
-        features, others = eager.encode(pixels), exported.encode(pixels)
-        deviations += [_relative(features[name], others[name]) for name in features]
-        both = [
-            (runtime, {name: part[-1:] for name, part in arrays.items()})
-            for runtime, arrays in ((eager, features), (exported, others))
-        ]
-        expected, found = (probabilities(runtime.decode(image, tokens, padding)) for runtime, image in both)
-        deviations.append(float(np.abs(expected - found).max()))
-        if eager.word_source == "attention":
-            attention, other = (runtime.attend(image, tokens, padding) for runtime, image in both)
-            deviations.append(float(np.abs(attention - other[:, : attention.shape[1]]).max()))
-    return float(np.max(deviations))  # not finite if one of them is not
-
-
-def _relative(expected: Float[ndarray, "..."], found: Float[ndarray, "..."]) -> float:
-    return float(np.abs(expected - found).max() / max(np.abs(expected).max(), 1e-6))
-
-
-def _random_tokens(
-    rng: np.random.Generator, count: int, length: int, inputs: Inputs
-) -> tuple[Int64[ndarray, "{count} {length}"], Bool[ndarray, "{count} {length}"]]:
-    """Return expressions of random tokens and of different lengths, and where they are padding."""
-    tokens = np.zeros((count, length), np.int64)
-    for row in tokens:
-        end = rng.integers(1, length)
-        if inputs.tokenizer == "words":
-            row[:end] = rng.integers(1, len(inputs.vocabulary) + 1, end)
-        else:
-            row[: end + 1] = [START_TOKEN, *rng.integers(1, START_TOKEN, end - 1), END_TOKEN]
-    return tokens, tokens == 0

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from refseg.inputs.preprocessing import Inputs
 from refseg.models.exported import Exported, write_export
-from refseg.runtimes.onnx import EXPRESSION_GRAPH, IMAGE_GRAPH
+from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH
 from refseg.values import Calibration, Decision
 
 SIDE = 16

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from refseg.cli.main import main
-from refseg.errors import ConfigError
-from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH
+from refseg.errors import ConfigError, OutputError
+from refseg.files import user_cache
+from refseg.models.layout import CONFIG, EXPRESSION_GRAPH, IMAGE_GRAPH
 from refseg.predictor import load
 from refseg.runtimes.choose import choose_runtime
 from refseg.runtimes.onnx import OnnxRuntime
@@ -21,7 +22,7 @@ MODULE = importlib.import_module("refseg.runtimes.choose")
 
 @pytest.fixture
 def graphs(tmp_path):
-    for name in (IMAGE_GRAPH, EXPRESSION_GRAPH):
+    for name in (CONFIG, IMAGE_GRAPH, EXPRESSION_GRAPH):
         (tmp_path / name).touch()
     return tmp_path
 
@@ -36,9 +37,12 @@ def without(monkeypatch, *missing):
         ("auto", "cpu", (), "onnx"),
         ("auto", "cuda", (), "torch"),
         ("auto", "cpu", ("torch",), "onnx"),
-        ("auto", "cpu", ("onnxruntime",), "torch"),
+        ("auto", "cpu", ("openvino",), "onnx"),
+        ("auto", "cpu", ("onnxruntime",), "openvino"),
+        ("auto", "cpu", ("onnxruntime", "openvino"), "torch"),
         ("torch", "cpu", (), "torch"),
         ("onnx", "auto", (), "onnx"),
+        ("openvino", "cpu", (), "openvino"),
     ],
 )
 def test_graphs_are_computed_on_the_processor(graphs, monkeypatch, runtime, device, missing, expected):
@@ -47,6 +51,7 @@ def test_graphs_are_computed_on_the_processor(graphs, monkeypatch, runtime, devi
 
 
 def test_a_folder_without_graphs_needs_pytorch(tmp_path, monkeypatch):
+    (tmp_path / CONFIG).touch()
     assert choose_runtime(tmp_path, "auto", "cpu") == "torch"
     with pytest.raises(ConfigError, match="--in-place"):
         choose_runtime(tmp_path, "onnx", "cpu")
@@ -77,8 +82,54 @@ def test_the_bundled_models_have_graphs():
     assert isinstance(load("shapes", "cpu", precision="fast").runtime, TorchRuntime)
     with pytest.raises(ConfigError, match="precision"):
         load("shapes", "cpu", runtime="onnx", precision="fast")
-    with pytest.raises(ConfigError, match="ONNX Runtime"):
+    with pytest.raises(ConfigError, match="by PyTorch, not by onnx"):
         load("florence-2", runtime="onnx")
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path_factory):
+    """Lets `auto` measure, by a function that says that OpenVINO is faster; returns the folders that it measured."""
+    folders = []
+    monkeypatch.delenv("REFSEG_RUNTIME")
+    monkeypatch.setenv("REFSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setattr(
+        MODULE, "_measure", lambda folder, names: folders.append(folder) or dict(zip(names, (0.2, 0.1), strict=True))
+    )
+    return folders
+
+
+def test_the_fastest_runtime_is_measured_once_and_said(graphs, measured, caplog):
+    assert [choose_runtime(graphs, "auto", "cpu") for _ in range(3)] == ["openvino"] * 3
+    assert measured == [graphs]
+    assert "onnx 200 ms, openvino 100 ms" in caplog.text
+    (graphs / IMAGE_GRAPH).write_bytes(b"another")
+    choose_runtime(graphs, "auto", "cpu")
+    assert measured == [graphs] * 2
+    for file in user_cache("runtimes").iterdir():
+        file.write_text("{")
+    assert choose_runtime(graphs, "auto", "cpu") == "openvino"
+    assert measured == [graphs] * 3
+
+
+def test_the_variable_chooses_without_measuring(graphs, measured, monkeypatch):
+    monkeypatch.setenv("REFSEG_RUNTIME", "onnx")
+    assert choose_runtime(graphs, "auto", "cpu") == "onnx"
+    assert not measured
+
+
+def test_without_a_place_for_the_outcome_nothing_is_measured(graphs, measured, monkeypatch):
+    def fail(*parts):
+        raise OutputError("no home folder")
+
+    monkeypatch.setattr(MODULE, "user_cache", fail)
+    assert choose_runtime(graphs, "auto", "cpu") == "onnx"
+    assert not measured
+
+
+def test_a_runtime_that_computes_something_else_is_not_taken(exported, monkeypatch):
+    assert list(MODULE._measure(exported, ["onnx", "openvino"])) == ["onnx", "openvino"]
+    monkeypatch.setattr("refseg.runtimes.compare.largest_deviation", lambda *runtimes: 0.01)
+    assert list(MODULE._measure(exported, ["onnx", "openvino"])) == ["onnx"]
 
 
 def test_a_command_that_needs_pytorch_says_so(monkeypatch, capsys):

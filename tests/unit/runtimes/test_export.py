@@ -26,7 +26,13 @@ MODULE = importlib.import_module("refseg.runtimes.export")
 
 
 def test_another_format_or_precision_is_an_error(model_folder, tmp_path, unchecked):
-    for options in ({"to": "torch"}, {"precision": "float8"}):
+    for options in (
+        {"to": "torch"},
+        {"precision": "float8"},
+        {"precision": "bfloat16"},
+        {"to": "openvino", "precision": "int8"},
+        {"examples": [("photo.png", ["a cup"])]},
+    ):
         with pytest.raises(ConfigError):
             export(model_folder, tmp_path / "out", **options)
     with pytest.raises(UnknownNameError):
@@ -96,10 +102,19 @@ def test_graphs_that_compute_something_else_are_not_left(model_folder, make_tiny
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")  # the tracer's numbers are no integers
-@pytest.mark.parametrize(("precision", "size", "deviation"), [("float16", 0.6, 2e-2), ("int8", 0.4, 0.2)])
-def test_smaller_weights(model_folder, photo, tmp_path, capsys, precision, size, deviation):
+@pytest.mark.parametrize(
+    ("to", "precision", "more", "size", "deviation"),
+    [
+        ("onnx", "float16", [], 0.6, 2e-2),
+        ("onnx", "int8", [], 0.4, 0.2),
+        ("openvino", "bfloat16", [], 0.6, 0.2),
+        ("openvino", "int8", ["--examples", "shapes:val"], 0.4, 0.2),
+    ],
+)
+def test_smaller_weights(model_folder, photo, tmp_path, monkeypatch, capsys, to, precision, more, size, deviation):
+    monkeypatch.setattr("refseg.cli.export.EXAMPLES", 3)
     folder = tmp_path / "small"
-    words = ["export", str(model_folder), "--out", str(folder), "--precision", precision]
+    words = ["export", str(model_folder), "--out", str(folder), "--to", to, "--precision", precision, *more]
     assert main([*words, "--on", "shapes:val", "--limit", "2"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{folder}: ")
@@ -108,8 +123,9 @@ def test_smaller_weights(model_folder, photo, tmp_path, capsys, precision, size,
     assert read_export(folder).precision == precision
     assert read_export(folder).about["name"] == "tiny"
     weights = (model_folder / "model.safetensors").stat().st_size
-    assert sum(file.stat().st_size for file in folder.glob("*.data")) < size * weights
-    texts = [file.read_bytes() for file in folder.glob("*.onnx")]
+    assert sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".data", ".bin")) < size * weights
+    texts = [file.read_bytes() for file in folder.iterdir() if file.suffix in (".onnx", ".xml")]
+    assert len(texts) == 2
     assert not any(b"site-packages" in text or b".py" in text for text in texts)
     eager, exported = load(model_folder, "cpu"), load(folder)
     words = ["the cup on the left", "blue square"]
@@ -134,11 +150,15 @@ def both(tmp_path_factory):
 def test_graphs_in_a_model_folder_use_its_weights(both, photo):
     graphs = [both / IMAGE_GRAPH, both / EXPRESSION_GRAPH]
     assert sum(path.stat().st_size for path in graphs) < 0.05 * (both / WEIGHTS).stat().st_size
-    by_torch, by_onnx = (load(both, "cpu", runtime=runtime) for runtime in ("torch", "onnx"))
-    assert (by_onnx.inputs, by_onnx.decision) == (by_torch.inputs, by_torch.decision)
-    answers = [each.segment(each.encode(photo), ["a cup", "the left dog"]) for each in (by_torch, by_onnx)]
-    for one, other in zip(*answers, strict=True):
-        assert np.abs(one.probability - other.probability).max() < 1e-4
+    by_torch, *by_graphs = (load(both, "cpu", runtime=runtime) for runtime in ("torch", "onnx", "openvino"))
+    words = ["a cup", "the left dog", "the second blue square from the right", "dog", "it"]
+    expected = by_torch.segment(by_torch.encode(photo), words)
+    for found in by_graphs:
+        assert (found.inputs, found.decision) == (by_torch.inputs, by_torch.decision)
+        scene = found.encode(photo)
+        for count in (2, 5, 1, 3):  # also other numbers than the first
+            for one, other in zip(expected, found.segment(scene, words[:count]), strict=False):
+                assert np.abs(one.probability - other.probability).max() < 1e-4
 
 
 @pytest.mark.slow
@@ -146,8 +166,9 @@ def test_graphs_are_not_used_with_other_weights(both, tmp_path):
     shutil.copytree(both, tmp_path / "model")
     save_model(create_model("cris-compact", decoder_layers=4), tmp_path / "other")
     shutil.copy(tmp_path / "other" / WEIGHTS, tmp_path / "model" / WEIGHTS)
-    with pytest.raises(WeightsError, match="another"):
-        load(tmp_path / "model", "cpu", runtime="onnx")
+    for runtime in ("onnx", "openvino"):
+        with pytest.raises(WeightsError, match="another"):
+            load(tmp_path / "model", "cpu", runtime=runtime)
     (tmp_path / "model" / WEIGHTS).unlink()
     with pytest.raises(WeightsError):
         load(tmp_path / "model", "cpu", runtime="onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,8 @@ from refseg.cli.main import main
 from refseg.errors import ConfigError, InputError, WeightsError
 from refseg.models.exported import DESCRIPTION, find_export, read_export
 from refseg.models.folder import load_model
+from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH
 from refseg.predictor import CHUNK, Predictor, load
-from refseg.runtimes.onnx import EXPRESSION_GRAPH, IMAGE_GRAPH
 from refseg.values import Encoding
 
 WORDS = [f"thing number {number}" for number in range(CHUNK + 1)]
@@ -94,7 +95,7 @@ def test_it_is_computed_on_the_processor(exported, device):
 def test_the_variable_of_pytorch_limits_the_threads(exported, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     runtime = Predictor.from_export(exported).runtime
-    assert runtime._image.get_session_options().intra_op_num_threads == 3
+    assert runtime._image._session.get_session_options().intra_op_num_threads == 3
 
 
 @pytest.mark.parametrize("name", [IMAGE_GRAPH, EXPRESSION_GRAPH])
@@ -148,9 +149,26 @@ def test_what_needs_a_model_folder_says_so(exported, tmp_path, capsys):
 
 
 def test_without_the_library_it_says_what_to_install(exported, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match="pip install refseg"):
         load(exported)
+
+
+def test_openvino_computes_the_same_graphs(exported, images):
+    one, other = (load(exported, runtime=runtime) for runtime in ("onnx", "openvino"))
+    assert one.fingerprint == other.fingerprint
+    for scene in other.encode(images):
+        for count in (2, CHUNK + 1, 1):
+            answers = [each.segment(scene, WORDS[:count]) for each in (one, other)]
+            for expected, found in zip(*answers, strict=True):
+                np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(
+            pool.map(lambda image: other.segment(other.encode(image)[0], WORDS)[3].scores, [[i] for i in images] * 4)
+        )
+    expected = [one.segment(scene, WORDS)[3].scores for scene in one.encode(images)] * 4
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 ALONE = """
@@ -168,16 +186,24 @@ sys.meta_path.insert(0, Blocked())
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
 from refseg.cli.main import main
 code = main(sys.argv[1:])
-assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
+assert os.environ["ORT_DISABLE_TELEMETRY"] == "1" or "openvino" in sys.modules
+assert "openvino_telemetry" not in sys.modules
+assert not os.listdir(os.environ["HOME"])
 sys.exit(code)
 """
 
 
-def test_predicting_needs_neither_pytorch_nor_the_network(exported, images, tmp_path):
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_predicting_needs_neither_pytorch_nor_the_network(exported, images, tmp_path, runtime):
     Image.fromarray(images[2]).save(tmp_path / "image.png")
+    (tmp_path / "home").mkdir()
     arguments = ("predict", tmp_path / "image.png", WORDS[0], "--model", exported, "--out", tmp_path / "out")
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", ALONE, *map(str, arguments), "--runtime", runtime],
+        env=os.environ | {"HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
