@@ -32,6 +32,11 @@ class Runtime(Protocol):
     """The weights of a model, ready to compute; its methods may be called from several threads at once."""
 
     @property
+    def name(self) -> str:
+        """Of the runtime, as in `refseg.load`: `torch`, `onnx` or `openvino`."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """Identifies the weights: SHA-256 of their names, shapes and values."""
         ...

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from refseg.errors import ConfigError, one_line
 from refseg.models.base import AttentionModel, BoxModel, Model, PatchMapModel
-from refseg.runtimes.base import Arithmetic, Detections
+from refseg.runtimes.base import Arithmetic, Detections, shortened
 from refseg.runtimes.prepare import prepare, round_factors
 from refseg.runtimes.text_cache import TextCache
 from refseg.values import WordSource
@@ -35,6 +35,9 @@ class TorchRuntime:
     Raises:
         ConfigError: the device is unknown, or the machine has none.
     """
+
+    name = "torch"
+    """Of the runtime, as in `refseg.load`."""
 
     def __init__(self, model: Model, device: str | torch.device = "auto", *, compiled: bool = False) -> None:
         self._device = pick_device(device)
@@ -101,7 +104,7 @@ class TorchRuntime:
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
     ) -> Float[ndarray, "B h w"]:
         """Return the logits of B expressions about one image."""
-        tokens, padding = _shortened(tokens, padding)
+        tokens, padding = shortened(tokens, padding)
         with self._computing():
             logits = self._combine(self._image(image), self._texts(tokens, padding), self._tensor(padding))
             return np.asarray(logits[:, 0].float().cpu().numpy())
@@ -135,7 +138,7 @@ class TorchRuntime:
         """Return how much each cell attends to each token, 0..1, without tokens after the longest expression."""
         model = self.model
         assert isinstance(model, AttentionModel)
-        tokens, padding = _shortened(tokens, padding)
+        tokens, padding = shortened(tokens, padding)
         with self._computing():
             _, attention = model.attend(self._image(image), self._texts(tokens, padding), self._tensor(padding))
             return attention.cpu().numpy()
@@ -155,14 +158,6 @@ class TorchRuntime:
 
     def _tensor(self, array: ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
-
-
-def _shortened(
-    tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
-) -> tuple[Int64[ndarray, "B K"], Bool[ndarray, "B K"]]:
-    """Return tokens and padding up to the end of the longest expression: what is after it need not be computed."""
-    longest = int((~padding).sum(axis=1).max())
-    return tokens[:, :longest], padding[:, :longest]
 
 
 def pick_device(device: str | torch.device) -> torch.device:
