@@ -94,7 +94,8 @@ def _datumaro(file: Path, place: Path, kind: str) -> Masks:
         names = data.categories()[AnnotationType.label]
         for item in data:
             for one in item.annotations:
-                yield f"{item.id}.png", names[one.label].name, one.image
+                if one.type == AnnotationType.mask:  # others are the boxes beside them
+                    yield f"{item.id}.png", names[one.label].name, one.image
 
 
 def _fiftyone_coco(folder: Path) -> Masks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,22 @@ def test_each_mask_says_what_made_it(photos, words, tmp_path):
     assert sample.image_id == "images/images/b.png"
     assert np.argwhere(sample.load_mask()).min(axis=0).tolist() == [34, 10]
     assert np.asarray(sample.load_image())[40, 20].tolist() == [220, 30, 30]
+
+
+def test_large_photos_are_asked_tile_by_tile(words, tmp_path):
+    pixels = np.full((64, 112, 3), 90, np.uint8)
+    pixels[10:30, 40:70] = (220, 30, 30)  # across the edges of both tiles
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(pixels).save(tmp_path / "photos" / "wide.png")
+    model, out, asked = StandIn(), tmp_path / "out", asked_of_all(tmp_path / "photos", words)
+    label(model, replace(BY, tile=64), tmp_path / "photos", asked, out)
+    assert model.seen == 2
+    (row,) = rows(out)
+    assert np.array_equal(decode_rle(row["rle"]), pixels[..., 0] == 220)
+    with pytest.raises(OutputError, match="new folder"):
+        label(model, BY, tmp_path / "photos", asked, out)
+    with pytest.raises(ConfigError, match="at least 64 pixels"):
+        label(model, replace(BY, tile=10), tmp_path / "photos", asked, out)
 
 
 def test_low_scores_are_left_out_and_what_fits_nothing_is_kept_on_request(photos, words, tmp_path):
