@@ -750,6 +750,8 @@ HARD_FORMS = ("side", "superlative", "ordinal", "middle", "size", "depth", "corn
 """Forms of expressions about photos that single out one of several objects."""
 FINE_DETAIL = ("visual.stem", "visual.stages.0", "visual.stages.1", "visual.stages.2")
 """The layers of an EfficientNet up to stride 8, which cost most of the gradient's time and change least."""
+PRESENCE = 256
+"""Hidden channels of the head that the last stage trains alone: it says whether anything fits."""
 PHOTOS = Recipe(
     summary="",
     model=cris_photos(),
@@ -783,15 +785,18 @@ def _photos(number: int, summary: str, minutes: str, *, image_size: int, **train
 
     `scripts/bundle_model.py photos RUNS --train` runs all of them.
     """
-    start = f"--init runs/photos-{number - 1}/last" if number > 1 else "--backbone efficientnet-lite0-57934424.pth"
+    before = {1: "shapes", 5: "photos-words"}.get(number, f"photos-{number - 1}")
+    start = "--backbone efficientnet-lite0-57934424.pth" if number == 1 else f"--init runs/{before}"
+    if 1 < number < 5:
+        start += "/last"
     composed = {3: ",composed:train", 4: ",composed:train,composed-further:train"}.get(number)
     data = "photos:train" if composed is None else f"photos:train{composed} validation=photos:val"
     return dataclasses.replace(
         PHOTOS,
-        summary=f"Train the bundled model for photos, stage {number} of 4: {summary}.",
-        model=cris_photos(image_size=image_size),
+        summary=f"Train the bundled model for photos, stage {number} of 5: {summary}.",
+        model=cris_photos(image_size=image_size, presence=PRESENCE if number == 5 else 0),
         training=replace(PHOTOS.training, seed=number - 1, **training),
-        init="shapes" if number == 1 else f"photos-{number - 1}",
+        init=before,
         backbone="EfficientNet-Lite0" if number == 1 else None,
         options=f"{start} data={data}",
         hardware=f"{TWO_CORES}, {minutes}",
@@ -868,7 +873,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         # After 300 steps mean IoU on `val` is 0.29, and 0.13 with the published `pixel-sum` (seed 0).
         "shapes-easy-vlt": _easy("VLT", vlt_compact(image_size=EASY_SIDE), "docs/ablation.md", objective="mask"),
-        "shapes-easy-risclip": _easy("RISCLIP", SMALL_RISCLIP, "docs/ablation.md", objective="mask"),
+        "shapes-easy-risclip": _easy(
+            "RISCLIP", SMALL_RISCLIP, "docs/ablation.md", objective="mask", learning_rate=2e-3
+        ),
         "shapes-risclip": Recipe(
             summary="Train a compact RISCLIP on generated scenes, first stage: the patch-level map over a frozen CLIP.",
             model=risclip_compact(decoder_blocks=()),
@@ -942,6 +949,16 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             freeze=FINE_DETAIL,
             backbone_factor=0.2,
             emphasis=(*((form, 2.0) for form in HARD_FORMS), ("rare", 1.5)),
+        ),
+        "photos-5": _photos(
+            5,
+            "a head learns whether anything fits, over the frozen model (scripts/lend_vectors.py)",
+            "40 minutes",
+            image_size=256,
+            sizes=((0.0, 256),),
+            objective="presence",
+            learning_rate=2e-3,
+            freeze=("visual", "text", "neck", "decoder", "projector"),
         ),
         "finetune": Recipe(
             summary="Fine-tune a trained model on data of your own.",
