@@ -14,7 +14,7 @@ import torch
 from refseg.errors import ConfigError
 from refseg.models.folder import load_model
 from refseg.predictor import Predictor, load
-from refseg.runtimes import text_cache
+from refseg.runtimes import convolutions, text_cache
 from refseg.runtimes import torch as torch_runtime
 from refseg.runtimes.torch import TorchRuntime, has_bfloat16
 
@@ -43,6 +43,18 @@ def encoded(runtime, monkeypatch):
 
 def test_a_loaded_model_answers_as_the_model_that_it_is_made_of(plain, predictor, photo):
     assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in predictor.runtime.model.modules())
+    assert predictor.fingerprint == plain.fingerprint
+    found, expected = (each.segment(each.encode(photo), WORDS) for each in (predictor, plain))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+
+
+def test_a_loaded_model_has_faster_convolutions_and_answers_the_same(model_folder, plain, photo, monkeypatch):
+    monkeypatch.setattr(convolutions, "LEAST_CHANNELS", 1)  # the tiny model has few
+    predictor = load(model_folder, "cpu")
+    kinds = [type(module) for module in predictor.runtime.model.modules()]
+    assert kinds.count(convolutions.UpsampledConv2d) == 2
+    assert kinds.count(convolutions.TiledConv2d) > 10
     assert predictor.fingerprint == plain.fingerprint
     found, expected = (each.segment(each.encode(photo), WORDS) for each in (predictor, plain))
     for one, other in zip(found, expected, strict=True):
