@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -75,7 +76,12 @@ def read_back(tools: list[str], place: Path, environments: Path) -> list[dict[st
     wanted = {(image.file, one.expression): one.mask for image in photos for one in image.regions}
     rows = []
     for tool in tools:
-        python = interpreter(tool, environments)
+        try:
+            python = interpreter(tool, environments)
+        except subprocess.CalledProcessError as error:
+            reason = error.stderr.strip().splitlines()[-1]
+            rows += [{"format": name, "tool": tool, "error": f"not installed: {reason}"} for name in READERS[tool]]
+            continue
         for name in READERS[tool]:
             row: dict[str, Any] = {"format": name, "tool": tool}
             masks = place / "masks.npz"
@@ -125,7 +131,12 @@ def interpreter(tool: str, environments: Path) -> Path:
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *REQUIRES.get(tool, [tool])], check=True)
+        install = [python, "-m", "pip", "install", "-q", *REQUIRES.get(tool, [tool])]
+        try:
+            subprocess.run(install, check=True, capture_output=True, text=True)
+        except subprocess.CalledProcessError:
+            shutil.rmtree(folder)
+            raise
     return python
 
 
