@@ -7,6 +7,7 @@ reverse proxy with TLS before it. A signal stops it after what was received is a
 from __future__ import annotations
 
 import argparse
+import os
 
 from refseg.cli.address import add_address, announced, check_server, server_token
 from refseg.cli.options import add_device, add_refine, add_runtime
@@ -16,6 +17,7 @@ from refseg.serve.settings import Settings
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
+KEY = "LABEL_STUDIO_API_KEY"
 EXAMPLE = "refseg serve --model photos --model shapes --port 8000"
 
 
@@ -41,6 +43,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="ORIGIN",
         help="lets web pages of another server ask, such as https://example.org; may be given several times",
+    )
+    studio = parser.add_argument_group("Label Studio")
+    studio.add_argument(
+        "--label-studio",
+        metavar="ADDRESS",
+        help="pre-annotates the tasks of the Label Studio at this address, such as http://localhost:8080: its "
+        f"backend is /label-studio, and the environment variable {KEY} has the access token with which it gives images",
+    )
+    studio.add_argument(
+        "--image-host",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="lets tasks have images of another server, such as https://images.example.org; may be given several times",
     )
     limits = parser.add_argument_group("limits")
     for option, field, kind, text in (
@@ -71,6 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
         **limits | {"models": tuple(arguments.model or [BUNDLED])},
         token=server_token(arguments.token_file),
         origins=tuple(arguments.cors),
+        label_studio_key=os.environ.get(KEY),
+        image_hosts=tuple(arguments.image_host),
     )
     check_server()
     from refseg.serve.run import listen, run

@@ -18,7 +18,8 @@ from refseg.errors import DataError, OutputError
 from refseg.review.queue import Queue
 from refseg.segmenter import BaseSegmenter
 from refseg.serve.answer import prediction
-from refseg.serve.app import create_app, limited
+from refseg.serve.app import create_app
+from refseg.serve.guards import limited
 from refseg.serve.metrics import Timings
 from refseg.serve.question import check_expressions, receive_json
 from refseg.serve.service import Service

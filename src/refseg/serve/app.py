@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -26,6 +24,8 @@ from refseg.data.examples import EXAMPLES
 from refseg.errors import ImageSizeError, InputError
 from refseg.segmenter import BaseSegmenter
 from refseg.serve.answer import Answer, Encoded, Failure, Model, Models, Ready
+from refseg.serve.guards import limited, token_needed
+from refseg.serve.label_studio import add_label_studio
 from refseg.serve.question import (
     BYTES,
     FORM,
@@ -39,7 +39,7 @@ from refseg.serve.question import (
 from refseg.serve.service import Service
 from refseg.serve.settings import Settings
 
-__all__ = ["create_app", "limited", "token_needed"]
+__all__ = ["create_app"]
 
 PAGE = Path(__file__).parent / "page"
 POLICY = (
@@ -103,23 +103,9 @@ def create_app(
         )
     _add_error_handlers(app)
     _add_paths(app, service, index)
+    if settings.label_studio is not None:
+        add_label_studio(app, service)
     return app
-
-
-def token_needed(service: Service) -> list[Any]:
-    """Return what a path depends on that answers only with the token of the server, if there is one."""
-    token = service.settings.token
-    return [] if token is None else [Depends(_token_check(token))]
-
-
-def limited(service: Service) -> list[Any]:
-    """Return what a path depends on that needs the token, and counts as a request within the limits of the server."""
-
-    async def admitted(request: Request) -> AsyncIterator[None]:
-        with service.admitted(request.client.host if request.client else ""):
-            yield
-
-    return [*token_needed(service), Depends(admitted)]
 
 
 def _add_paths(app: FastAPI, service: Service, index: Path) -> None:
@@ -189,17 +175,6 @@ def _about(name: str, segmenter: BaseSegmenter) -> Model:
         calibrated=decision.calibration is not None,
         words=segmenter.word_source,
     )
-
-
-def _token_check(token: str) -> Callable[..., Any]:
-    async def check(sent: HTTPAuthorizationCredentials | None = Depends(HTTPBearer(auto_error=False))) -> None:  # noqa: B008
-        # The time that the comparison takes says nothing of where the texts differ.
-        if sent is None or not hmac.compare_digest(sent.credentials.encode(), token.encode()):
-            raise HTTPException(
-                401, "send the token of this server: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
-            )
-
-    return check
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -16,11 +18,32 @@ from refseg.files import write_bytes
 from refseg.masks import joined, rings
 from refseg.writers.labelled import LabelledImage, Region, expressions_of, write_json
 
-__all__ = ["brush_runs", "write_label_studio", "write_label_studio_polygons"]
+__all__ = [
+    "KINDS",
+    "Control",
+    "brush_runs",
+    "region_results",
+    "write_label_studio",
+    "write_label_studio_polygons",
+]
+
+KINDS = MappingProxyType({tag.lower(): tag for tag in ("BrushLabels", "Brush", "PolygonLabels", "Polygon")})
+"""The kinds of results that masks can be, and the tags of a labelling configuration that make them."""
 
 RUN_BITS, VALUE_BITS = 16, 8
 CHANNELS = 4
 """A brush mask is an image of red, green, blue and alpha, all 0 or 255."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """A tag of a labelling configuration with which a person marks pixels of an image."""
+
+    kind: str
+    """Of `KINDS`."""
+    name: str = "label"
+    image: str = "image"
+    """The name of the tag of the image that it is for."""
 
 
 def write_label_studio(images: Sequence[LabelledImage], photos: Path, out: Path) -> None:
@@ -33,7 +56,7 @@ def write_label_studio(images: Sequence[LabelledImage], photos: Path, out: Path)
 
     https://labelstud.io/guide/predictions
     """
-    _write(images, out, "brushlabels", "BrushLabels", _brush)
+    _write(images, out, Control(kind="brushlabels"))
 
 
 def write_label_studio_polygons(images: Sequence[LabelledImage], photos: Path, out: Path) -> None:
@@ -41,7 +64,7 @@ def write_label_studio_polygons(images: Sequence[LabelledImage], photos: Path, o
 
     Lines lead to the borders of holes and back (`masks.joined`). Coordinates are percentages of the image's sides.
     """
-    _write(images, out, "polygonlabels", "PolygonLabels", _polygons)
+    _write(images, out, Control(kind="polygonlabels"))
 
 
 def brush_runs(mask: Bool[ndarray, "H W"]) -> list[int]:
@@ -71,6 +94,33 @@ def brush_runs(mask: Bool[ndarray, "H W"]) -> list[int]:
     return [int(byte) for byte in packed]
 
 
+def region_results(region: Region, control: Control, label: str) -> list[dict[str, Any]]:
+    """Return the results of a prediction that a region is: a brush stroke, or a polygon for each of its components.
+
+    Args:
+        region: the mask of an expression.
+        control: of the project.
+        label: of the control; one without labels does not use it.
+    """
+    height, width = region.rle["size"]
+    values = _brush(region) if control.kind.startswith("brush") else _polygons(region)
+    labelled = {control.kind: [label]} if control.kind.endswith("labels") else {}
+    return [
+        {
+            "id": f"{region.id}/{number}",
+            "type": control.kind,
+            "from_name": control.name,
+            "to_name": control.image,
+            "original_width": width,
+            "original_height": height,
+            "image_rotation": 0,
+            "score": region.score,
+            "value": value | labelled,
+        }
+        for number, value in enumerate(values)
+    ]
+
+
 def _brush(region: Region) -> list[dict[str, Any]]:
     return [{"format": "rle", "rle": brush_runs(region.mask)}]
 
@@ -86,31 +136,10 @@ def _polygons(region: Region) -> list[dict[str, Any]]:
     ]
 
 
-def _write(
-    images: Sequence[LabelledImage],
-    out: Path,
-    kind: str,
-    tag: str,
-    values: Callable[[Region], list[dict[str, Any]]],
-) -> None:
+def _write(images: Sequence[LabelledImage], out: Path, control: Control) -> None:
     tasks = []
     for image in images:
-        height, width = image.size
-        results = [
-            {
-                "id": f"{region.id}/{number}",
-                "type": kind,
-                "from_name": "label",
-                "to_name": "image",
-                "original_width": width,
-                "original_height": height,
-                "image_rotation": 0,
-                "score": region.score,
-                "value": value | {kind: [region.expression]},
-            }
-            for region in image.regions
-            for number, value in enumerate(values(region))
-        ]
+        results = [result for region in image.regions for result in region_results(region, control, region.expression)]
         score = sum(region.score for region in image.regions) / len(image.regions)
         address = f"/data/local-files/?d=images/{quote(image.file)}"
         tasks.append(
@@ -121,8 +150,8 @@ def _write(
         )
     write_json(out / "tasks.json", tasks)
     view = ElementTree.Element("View")
-    ElementTree.SubElement(view, "Image", name="image", value="$image")
-    labels = ElementTree.SubElement(view, tag, name="label", toName="image")
+    ElementTree.SubElement(view, "Image", name=control.image, value="$image")
+    labels = ElementTree.SubElement(view, KINDS[control.kind], name=control.name, toName=control.image)
     for expression in expressions_of(images):
         ElementTree.SubElement(labels, "Label", value=expression)
     write_bytes(out / "config.xml", ElementTree.tostring(view, encoding="utf-8", xml_declaration=False))
