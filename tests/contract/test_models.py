@@ -89,6 +89,7 @@ VARIANTS = {
     "cris": CRISConfig(**CRIS),
     "cris-baseline": CRISConfig(**CRIS | {"contrastive": False, "decoder_layers": 0}),
     "cris-efficientnet": CRISConfig(**CRIS | {"vision": EFFICIENTNET}),
+    "cris-presence": CRISConfig(**CRIS | {"vision": EFFICIENTNET, "presence": 10}),
     "risclip": RISCLIPConfig(**RISCLIP),
     "risclip-without-parts": RISCLIPConfig(**RISCLIP | WITHOUT_PARTS),
     "clip-map-resnet": CLIPMapConfig(vision=RESNET, text=TEXT),

@@ -12,6 +12,7 @@ from refseg.encoders.layers import BatchNorm1d, BatchNorm2d
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.cris.decoder import VisionLanguageDecoder, sine_1d, sine_2d
 from refseg.models.cris.model import cris, cris_compact
+from refseg.models.cris.presence import PresenceHead
 from refseg.models.cris.projector import Projector
 from refseg.models.families import build
 
@@ -160,3 +161,30 @@ def test_the_attention_is_that_of_the_last_layer_averaged_over_its_heads(make_ti
     torch.testing.assert_close(attention.sum(dim=1), torch.ones(2, 4, 4))
     assert not attention.movedim(1, -1)[padding[:, None, None].expand(-1, 4, 4, -1)].any()
     assert attention[0, :5].std(dim=(1, 2)).min() > 0
+
+
+def test_the_head_for_presence_knows_what_is_in_the_map_and_not_where():
+    head = PresenceHead(16, 12, 20).eval()
+    vision, sentence = torch.randn(3, 16, 5, 7), torch.randn(3, 12)
+    found = head(vision, sentence)
+    assert found.shape == (3,)
+    assert found.std() > 0
+    torch.testing.assert_close(head(vision.flip(2).roll(3, dims=3), sentence), found)
+    assert not torch.allclose(head(vision, sentence[[1, 2, 0]]), found)
+    assert not torch.allclose(head(vision[[1, 2, 0]], sentence), found)
+
+
+def test_the_head_for_presence_moves_all_logits_by_the_same():
+    model = build(cris_compact(presence=8)).eval()
+    tokens = torch.tensor([[49406, 320, 49407] + [0] * 21])
+    image = model.encode_image(torch.randn(1, 3, 192, 192))
+    found = model.decode(image, tokens, tokens == 0)
+    model.presence, head = None, model.presence
+    moved = found - model.decode(image, tokens, tokens == 0)
+    assert head is not None
+    assert moved.std() < 1e-5 < moved.abs().mean()
+
+
+def test_a_negative_size_of_the_head_is_an_error():
+    with pytest.raises(ConfigError, match="presence"):
+        cris_compact(presence=-1)

@@ -18,6 +18,7 @@ from refseg.inputs.preprocessing import Inputs
 from refseg.models.base import AttentionModel, ModelSpec, check_clip_sizes
 from refseg.models.cris.decoder import VisionLanguageDecoder
 from refseg.models.cris.neck import CrossModalNeck, ProjectedPyramid
+from refseg.models.cris.presence import PresenceHead
 from refseg.models.cris.projector import Projector
 from refseg.values import Decision
 
@@ -45,6 +46,8 @@ class CRISConfig:
     """Probability that an activation of the decoder is set to 0 in training."""
     contrastive: bool = True
     """Whether text-to-pixel contrastive learning is used, or a mask head that does not depend on the sentence."""
+    presence: int = 0
+    """Hidden channels of the head that lowers all logits where nothing fits; 0: there is none, as published."""
 
     def __post_init__(self) -> None:
         width = self.neck_channels[1]
@@ -54,6 +57,8 @@ class CRISConfig:
             raise ConfigError(f"neck_channels must be positive, and the middle one ({width}) a multiple of 4")
         if self.decoder_layers < 0 or self.decoder_hidden < 1 or self.decoder_heads < 1 or width % self.decoder_heads:
             raise ConfigError("decoder_layers must be at least 0, and decoder_heads must divide neck_channels[1]")
+        if self.presence < 0:
+            raise ConfigError(f"presence must be at least 0, got {self.presence}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout must lie in 0..1, 1 excluded, got {self.dropout}")
         if isinstance(self.vision, ResNetConfig):
@@ -61,7 +66,7 @@ class CRISConfig:
 
 
 class CRIS(AttentionModel):
-    """Two encoders, a neck, a decoder and a projector, in the order of the paper's figure 3."""
+    """Two encoders, a neck, a decoder and a projector, in the order of the paper's figure 3, and a head of ours."""
 
     family = "cris"
     config: CRISConfig
@@ -82,6 +87,7 @@ class CRIS(AttentionModel):
                 config.decoder_layers, width, config.decoder_heads, config.decoder_hidden, config.dropout
             )
         self.projector = Projector(width, sentence, contrastive=config.contrastive)
+        self.presence = PresenceHead(width, sentence, config.presence) if config.presence else None
 
     @staticmethod
     def side_step(config: CRISConfig) -> int:
@@ -99,11 +105,17 @@ class CRIS(AttentionModel):
     def combine(
         self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Compute the logits: neck, decoder, projector."""
+        """Compute the logits: neck, decoder, projector, and what the head for presence adds."""
         vision = self.neck(ProjectedPyramid(**image), text["sentence"])
         if self.decoder is not None:
             vision = self.decoder(vision, text["words"], padding)
-        return self.projector(vision, text["sentence"])  # type: ignore[no-any-return]
+        return self._logits(vision, text["sentence"])
+
+    def _logits(self, vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B 1 h w"]:
+        logits: Tensor = self.projector(vision, sentence)
+        if self.presence is None:
+            return logits
+        return logits + self.presence(vision, sentence)[:, None, None, None]
 
     @property
     def attends(self) -> bool:
@@ -125,7 +137,7 @@ class CRIS(AttentionModel):
         vision, attention = self.decoder.attend(
             self.neck(ProjectedPyramid(**image), text["sentence"]), text["words"], padding
         )
-        return self.projector(vision, text["sentence"]), attention
+        return self._logits(vision, text["sentence"]), attention
 
 
 def cris(clip: str, **changes: Any) -> ModelSpec:

@@ -1,0 +1,38 @@
+"""A head that says whether anything in the image fits the sentence; ours, not part of the published CRIS."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from refseg.encoders.layers import BatchNorm1d
+
+__all__ = ["PresenceHead"]
+
+DROPOUT = 0.4
+"""Probability that an input or a hidden channel is set to 0 in training: a training set has few thousand images."""
+
+
+class PresenceHead(nn.Module):
+    """Compares what a map contains, wherever it is, with what the sentence asks for."""
+
+    def __init__(self, width: int, sentence: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = BatchNorm1d(2 * width)
+        self.found = nn.Linear(2 * width, hidden)
+        self.wanted = nn.Linear(sentence, hidden)
+        self.logit = nn.Linear(hidden, 1)
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B"]:
+        """Return a number for each image and sentence, to be added to the logits of all pixels.
+
+        Each hidden channel is the product of an evidence in the map, from the mean and the greatest value of its
+        channels, and of a weight that depends on the sentence.
+        """
+        pooled = self.norm(torch.cat([vision.mean(dim=(2, 3)), vision.amax(dim=(2, 3))], dim=1))
+        found = self.found(self.dropout(pooled)).relu()
+        wanted = self.wanted(self.dropout(sentence)).tanh()
+        logit: Tensor = self.logit(self.dropout(found * wanted))
+        return logit[:, 0]
