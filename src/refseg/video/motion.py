@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Float32, UInt8
@@ -38,8 +38,8 @@ class Motion:
             import cv2
         except ModuleNotFoundError:
             raise ConfigError(NEEDS_VIDEO) from None
-        self._cv2 = cv2
-        self._search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) if carry == "flow" else None
+        self._cv2: Any = cv2  # its stubs do not accept None where it is the default
+        self._search: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM) if carry == "flow" else None
         self._grey = self._small(image)
         self._from: Float32[ndarray, "h w 2"] = _places(*self._grey.shape)
         self._difference: Float32[ndarray, "h w"] = np.zeros(self._grey.shape, np.float32)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -39,7 +40,8 @@ MAX_FRAMES = 1_000_000
 DISPLAY_MATRIX = "DISPLAYMATRIX"
 
 
-class VideoFrame(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class VideoFrame:
     """A frame of a video."""
 
     index: int
@@ -193,7 +195,7 @@ def _upright(frame: av.VideoFrame) -> UInt8[ndarray, "H W 3"]:
     stored = frame.side_data.get(DISPLAY_MATRIX)
     if stored is None:
         return pixels
-    a, b, _, c, d, *_ = np.frombuffer(bytes(stored), np.int32).tolist()
+    a, b, _, c, d, *_ = np.frombuffer(cast(Any, stored), np.int32).tolist()
     if abs(b) > abs(a):
         pixels, a, d = pixels.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(pixels[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -14,7 +14,7 @@ TICKS = 600
 """Of a second."""
 
 
-def write_video(path, images, *, times=None, rotation=0, codec="libx264", container=None):
+def write(path, images, *, times=None, rotation=0, codec="libx264", container=None):
     """Write frames; `times` are in 1/600 s."""
     with av.open(str(path), "w", format=container) as file:
         stream = file.add_stream(codec, options={"crf": "10", "g": "4"} if codec == "libx264" else {})
@@ -32,9 +32,14 @@ def write_video(path, images, *, times=None, rotation=0, codec="libx264", contai
 
 
 @pytest.fixture(scope="session")
+def write_video():
+    return write
+
+
+@pytest.fixture(scope="session")
 def scene():
     """A video of 24 frames, of which the last 8 are another scene."""
-    return moving_scene(4, 24, cut=True)
+    return moving_scene(8, 24, cut=True)
 
 
 @pytest.fixture(scope="session")
@@ -46,4 +51,4 @@ def moving(scene):
 def clip(tmp_path_factory, moving):
     """The same as a file, with times that are not evenly spaced."""
     times = [24 * index + 7 * (index % 3) for index in range(len(moving))]
-    return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", [one.image for one in moving], times=times)
+    return write(tmp_path_factory.mktemp("video") / "clip.mp4", [one.image for one in moving], times=times)
