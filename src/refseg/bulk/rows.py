@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 __all__ = [
     "LARGEST_FILE",
@@ -60,6 +60,7 @@ class Failed:
 ShardRow: TypeAlias = Row | Failed
 
 
+@runtime_checkable
 class Shard(Protocol):
     """A part of a source, which one process computes at a time; it is sent to that process."""
 

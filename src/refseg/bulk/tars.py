@@ -59,6 +59,9 @@ class TarShard:
                     continue
                 file = opened.extractfile(member) if member.size <= LARGEST_FILE else None
                 yield _Member(f"{folder}{slash}{stem}", ending.lower(), None if file is None else file.read())
+            # The library takes a tar that is cut off in a header, or before one, for a complete one.
+            if opened.fileobj is None or opened.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise tarfile.ReadError("it has no end mark")
 
     def _row(
         self, number: int, sample: str, members: list[_Member], asked: tuple[str, ...], *, again: bool
