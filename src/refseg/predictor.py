@@ -102,6 +102,11 @@ class Predictor(BaseSegmenter):
         """The device that it computes on, such as `cpu`."""
         return self.runtime.device
 
+    @property
+    def runtime_name(self) -> str:
+        """The runtime that computes it: `torch`, `onnx` or `openvino`."""
+        return self.runtime.name
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of weights and preprocessing: encodings of the same fingerprint are interchangeable."""

@@ -36,6 +36,11 @@ class BaseSegmenter(ABC):
         """The device that it computes on, such as `cpu`."""
 
     @property
+    def runtime_name(self) -> str:
+        """The runtime that computes it, as in `refseg.load`: PyTorch, if nothing else is said."""
+        return "torch"
+
+    @property
     @abstractmethod
     def fingerprint(self) -> str:
         """Identifies weights and preprocessing: encodings of the same fingerprint are interchangeable."""

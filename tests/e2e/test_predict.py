@@ -122,7 +122,7 @@ def test_the_json_says_what_the_mask_shows(command, photo, model_folder):
     command(photo, "the second ring")
     said, shown = result("photo__000"), mask("photo__000") > 0
     assert said.keys() == {
-        *("image", "expression", "score", "empty", "box", "segmentation", "threshold", "truncated", "model"),
+        *("image", "expression", "score", "empty", "box", "segmentation", "threshold", "truncated", "model", "runtime"),
         *("mask", "overlay"),
     }
     assert (coco.decode(said["segmentation"]) == shown).all()
@@ -131,7 +131,7 @@ def test_the_json_says_what_the_mask_shows(command, photo, model_folder):
     assert said["box"] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert 0 < said["score"] < 1
     assert (said["empty"], said["truncated"], said["threshold"]) == (False, False, 0.35)
-    assert (said["image"], said["model"]) == (str(photo), str(model_folder))
+    assert (said["image"], said["model"], said["runtime"]) == (str(photo), str(model_folder), "torch")
     name = "photo__000-the-second-ring"
     assert (said["mask"], said["overlay"]) == (f"{name}.png", f"{name}_overlay.jpg")
 

@@ -2,8 +2,9 @@
 
 The results of a run are in a folder of its own. For each image and expression there are a mask, IMAGE__000-WORDS.png
 (0 or 255, at the image's own size), and IMAGE__000-WORDS_overlay.jpg, to look at. results.jsonl has a line of JSON for
-each: the expression verbatim, the score, the box, the mask as COCO run lengths, and the names of the files. If an image
-cannot be read, a line on stderr says so, the others are segmented, and the exit code is 2.
+each: the expression verbatim, the score, the box, the mask as COCO run lengths, the names of the files, and the model
+with the runtime that computed it. If an image cannot be read, a line on stderr says so, the others are segmented, and
+the exit code is 2.
 """
 
 from __future__ import annotations
@@ -125,7 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
         for index, prediction in enumerate(segmenter.segment(encoding, expressions)):
             if arguments.threshold is not None:
                 prediction = prediction.decided_by(prediction.decision.at(arguments.threshold))
-            about = {"image": given, **prediction.to_dict(), "model": model_name(arguments)}
+            computed = {"model": model_name(arguments), "runtime": segmenter.runtime_name}
+            about = {"image": given, **prediction.to_dict(), **computed}
             about = results.add(f"{name}__{index:03d}-{words[index]}", prediction.mask, shown, about)
             if prediction.truncated:
                 _tell(f"{_short(prediction.expression)} is longer than the model reads; its end was cut off")

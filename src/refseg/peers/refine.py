@@ -112,6 +112,11 @@ class Refined(BaseSegmenter):
         return self.segmenter.device
 
     @property
+    def runtime_name(self) -> str:
+        """The runtime of the segmenter; PyTorch refines."""
+        return self.segmenter.runtime_name
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the segmenter's fingerprint and the refiner's revision."""
         part = self.refiner.part
