@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -30,6 +31,17 @@ OPTIONS = [
 ]
 
 
+def write_clip(path):
+    """A video of four frames in which the photo of the cats moves."""
+    with Image.open(EXAMPLES / "cats.jpg") as photo, av.open(path, "w") as file:
+        stream = file.add_stream("mpeg4", rate=25)
+        stream.width, stream.height = photo.width // 4 * 2, photo.height // 4 * 2
+        for step in range(4):
+            moved = photo.crop((4 * step, 0, photo.width, photo.height)).resize((stream.width, stream.height))
+            file.mux(stream.encode(av.VideoFrame.from_image(moved)))
+        file.mux(stream.encode(None))
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch, model_folder):
     """A folder with the files that the pages, and the examples of the commands' help, name."""
@@ -40,6 +52,7 @@ def place(tmp_path, monkeypatch, model_folder):
         shutil.copy(EXAMPLES / name, name)
     shutil.copy(EXAMPLES / "cats.jpg", "photo.jpg")
     shutil.copytree(model_folder, "my-model")
+    write_clip("clip.mp4")
     Path("words.txt").write_text("the cat on the left\n", encoding="utf-8")
     Path("asked.csv").write_text("image,expression\nimages/a.png,the cat on the right\n", encoding="utf-8")
     Path("my-data/images").mkdir(parents=True)

@@ -23,7 +23,7 @@ from refseg.errors import EXIT_CODE, counted
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
-EXAMPLE = 'refseg video street.mp4 "the dog" "the man on the left" --out dog'
+EXAMPLE = 'refseg video clip.mp4 "the cat on the left" "the cat on the right" --out cats'
 INTERRUPTED = 130
 
 

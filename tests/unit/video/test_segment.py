@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from unittest.mock import Mock
 
 import numpy as np
@@ -120,6 +121,19 @@ def test_what_covers_a_mask_is_a_change():
     assert motion.change() < 12 < motion.change(mask)
     assert motion.change(np.zeros_like(mask)) == 0
     assert motion.carried(mask) is mask
+
+
+def test_frames_are_not_kept(shapes, moving):
+    alive = []
+
+    def frames():
+        for index in range(4):
+            image = moving[0].image.copy()
+            alive.append(weakref.ref(image))
+            yield VideoFrame(index, index, index / 25, image)
+
+    for one in segment_frames(frames(), ["the green ball"], shapes):
+        assert sum(ref() is not None for ref in alive) <= 2, one.frame.index
 
 
 def test_settings_and_expressions_are_checked(shapes, moving):
