@@ -1,7 +1,9 @@
-"""Take the image of the server's page that docs/serve.md shows.
+"""Take the images of the server's page and of a review's that docs/serve.md and docs/review.md show.
 
     refseg serve &
     python scripts/page_image.py http://127.0.0.1:8000 docs/images/page.jpg
+    refseg label src/refseg/data/examples --expressions WORDS --out labelled; refseg review labelled &
+    python scripts/page_image.py http://127.0.0.1:8000 docs/images/review.jpg --review 7
 
 Needs `refseg[dev]` and Chromium (`make browser`).
 """
@@ -21,10 +23,11 @@ GAP, PAPER = 24, "#e4e2dc"
 
 
 def main() -> None:
-    """Carry out the command: a screen with masks, and a phone with a heat map, side by side."""
+    """Carry out the command: a screen and a phone, side by side."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("address", help="of a running server")
     parser.add_argument("image", type=Path, help="the JPEG to write")
+    parser.add_argument("--review", type=int, metavar="N", help="the server is that of a review; show its label N")
     arguments = parser.parse_args()
     find = "&".join(f"find={text.replace(' ', '+')}" for text in EXPRESSIONS)
     with sync_playwright() as playwright:
@@ -32,10 +35,12 @@ def main() -> None:
         screen = browser.new_page(viewport={"width": 1180, "height": 640})
         phone = browser.new_page(viewport={"width": 390, "height": 640}, color_scheme="dark")
         for page in (screen, phone):
-            page.goto(f"{arguments.address}/#example=cats.jpg&{find}")
-            page.locator("li.row[aria-busy=false]").nth(len(EXPRESSIONS) - 1).wait_for()
-            page.locator("#expression").blur()
-        phone.locator("li.row button").first.click()
+            if arguments.review is None:
+                _ask(page, f"{arguments.address}/#example=cats.jpg&{find}")
+            else:
+                _review(page, arguments.address, arguments.review)
+        if arguments.review is None:
+            phone.locator("li.row button").first.click()
         images = [_image(page) for page in (screen, phone)]
         browser.close()
     sheet = Image.new("RGB", (sum(one.width + GAP for one in images) + GAP, images[0].height + 2 * GAP), PAPER)
@@ -44,6 +49,19 @@ def main() -> None:
         sheet.paste(one, (left, GAP))
         left += one.width + GAP
     sheet.save(arguments.image, quality=85, optimize=True)
+
+
+def _ask(page: Page, address: str) -> None:
+    page.goto(address)
+    page.locator("li.row[aria-busy=false]").nth(len(EXPRESSIONS) - 1).wait_for()
+    page.locator("#expression").blur()
+
+
+def _review(page: Page, address: str, number: int) -> None:
+    page.goto(address)
+    page.locator("body[data-ready]").wait_for()
+    page.get_by_label("Number of the label").fill(str(number))
+    page.locator(f"#canvas[data-number='{number}']").wait_for()
 
 
 def _image(page: Page) -> Image.Image:

@@ -96,6 +96,10 @@ def _add_paths(app: FastAPI, service: Service, queue: Queue) -> None:
 
     async def answer(number: int, text: str) -> Prediction:
         check_expressions([text], service.settings)
+        if queue.labeller.tile is not None:
+            raise HTTPException(
+                CONFLICT, "this run asked its photos in tiles; keep or drop here, and ask again by refseg label --tile"
+            )
         engine = service.engine(None)
 
         async def work() -> Prediction:
