@@ -44,21 +44,22 @@ class Projector(nn.Module):
             logits: Tensor = self.kernel(self.mix(pixels))
             return logits
         predicted: Tensor = self.kernel(sentence)
-        kernel = predicted[:, :-1].reshape(-1, self.channels, KERNEL**2).mT
+        kernel = predicted[:, :-1].reshape(-1, self.channels, KERNEL**2)
         return _correlate(pixels, kernel, self.mix) + predicted[:, -1, None, None, None]
 
 
 def _correlate(
-    pixels: Float[Tensor, "B C H W"], kernel: Float[Tensor, "B K C"], mix: nn.Conv2d
+    pixels: Float[Tensor, "B C H W"], kernel: Float[Tensor, "B C K"], mix: nn.Conv2d
 ) -> Float[Tensor, "B 1 H W"]:
     """Apply a 1x1 convolution to each image, then a 3x3 convolution (K = 9) with a kernel of its own.
 
     A grouped convolution is several times slower. Here one batched matrix product, into which the 1x1 convolution is
-    folded, computes nine maps, one for each element of the kernel, which are then shifted and summed.
+    folded, computes nine values for each pixel, one for each element of the kernel, which are then shifted and summed.
+    Pixels are the rows of the product: as its columns they took 30 times as long in bfloat16 on a CPU.
     """
     height, width = pixels.shape[-2:]
     assert mix.bias is not None
-    taps = torch.baddbmm(kernel @ mix.bias[None, :, None], kernel @ mix.weight[:, :, 0, 0], pixels.flatten(2))
+    taps = torch.baddbmm((mix.bias @ kernel)[:, None], pixels.flatten(2).mT, mix.weight[:, :, 0, 0].mT @ kernel)
     # `fold` shifts the map of element (i, j) by (i - 1, j - 1), a correlation by the negative: hence the flip.
-    logits: Tensor = F.fold(taps.flip(1), (height, width), KERNEL, padding=KERNEL // 2)
+    logits: Tensor = F.fold(taps.mT.flip(1), (height, width), KERNEL, padding=KERNEL // 2)
     return logits
