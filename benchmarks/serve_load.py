@@ -1,9 +1,11 @@
-"""A server under load: many clients at once, against one client that waits for each answer; every answer is compared.
+"""A server under load: many clients at once, against an endpoint that answers one request at a time.
 
-python benchmarks/serve_load.py [MODEL] [--clients 50] [--seconds 60] [--out FILE]
+python benchmarks/serve_load.py [MODEL] [--clients 50] [--images 20] [--seconds 60] [--out FILE]
 
-Prints for both the requests per second, the latency and the memory of the server; exits with 1 if an answer differs
-from the model's own. No image is sent twice with the same bytes, so that each is encoded. Needs locust.
+The baseline is `serve_plain.py`, by the same model with the same threads and clients. The other loads tell what the
+gain comes from: kept answers, kept encodings, batches, processes. Every answer is compared with the model's own; exits
+with 1 if one differs or is lost. Prints answers per second, latency, memory of the server, and the share of all cores
+that the server and the load tool took. Needs locust.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ import threading
 import time
 import urllib.request
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,35 @@ from refseg.data.examples import EXAMPLES
 HERE = Path(__file__).parent
 EXPRESSIONS = ("the cat on the left", "the cat on the right", "the person", "the horse", "the violin")
 SIZE = (640, 480)
+PLAIN = "endpoint, one request at a time"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """A server, and what it is asked."""
+
+    name: str
+    clients: int
+    options: Sequence[str] | None = ()
+    """Of `refseg serve`; None: the plain endpoint."""
+    once: bool = False
+    """Whether no image comes twice."""
+
+
+def loads(clients: int) -> list[Load]:
+    """Return the loads, each of which lacks something that the first one of `refseg serve` has."""
+    processes = ("--workers", "2")
+    nothing = ("--cache-bytes", "1", "--answer-bytes", "1")
+    return [
+        Load(name=PLAIN, clients=clients, options=None),
+        Load(name="refseg serve, one client", clients=1),
+        Load(name="refseg serve", clients=clients),
+        Load(name="2 processes", clients=clients, options=processes),
+        Load(name="answers not kept", clients=clients, options=("--answer-bytes", "1")),
+        Load(name="nothing kept", clients=clients, options=nothing),
+        Load(name="no image twice", clients=clients, once=True),
+        Load(name="no image twice, 2 processes", clients=clients, options=processes, once=True),
+    ]
 
 
 def questions(model: str, number: int) -> list[dict[str, Any]]:
@@ -60,65 +92,91 @@ def questions(model: str, number: int) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def server(model: str, clients: int) -> Iterator[tuple[psutil.Process, str]]:
-    """Start the server, and return its process and address."""
-    limits = ["--queue", str(2 * clients), "--per-client", str(2 * clients)]
-    command = [sys.executable, "-m", "refseg", "serve", "--model", model, "--device", "cpu", "--port", "0", *limits]
-    with psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+def server(model: str, load: Load) -> Iterator[tuple[psutil.Process, str]]:
+    """Start a server, and return its process and address."""
+    if load.options is None:
+        words = [str(HERE / "serve_plain.py"), model]
+    else:
+        limits = ["--queue", str(2 * load.clients), "--per-client", str(2 * load.clients)]
+        words = ["-m", "refseg", "serve", "--model", model, "--device", "cpu", "--port", "0", *limits, *load.options]
+    with psutil.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
         try:
             address = process.stdout.readline().strip()
-            while True:
+            ready = 0
+            while ready < 8:  # of several processes, each has to be ready
                 try:
                     urllib.request.urlopen(f"{address}/ready")
-                    break
+                    ready += 1
                 except OSError:
                     if process.poll() is not None:
                         raise SystemExit("the server does not start") from None
+                    ready = 0
                     time.sleep(0.1)
             yield process, address
         finally:
             process.terminate()
 
 
-@contextmanager
-def watched(process: psutil.Process) -> Iterator[list[int]]:
-    """Note the memory of a process each second, in MiB."""
-    memory: list[int] = []
-    done = threading.Event()
+class Watched(threading.Thread):
+    """Notes the memory of a process and its children each second, in MiB, and their CPU time."""
 
-    def watch() -> None:
-        while not done.wait(1):
-            memory.append(process.memory_info().rss // 2**20)
+    def __init__(self, process: psutil.Process) -> None:
+        super().__init__()
+        self.process, self.memory, self.done = process, list[int](), threading.Event()
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield memory
-    finally:
-        done.set()
-        thread.join()
+    def run(self) -> None:
+        while not self.done.wait(1):
+            self.memory.append(sum(one.memory_info().rss for one in self._family()) // 2**20)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time until now."""
+        return sum(sum(one.cpu_times()[:2]) for one in self._family())
+
+    def _family(self) -> list[psutil.Process]:
+        return [self.process, *self.process.children(recursive=True)]
 
 
-def load(process: psutil.Process, address: str, file: Path, clients: int, seconds: int) -> dict[str, Any]:
-    """Let clients ask for some seconds, and return what they measured."""
+def measured(load: Load, process: psutil.Process, address: str, file: Path, seconds: int) -> dict[str, Any]:
+    """Let clients ask for some seconds, and return what was measured."""
     command = [sys.executable, "-m", "locust", "-f", HERE / "serve_users.py", "--headless", "--json", "--only-summary"]
-    command += ["--users", str(clients), "--spawn-rate", str(clients), "--run-time", f"{seconds}s", "--host", address]
-    with watched(process) as memory:
+    command += ["--users", str(load.clients), "--spawn-rate", str(load.clients), "--host", address]
+    watched = Watched(process)
+    watched.start()
+    start, own, others = time.monotonic(), watched.cpu_seconds(), _children_seconds()
+    try:
         done = subprocess.run(
-            command, env=os.environ | {"SERVE_LOAD": str(file)}, capture_output=True, text=True, check=False
+            [*command, "--run-time", f"{seconds}s"],
+            env=os.environ | {"SERVE_LOAD": str(file)},
+            capture_output=True,
+            text=True,
+            check=False,
         )
+    finally:
+        capacity = (time.monotonic() - start) * (os.cpu_count() or 1)
+        own, others = watched.cpu_seconds() - own, _children_seconds() - others
+        watched.done.set()
+        watched.join()
     if not (totals := json.loads(done.stdout)):
         raise SystemExit(f"no question was answered within {seconds} seconds; give more --seconds")
     found = totals[0]
     times = sorted((float(time), count) for time, count in found["response_times"].items())
     return {
-        "clients": clients,
+        "name": load.name,
+        "clients": load.clients,
         "requests": found["num_requests"],
         "wrong": found["num_failures"],
         "per_second": round(found["num_requests"] / (found["last_request_timestamp"] - found["start_time"]), 2),
         "milliseconds": {f"p{percent}": percentile(times, percent) for percent in (50, 95, 99)},
-        "memory_MiB": memory,
+        "cpu_share": {"server": round(own / capacity, 3), "load_tool": round(others / capacity, 3)},
+        "memory_MiB": watched.memory,
     }
+
+
+def _children_seconds() -> float:
+    """Return the CPU time of the child processes that have ended."""
+    return sum(os.times()[2:4])
 
 
 def percentile(times: list[tuple[float, int]], percent: int) -> float:
@@ -140,22 +198,27 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     arguments = parser.parse_args()
     print("\n".join(f"{key}: {value}" for key, value in machine().items()))
-    results = []
-    with tempfile.TemporaryDirectory() as folder, server(arguments.model, arguments.clients) as (process, address):
+    results: dict[str, dict[str, Any]] = {}
+    asked = questions(arguments.model, arguments.images)
+    with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "questions.json")
-        file.write_text(json.dumps(questions(arguments.model, arguments.images)), encoding="utf-8")
-        for clients in (1, arguments.clients):
-            result = load(process, address, file, clients, arguments.seconds)
-            results.append(result)
+        for load in loads(arguments.clients):
+            file.write_text(json.dumps({"questions": asked, "once": load.once}), encoding="utf-8")
+            with server(arguments.model, load) as (process, address):
+                result = results[load.name] = measured(load, process, address, file, arguments.seconds)
             latency = ", ".join(f"{name} {value:.0f} ms" for name, value in result["milliseconds"].items())
-            memory = result["memory_MiB"] or [0]
-            print(f"{clients} clients: {result['requests']} answers, {result['wrong']} of them wrong")
+            memory, shares = result["memory_MiB"] or [0], result["cpu_share"]
+            print(f"{load.name}: {load.clients} clients, {result['requests']} answers, {result['wrong']} of them wrong")
             print(f"  {result['per_second']:.2f} a second; {latency}")
             print(f"  memory of the server: {memory[0]} MiB at first, {max(memory)} at most, {memory[-1]} at last")
-    ratio = results[1]["per_second"] / results[0]["per_second"]
-    print(f"throughput of {arguments.clients} clients: {ratio:.2f} times that of one request at a time")
-    write(arguments.out, {"loads": results, "ratio": round(ratio, 3)})
-    return 1 if any(result["wrong"] for result in results) else 0
+            print(f"  of all cores: server {shares['server']:.0%}, load tool {shares['load_tool']:.0%}")
+    baseline = results[PLAIN]["per_second"]
+    ratios = {name: round(result["per_second"] / baseline, 3) for name, result in results.items()}
+    print(f"throughput, {PLAIN} = 1:")
+    for name, ratio in ratios.items():
+        print(f"  {name}: {ratio:.2f}")
+    write(arguments.out, {"seconds": arguments.seconds, "loads": list(results.values()), "ratios": ratios})
+    return 1 if any(result["wrong"] for result in results.values()) else 0
 
 
 if __name__ == "__main__":

@@ -191,8 +191,9 @@ def _serve_load() -> str:
     for load in _results("serve_load.json")["loads"]:
         times = [f"{load['milliseconds'][name]:,.0f} ms" for name in ("p50", "p95", "p99")]
         memory = f"{max(load['memory_MiB'])} MiB"
-        rows.append((str(load["clients"]), f"{load['per_second']:.1f}", *times, memory, str(load["wrong"])))
-    return _numbers(("clients", "answers a second", "p50", "p95", "p99", "peak memory", "wrong answers"), rows, texts=0)
+        clients, speed = str(load["clients"]), f"{load['per_second']:.1f}"
+        rows.append((load["name"], clients, speed, *times, memory, str(load["wrong"])))
+    return _numbers(("", "clients", "answers a second", "p50", "p95", "p99", "peak memory", "wrong answers"), rows)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from subprocess import PIPE
 
 import httpx2
 import psutil
@@ -22,7 +24,8 @@ TIMEOUT = 240
 def server(*words):
     """Start the command, and return its process and address."""
     command = [sys.executable, "-m", "refseg", "serve", "--port", "0", *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with subprocess.Popen(command, env=environment, stdout=PIPE, stderr=PIPE, text=True) as process:
         try:
             address = process.stdout.readline().strip()
             if address:
@@ -74,6 +77,8 @@ def test_it_starts_answers_and_stops(model_folder, photo, tmp_path):
 @pytest.mark.slow
 def test_several_processes(model_folder, photo):
     with server("--model", model_folder, "--workers", "2") as (process, address):
+        threads = {child.environ()["OMP_NUM_THREADS"] for child in psutil.Process(process.pid).children()}
+        assert str(max(1, os.cpu_count() // 2)) in threads
         images = {answered(address, photo)["image"] for _ in range(20)}
         assert len(images) <= 2  # each process has its own names of images
         text = httpx2.get(f"{address}/metrics", trust_env=False).text
@@ -130,6 +135,28 @@ def test_a_model_that_cannot_be_loaded_ends_it(tmp_path):
             lines = process.stderr.read().splitlines()
             assert [line for line in lines if line.startswith("refseg: ")] == lines[-1:]
             assert not any("Traceback" in line for line in lines)
+
+
+COUNTING = """
+import os, pathlib, resource, sys
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
+from refseg.serve import run
+if len(sys.argv) > 2:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    run._try_start(None)
+run.Metrics()
+files = [path.stat() for path in pathlib.Path(sys.argv[1]).iterdir()]
+print(len(files), all(512 * file.st_blocks >= file.st_size for file in files))
+"""
+
+
+def test_what_several_processes_count_has_its_place_on_the_disk_from_the_start(tmp_path):
+    command = [sys.executable, "-c", COUNTING, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "3 True\n"
+    done = subprocess.run([*command, "full"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert f"ConfigError: {tmp_path}: several processes add up there what they count" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ __all__ = [
     "PIXELS",
     "PREFIX",
     "SHARED",
+    "THREADS",
     "TOKENS",
     "Graph",
     "GraphRuntime",

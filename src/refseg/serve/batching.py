@@ -40,6 +40,7 @@ class Batcher(Generic[Item, Result]):
         largest: the number of items in a batch, at most.
         key: items of equal keys have equal results.
         alike: the items of a batch have equal values of it; by default all may be computed together.
+        keep: is given each item with its result, before anybody else can ask for it again.
     """
 
     def __init__(
@@ -50,9 +51,10 @@ class Batcher(Generic[Item, Result]):
         *,
         key: Callable[[Item], Hashable],
         alike: Callable[[Item], Hashable] = lambda _: None,
+        keep: Callable[[Item, Result], object] = lambda _, __: None,
     ) -> None:
         self._compute, self._executor, self._largest = compute, executor, largest
-        self._key, self._alike = key, alike
+        self._key, self._alike, self._keep = key, alike, keep
         self._waiting: dict[Hashable, _Wanted[Item, Result]] = {}
         self._computed: dict[Hashable, _Wanted[Item, Result]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -73,6 +75,8 @@ class Batcher(Generic[Item, Result]):
             outcomes = await self._outcomes([wanted.item for wanted in batch])
             self._computed = {}
             for wanted, outcome in zip(batch, outcomes, strict=True):
+                if not isinstance(outcome, Exception):
+                    self._keep(wanted.item, outcome)
                 for future in wanted.futures:
                     if future.done():  # its caller is gone
                         continue

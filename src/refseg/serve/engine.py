@@ -47,13 +47,17 @@ class Engine:
     ) -> None:
         self.name, self.segmenter = name, segmenter
         self.kept: Kept[str, Encoding] = Kept(_encoding_bytes, settings.cache_bytes, settings.cache_seconds)
-        # Keys do not hold the encoding, which would stay in memory uncounted.
         self._answers: Kept[Hashable, Prediction] = Kept(_answer_bytes, settings.answer_bytes, settings.cache_seconds)
         self._coming: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
         self._max_pixels, self._workers, self._decoded, self._metrics = settings.max_pixels, workers, decoded, metrics
         self._encode = Batcher(self._encode_images, computer, settings.batch, key=id)
         self._segment = Batcher(
-            self._answer_texts, computer, settings.max_expressions, key=_itself, alike=lambda question: question[0]
+            self._answer_texts,
+            computer,
+            settings.max_expressions,
+            key=_itself,
+            alike=lambda question: question[0],
+            keep=lambda question, answer: self._answers.add(_answer_key(*question), answer),
         )
         self._look = Batcher(self._word_maps, computer, settings.batch, key=_itself)
 
@@ -89,14 +93,10 @@ class Engine:
         Raises:
             ExpressionError: an expression is blank.
         """
-        image = weakref.ref(encoding)
-        found = {text: self._answers.get((image, text)) for text in expressions}
+        found = {text: self._answers.get(_answer_key(encoding, text)) for text in expressions}
         missing = [text for text, answer in found.items() if answer is None]
-        for text, answer in zip(
-            missing, await asyncio.gather(*(self._segment((encoding, text)) for text in missing)), strict=True
-        ):
-            self._answers.add((image, text), answer)
-            found[text] = answer
+        answers = await asyncio.gather(*(self._segment((encoding, text)) for text in missing))
+        found |= zip(missing, answers, strict=True)
         return [answer for text in expressions if (answer := found[text]) is not None]
 
     async def word_maps(self, encoding: Encoding, expression: str) -> list[WordMap]:
@@ -122,6 +122,11 @@ class Engine:
 
     def _word_maps(self, questions: Sequence[tuple[Encoding, str]]) -> list[list[WordMap]]:
         return [self.segmenter.word_maps(encoding, expression) for encoding, expression in questions]
+
+
+def _answer_key(encoding: Encoding, text: str) -> Hashable:
+    """Return the key of an answer, which does not hold the encoding: it would stay in memory uncounted."""
+    return weakref.ref(encoding), text
 
 
 def _itself(question: tuple[Encoding, str]) -> Hashable:

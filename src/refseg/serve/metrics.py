@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -34,7 +35,11 @@ class Timings:
 
 
 class Metrics:
-    """The metrics of one process, or of all worker processes together."""
+    """The metrics of one process, or of all worker processes together.
+
+    Raises:
+        OSError: of several processes, the folder in which they add up what they count cannot be written.
+    """
 
     def __init__(self) -> None:
         own = self._own = CollectorRegistry()
@@ -56,6 +61,25 @@ class Metrics:
         self.cache = Gauge(
             "refseg_cache_bytes", "Encodings that are kept.", ["model"], registry=own, multiprocess_mode="livesum"
         )
+
+        if FOLDER in os.environ:
+            self._reserve()
+
+    def _reserve(self) -> None:
+        """Give the files of this process their place on the disk, which may be full later.
+
+        They are mapped into memory, and a process is killed that writes where the disk has no place.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        self.requests.labels("other", 404)  # the file of each kind of metric is made at its first use
+        self.stages.labels("decode")
+        for path in Path(os.environ[FOLDER]).glob(f"*_{os.getpid()}.db"):
+            with path.open("r+b") as file:
+                content = file.read()
+                file.seek(0)
+                file.write(content)
 
     def batch(self, stage: str, size: int) -> None:
         """Count a batch."""

@@ -199,13 +199,16 @@ async def _image_and_fields(request: Request) -> tuple[bytes, list[tuple[str, st
         form = await _InMemory(request.headers, request.stream(), max_files=1).parse()
     except MultiPartException as error:
         raise HTTPException(400, error.message) from None
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile) and name == "image":
-            images.append(await value.read())
-        elif isinstance(value, UploadFile) or name == "image":
-            raise HTTPException(422, "the field image is a file, and the only one")
-        else:
-            fields.append((name, value))
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile) and name == "image":
+                images.append(await value.read())
+            elif isinstance(value, UploadFile) or name == "image":
+                raise HTTPException(422, "the field image is a file, and the only one")
+            else:
+                fields.append((name, value))
+    finally:
+        await form.close()
     if not images:
         raise HTTPException(422, "the form has no file in the field image")
     return images[0], fields

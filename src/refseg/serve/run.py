@@ -18,9 +18,10 @@ from uvicorn.supervisors import Multiprocess
 
 from refseg.errors import ConfigError
 from refseg.predictor import load
+from refseg.runtimes.graphs import THREADS
 from refseg.segmenter import BaseSegmenter
 from refseg.serve.app import create_app
-from refseg.serve.metrics import FOLDER
+from refseg.serve.metrics import FOLDER, Metrics
 from refseg.serve.settings import Settings
 
 __all__ = ["listen", "load_models", "run", "run_app"]
@@ -105,17 +106,25 @@ def run_app(
 
 
 def _run_several(settings: Settings, listening: socket.socket, workers: int) -> None:
-    # A process that ends before it has loaded its models would be started again and again: they are tried first, in a
-    # process of its own, whose memory is free afterwards.
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as trial:
-        trial.submit(_try_models, settings).result()
+    os.environ.setdefault(THREADS, str(max(1, (os.cpu_count() or 1) // workers)))  # together they use all cores
     with tempfile.TemporaryDirectory(prefix="refseg-metrics-") as folder:
         os.environ[FOLDER] = folder
+        # A process that ends before it has loaded its models would be started again and again: they are tried first, in
+        # a process of its own, whose memory is free afterwards.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as trial:
+            trial.submit(_try_start, settings).result()
         config = _config(partial(_worker_app, settings), settings, factory=True, workers=workers)
         Multiprocess(config, sockets=[listening]).run()
 
 
-def _try_models(settings: Settings) -> None:
+def _try_start(settings: Settings) -> None:
+    try:
+        Metrics()
+    except OSError as error:
+        raise ConfigError(
+            f"{os.environ[FOLDER]}: several processes add up there what they count, but it cannot be written: "
+            f"{error.strerror or error}; name another folder for temporary files by TMPDIR"
+        ) from None
     load_models(settings)
 
 

@@ -50,7 +50,7 @@ def array(png: str) -> np.ndarray:
 def test_everything_but_the_mask_is_that_of_the_model(http, address, photo, direct):
     values = ask(http, address, photo, masks="none")
     assert (values["model"], values["width"], values["height"]) == ("tiny", 96, 64)
-    assert set(values["timings"]) == {"decode", "encode", "answer"}
+    assert set(values["timings"]) == {"decode", "encode", "answer", "masks"}
     for one, prediction in zip(values["predictions"], direct, strict=True):
         assert one == {
             "expression": prediction.expression,
@@ -126,6 +126,32 @@ def test_an_image_is_encoded_once(http, serve, stub, grey):
     assert again.json()["predictions"][0]["threshold"] == 0.5
     assert stub.encoded == [1]
     assert first["expires_in"] == 600
+
+
+def test_the_same_question_is_computed_once(serve, http, stub, grey, together, wait_for):
+    address = serve().address
+    stub.gate.clear()
+
+    def send(number):
+        if number == 5:
+            wait_for(lambda: stub.encoded)
+            stub.gate.set()
+        form = {"expression": ["level", "x"]}
+        answer = http.post(f"{address}/v1/segment", files={"image": grey(200)}, data=form).json()
+        return [one["confidence"] for one in answer["predictions"]]
+
+    first, *others = together(send, range(6))
+    assert others == [first] * 5
+    assert send(0) == first  # after all of them
+    assert stub.encoded == [1]
+    assert sorted(text for batch in stub.answered for text in batch) == ["level", "x"]
+
+
+def test_an_answer_is_kept_as_long_as_its_image(serve, http, stub, grey):
+    address = serve(cache_bytes=1).address  # the newest encoding only
+    for level in (1, 2, 1, 1):
+        http.post(f"{address}/v1/segment", files={"image": grey(level)}, data={"expression": "level"})
+    assert (len(stub.encoded), len(stub.answered)) == (3, 3)
 
 
 def test_a_handle_that_is_not_known_any_more(http, serve, stub, grey):

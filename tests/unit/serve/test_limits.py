@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import socket
 import struct
+import tempfile
 import time
 import zlib
 from io import BytesIO
@@ -114,10 +116,13 @@ def bomb() -> bytes:
 
 
 def frames(number: int) -> bytes:
+    """A GIF of so many frames."""
     file = BytesIO()
-    first, *others = [Image.new("L", (12, 10), 40 + level % 2) for level in range(number)]
-    first.save(file, "GIF", save_all=True, append_images=others)
-    return file.getvalue()
+    first, second = [Image.new("L", (12, 10), level) for level in (40, 41)]
+    first.save(file, "GIF", save_all=True, append_images=[second])
+    start, control, frame = file.getvalue().rpartition(b"\x21\xf9\x04")
+    assert frame.endswith(b";")
+    return start + (control + frame[:-1]) * (number - 1) + b";"
 
 
 def test_hostile_images(http, serve, grey):
@@ -133,7 +138,10 @@ def test_hostile_images(http, serve, grey):
         "another common kind",
     )
     assert error(ask(http, server, bomb()))[0] == 413
-    assert ask(http, server, frames(500)).status_code == 200  # the first one counts
+    animation = frames(100_000)
+    with Image.open(BytesIO(animation[:10_000])) as start:
+        start.seek(100)  # the frames are true ones
+    assert ask(http, server, animation).status_code == 200  # the first one counts
     assert ask(http, server, grey(1)).status_code == 200
 
 
@@ -279,6 +287,16 @@ def test_a_model_that_fails(http, serve, stub, grey, caplog, wait_for):
     assert "out of memory" in caplog.text
     stub.fault = None
     assert ask(http, server, grey(1)).status_code == 200
+
+
+def test_a_full_disk_fails_no_upload(http, serve, grey, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", full)
+    image = grey(7, (1500, 1500), "BMP")
+    assert len(image) > 2**21
+    assert ask(http, serve(), image).status_code == 200
 
 
 # ── who may ask ──────────────────────────────────────────────────────────────────────────────────────────────────────

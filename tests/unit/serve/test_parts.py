@@ -45,7 +45,7 @@ def test_values_expire():
 
 
 def test_items_are_computed_in_batches_of_those_that_are_alike():
-    batches, gate = [], threading.Event()
+    batches, kept, gate = [], {}, threading.Event()
 
     def compute(items):
         batches.append(list(items))
@@ -53,7 +53,7 @@ def test_items_are_computed_in_batches_of_those_that_are_alike():
         return [10 * item for item in items]
 
     async def main():
-        batcher = Batcher(compute, executor, 2, key=str, alike=lambda item: item % 2)
+        batcher = Batcher(compute, executor, 2, key=str, alike=lambda item: item % 2, keep=kept.__setitem__)
         asking = [batcher(item) for item in (1, 2, 3, 4, 5, 6, 8, 8)]
         while not batches:
             await asyncio.sleep(0)
@@ -67,6 +67,7 @@ def test_items_are_computed_in_batches_of_those_that_are_alike():
     found = [value if isinstance(value, int) else None for value in found]
     assert found == [10, 20, 30, None, 50, 60, 80, 80, 30, 50]
     assert batches == [[1, 3], [2, 6], [5], [8]]
+    assert kept == {item: 10 * item for batch in batches for item in batch}
 
 
 def test_an_error_is_that_of_its_item_alone():

@@ -9,13 +9,21 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 
-@pytest.mark.parametrize("examples", [15, pytest.param(300, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_the_description_holds(serve, monkeypatch, mode, examples):
+@pytest.mark.parametrize(
+    ("mode", "method", "examples"),
+    [
+        (GenerationMode.POSITIVE, None, 15),
+        (GenerationMode.NEGATIVE, None, 15),
+        pytest.param(GenerationMode.POSITIVE, None, 150, marks=pytest.mark.slow),
+        pytest.param(GenerationMode.NEGATIVE, "POST", 1000, marks=pytest.mark.slow),
+    ],
+)
+def test_the_description_holds(serve, http, grey, caplog, monkeypatch, mode, method, examples):
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    schema = schemathesis.openapi.from_url(f"{serve().address}/openapi.json")
+    address = serve().address
+    schema = schemathesis.openapi.from_url(f"{address}/openapi.json").include(method=method)
 
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -26,3 +34,6 @@ def test_the_description_holds(serve, monkeypatch, mode, examples):
         case.call_and_validate(excluded_checks=[positive_data_acceptance])
 
     check()
+    assert not caplog.records
+    answer = http.post(f"{address}/v1/segment", files={"image": grey(200)}, data={"expression": "level"}).json()
+    assert answer["predictions"][0]["confidence"] == pytest.approx(205 / 255, abs=1e-6)
