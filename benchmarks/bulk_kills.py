@@ -27,6 +27,8 @@ from measure import machine, write
 KINDS = ("done", "failed", "masks")
 MODEL = "_Worker"
 """In the title that Ray gives to a process with a model."""
+LONGEST_WAIT = 0.3
+"""Seconds, about those of a shard."""
 
 
 def command(photos: Path, words: Path, out: Path, arguments: argparse.Namespace) -> list[str]:
@@ -58,27 +60,24 @@ def processes_with_a_model(process: subprocess.Popen[bytes]) -> list[psutil.Proc
     return found
 
 
-def kill_command(given: list[str], out: Path, chance: random.Random, shards: int, seconds: float) -> dict[str, object]:
-    """Kill the command at any moment, from its start to its last shard, and give it again."""
+def kill_command(given: list[str], out: Path, chance: random.Random, shards: int) -> dict[str, object]:
+    """Kill the command after a random number of shards, within the next one, and give it again."""
     process = started(given)
-    wait = chance.uniform(0, seconds)
-    try:
-        process.wait(wait)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    wait_for(out, chance.randrange(shards), process)
+    time.sleep(chance.uniform(0, LONGEST_WAIT))
+    process.kill()
+    process.wait()
     before = done(out)
-    again = started(given)
-    return {"killed": "command", "after_seconds": round(wait, 2), "shards_before": before, "exit": again.wait()}
+    return {"killed": "command", "shards_before": before, "exit": started(given).wait()}
 
 
-def kill_worker(given: list[str], out: Path, chance: random.Random, shards: int, seconds: float) -> dict[str, object]:
+def kill_worker(given: list[str], out: Path, chance: random.Random, shards: int) -> dict[str, object]:
     """Kill a process with a model after a random number of shards, within the next one."""
     process = started(given)
-    wait_for(out, chance.randrange(shards - 1), process)
+    wait_for(out, chance.randrange(shards), process)
     while process.poll() is None and not (workers := processes_with_a_model(process)):
         time.sleep(0.01)
-    time.sleep(chance.uniform(0, 0.3))
+    time.sleep(chance.uniform(0, LONGEST_WAIT))
     before = done(out)
     if process.poll() is None and workers:
         os.kill(chance.choice(workers).pid, signal.SIGKILL)
@@ -107,13 +106,10 @@ def main() -> int:
         os.environ["OMP_NUM_THREADS"] = "1"
         by_loop(photos, words, Path(folder, "loop"), arguments)
         expected = files(Path(folder, "loop"))
-        start = time.monotonic()
-        subprocess.run(command(photos, words, Path(folder, "whole"), arguments), check=True)
-        seconds = time.monotonic() - start
         for number in range(2 * arguments.runs):
             out = Path(folder, f"out-{number}")
             kill = kill_worker if number % 2 else kill_command
-            result = kill(command(photos, words, out, arguments), out, chance, shards, seconds)
+            result = kill(command(photos, words, out, arguments), out, chance, shards)
             result["equal"] = result["exit"] == 0 and files(out) == expected
             results.append(result)
             print(result, flush=True)
