@@ -2,9 +2,10 @@
 
 python benchmarks/serve_latency.py [MODEL] [--rounds 100] [--out FILE]
 
-Each round asks one expression about a photo of new bytes, by the direct call and by a request in turn, so that both have
-to read and encode it; then by a request about the same photo again, whose answer the server has kept. Prints the median
-of what a request takes longer than the direct call of its round, and which part of that the server itself measured.
+Each round asks one expression about a photo of new bytes, by the direct call and by a request in turn, so that both
+have to read and encode it; then by a request about the same photo again, whose answer the server has kept. Prints the
+median of what a request takes longer than the direct call of its round, and how much of that the server's stages are
+not.
 """
 
 from __future__ import annotations
