@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 
 from refseg.cli.options import add_device, add_precision, add_refine, add_runtime, model_name
-from refseg.errors import EXIT_CODE, counted
+from refseg.errors import EXIT_CODE, ConfigError, counted
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -89,6 +89,9 @@ def run(arguments: argparse.Namespace) -> int:
     from refseg.video.write import video_folder
     from refseg.writers.result import ResultFolder
 
+    for option, limit in (("--max-pixels", arguments.max_pixels), ("--max-frames", arguments.max_frames)):
+        if limit is not None and limit < 1:
+            raise ConfigError(f"{option} must be at least 1, got {limit}")
     rule = Rule(every=arguments.every, change=arguments.change, carry=arguments.carry)
     expressions = [check_expression(text) for text in arguments.expressions]
     results = ResultFolder(arguments.out)

@@ -173,7 +173,7 @@ def open_video(
 
 
 def import_av() -> Any:
-    """Return PyAV, without its messages on stderr.
+    """Return PyAV.
 
     Raises:
         ConfigError: it is not installed.
@@ -182,7 +182,6 @@ def import_av() -> Any:
         import av
     except ModuleNotFoundError:
         raise ConfigError(NEEDS_VIDEO) from None
-    av.logging.set_level(None)
     return av
 
 

@@ -61,8 +61,9 @@ def test_a_used_folder_and_wrong_settings_are_said_before_anything_is_read(folde
     assert main(["video", str(clip), "the dog", "--out", str(folder)]) == 2
     assert "has files already" in capsys.readouterr().err
     assert main(["video", str(clip), "the dog", "--every", "0", "--out", str(tmp_path / "new")]) == 2
+    assert main(["video", str(clip), "the dog", "--max-frames", "0", "--out", str(tmp_path / "new")]) == 2
     assert main(["video", str(tmp_path / "missing.mp4"), "the dog", "--out", str(tmp_path / "new")]) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 3
     assert not (tmp_path / "new").exists()
 
 
