@@ -78,7 +78,7 @@ def create_review_app(
     """
     app = create_app(settings, load, failed, index=PAGE / "index.html")
     # The page of another server cannot reach this one under a name of its own (DNS rebinding).
-    allowed = ["*"] if host in ANY_ADDRESS else [*LOCAL, host]
+    allowed = ["*"] if host in ANY_ADDRESS else [*LOCAL, host, f"[{host}]"]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=allowed)
     app.mount("/review/page", StaticFiles(directory=PAGE), name="review page")
     _add_paths(app, app.state.service, queue)

@@ -160,9 +160,8 @@ class Queue:
         """
         item = self.items[number]
         if found is not None:
-            decision = replace(found.decision, threshold=threshold, relative_threshold=None, calibration=None)
-            own = found if threshold is None else found.decided_by(decision)
-            rle, score = None if own.empty else own.rle, round(found.score, 6)
+            chosen = found if threshold is None else _at_threshold(found, threshold)
+            rle, score = None if chosen.empty else chosen.rle, round(found.score, 6)
             correction = Correction(text=text, score=score, rle=rle, threshold=threshold)
         elif (text, threshold) == self._corrected(number):
             verdict = self.verdicts.of(item.file, item.text)
@@ -190,6 +189,12 @@ class Queue:
             OutputError: a format's folder was changed since it was written, or something cannot be written.
         """
         return write_labels(self.folder / PHOTOS, self._run, self._answers, self.verdicts, self.folder)
+
+
+def _at_threshold(found: Prediction, threshold: float) -> Prediction:
+    """Return a prediction with the mask of a threshold, whether or not the model would reject it."""
+    decision = replace(found.decision, threshold=threshold, relative_threshold=None, calibration=None)
+    return found.decided_by(decision)
 
 
 def _shown(rle: dict[str, Any]) -> str:

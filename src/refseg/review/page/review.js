@@ -177,9 +177,12 @@ function showError(text) {
 
 let busy = Promise.resolve();
 
-/** Runs what needs the server, one after the other; an error is shown. */
+/** Runs what needs the server, one after the other; an error is shown. Returns a promise of whether there was none. */
 function inTurn(work) {
-  busy = busy.then(work).catch((error) => showError(error.message));
+  busy = busy.then(work).then(() => true, (error) => {
+    showError(error.message);
+    return false;
+  });
   return busy;
 }
 
@@ -203,7 +206,7 @@ async function decide(verdict) {
   });
   const next = undecidedAfter(number);
   if (next === null) {
-    await saved;
+    if (!(await saved)) return;
     await show(number);
     say("Every label is decided.");
   } else {
