@@ -1,6 +1,6 @@
 """Masks in generated videos with known truth: asked on key frames and carried between them, against asking every frame.
 
-python benchmarks/video.py [--clips 20] [--frames 90] [--image FILE] [--out FILE]
+python benchmarks/video.py [--clips 20] [--frames 100] [--image FILE] [--out FILE]
 
 In the videos of `refseg.data.shapes.moving` objects swing, cover each other, leave the image and come back, and every
 second video has a cut to another scene. J and F are those of DAVIS (`refseg.evaluation.video`), means over all frames
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="shapes")
     parser.add_argument("--clips", type=int, default=20)
-    parser.add_argument("--frames", type=int, default=90)
+    parser.add_argument("--frames", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the first video; the next ones follow")
     parser.add_argument("--image", type=Path, help="write frames of the second video there, as JPEG")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
