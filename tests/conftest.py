@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import jaxtyping
@@ -68,6 +69,12 @@ def _no_cache_but_ours(tmp_path_factory):
         patch.setenv("REFSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("REFSEG_RUNTIME", "onnx")  # measuring takes seconds, and the outcome is that of the machine
         yield
+
+
+@pytest.fixture
+def no_tensorboard(monkeypatch):
+    """As if TensorBoard were not installed, whose import takes seconds."""
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
 
 
 @pytest.fixture

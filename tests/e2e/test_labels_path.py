@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -29,10 +28,9 @@ A_STEP = (
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, no_tensorboard):
     """Thirty photos, each with a border of another width cut off, and a table of what is asked."""
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(sys.modules, "tensorboard", None)  # it takes seconds
     monkeypatch.chdir(tmp_path)
     Path("photos").mkdir()
     lines = ["image,expression"]

@@ -27,10 +27,9 @@ FAST = (
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, monkeypatch, no_tensorboard):
     """Thirty photos and masks, a table as a spreadsheet exports it, and faults that must be mended by hand."""
     monkeypatch.setenv("REFSEG_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)  # TensorBoard takes seconds
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "photos"
     (folder / "images").mkdir(parents=True)

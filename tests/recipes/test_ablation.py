@@ -17,7 +17,7 @@ from refseg.training import ablation
 from refseg.training.ablation import PARTS, SYSTEMS, Ablation, Cell, table
 from refseg.training.recipes import ROWS, recipe
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"), pytest.mark.usefixtures("no_tensorboard")]
 
 TINY = [
     'model.vision={"layers":[1,1,1,1],"width":4,"heads":2,"output_dim":16,"pretrained_size":64}',
@@ -32,11 +32,6 @@ TINY = [
     "batch_size=2",
     "workers=0",
 ]
-
-
-@pytest.fixture(autouse=True)
-def no_tensorboard(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
 
 
 def test_the_rows_are_the_papers():

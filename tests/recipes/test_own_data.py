@@ -25,12 +25,11 @@ from refseg.training.recipes import recipe
 from refseg.training.start import start_of
 from refseg.values import Decision
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")]
-
-
-@pytest.fixture(autouse=True)
-def no_tensorboard(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning"),
+    pytest.mark.usefixtures("no_tensorboard"),
+]
 
 
 def fill(folder, scenes=12, splits=None):

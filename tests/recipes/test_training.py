@@ -31,7 +31,11 @@ from refseg.writers.overlay import overlay
 # The first losses of `tiny_run`, as this loop gave them when it was written (PyTorch 2.13, x86-64, one thread).
 RECORDED = [1.443322, 0.197994, 0.276704, 0.163648, 0.127334, 0.176619]
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:tensorboard"),
+    pytest.mark.usefixtures("no_tensorboard"),
+]
 
 
 class First:
@@ -53,12 +57,6 @@ def scenes():
 @pytest.fixture(scope="module")
 def validation():
     return First(Shapes("val"), 1)
-
-
-@pytest.fixture(autouse=True)
-def no_tensorboard(monkeypatch):
-    """Its import takes seconds."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
 
 
 @pytest.fixture

@@ -55,8 +55,8 @@ def test_calibrate_and_forget(capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
-def test_photos_labelled_by_another_model_train_one_of_ones_own(photo_pixels, make_tiny, capsys, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)  # no TensorBoard
+@pytest.mark.usefixtures("no_tensorboard")
+def test_photos_labelled_by_another_model_train_one_of_ones_own(photo_pixels, make_tiny, capsys):
     Path("photos").mkdir()
     for number in range(4):
         Image.fromarray(np.roll(photo_pixels, 9 * number, axis=1)).save(f"photos/{number}.png")

@@ -12,11 +12,6 @@ from refseg.errors import ConfigError
 from refseg.training.tracker import Tracker
 
 
-@pytest.fixture
-def no_tensorboard(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
-
-
 @pytest.mark.usefixtures("no_tensorboard")
 def test_a_resumed_run_appends_to_its_log(tmp_path):
     for step in (1, 2):
