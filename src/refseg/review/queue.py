@@ -77,7 +77,7 @@ class Queue:
 
     def overview(self) -> dict[str, Any]:
         """Return the number of all items and of those to look at, and a letter for the verdict of each item."""
-        verdicts = [self.verdicts.of(item.file, item.text) for item in self.items]
+        verdicts = [self._verdict(number) for number in range(len(self.items))]
         return {
             "name": self.folder.resolve().name,
             "count": len(self.items),
@@ -88,10 +88,10 @@ class Queue:
     def about(self, number: int) -> dict[str, Any]:
         """Return an item, and what was decided on it, as JSON values."""
         item = self.items[number]
-        verdict = self.verdicts.of(item.file, item.text)
-        answer = (verdict and verdict.correction) or Correction(
-            text=item.text, score=item.score, rle=item.rle, threshold=None
-        )
+        verdict = self._verdict(number)
+        answer = Correction(text=item.text, score=item.score, rle=item.rle, threshold=None)
+        if verdict is not None and verdict.correction is not None:
+            answer = verdict.correction
         return {
             "image": item.file,
             "asked": item.text,
@@ -129,13 +129,17 @@ class Queue:
 
     def knows(self, number: int, text: str, threshold: float | None) -> bool:
         """Return whether the answer to words about an item's photo, at a threshold, is known without the model."""
-        return (text, threshold) in ((self.items[number].text, None), self._corrected(number))
+        own = text == self.items[number].text and threshold is None
+        return own or self._corrected(number, text, threshold) is not None
 
-    def _corrected(self, number: int) -> tuple[str, float | None] | None:
-        item = self.items[number]
-        verdict = self.verdicts.of(item.file, item.text)
-        correction = verdict and verdict.correction
-        return correction and (correction.text, correction.threshold)
+    def _corrected(self, number: int, text: str, threshold: float | None) -> Correction | None:
+        """Return the correction of an item, if it is the answer to the words at the threshold."""
+        verdict = self._verdict(number)
+        correction = None if verdict is None else verdict.correction
+        return correction if correction and (correction.text, correction.threshold) == (text, threshold) else None
+
+    def _verdict(self, number: int) -> Verdict | None:
+        return self.verdicts.of(self.items[number].file, self.items[number].text)
 
     def drop(self, number: int) -> None:
         """Decide that there is no label of an item.
@@ -159,15 +163,11 @@ class Queue:
             OutputError: the verdict cannot be written.
         """
         item = self.items[number]
+        correction = self._corrected(number, text, threshold)
         if found is not None:
             chosen = found if threshold is None else _at_threshold(found, threshold)
             rle, score = None if chosen.empty else chosen.rle, round(found.score, 6)
             correction = Correction(text=text, score=score, rle=rle, threshold=threshold)
-        elif (text, threshold) == self._corrected(number):
-            verdict = self.verdicts.of(item.file, item.text)
-            correction = verdict and verdict.correction
-        else:
-            correction = None
         self.verdicts.add(Verdict(image=item.file, text=item.text, kept=True, correction=correction))
 
     def undo(self) -> int | None:

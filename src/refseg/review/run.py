@@ -16,7 +16,7 @@ from refseg.segmenter import BaseSegmenter
 from refseg.serve.run import load_models, run_app
 from refseg.serve.settings import Settings
 
-__all__ = ["review_settings", "serve_review"]
+__all__ = ["load_model", "review_settings", "serve_review"]
 
 
 def review_settings(
@@ -60,10 +60,18 @@ def serve_review(queue: Queue, host: str, settings: Settings, listening: socket.
         ConfigError: the model is not the one that answered the run.
         RefsegError: the model cannot be loaded.
     """
-    run_app(partial(create_review_app, queue, host, settings, partial(_load, queue, settings)), settings, listening)
+    run_app(
+        partial(create_review_app, queue, host, settings, partial(load_model, queue, settings)), settings, listening
+    )
 
 
-def _load(queue: Queue, settings: Settings) -> Mapping[str, BaseSegmenter]:
+def load_model(queue: Queue, settings: Settings) -> Mapping[str, BaseSegmenter]:
+    """Return the model that answered the run, by its name.
+
+    Raises:
+        ConfigError: the model is another one.
+        RefsegError: it cannot be loaded.
+    """
     models = load_models(settings)
     (model,) = models.values()
     by, now = queue.labeller, labeller(settings.models[0], settings.refine, model)
