@@ -19,7 +19,7 @@ from refseg.encoders.darknet import DarkNetConfig
 from refseg.encoders.keras_file import to_keras
 from refseg.encoders.word_gru import WordGRUConfig
 from refseg.inputs.frame import Frame, pad
-from refseg.masks import iou_of_boxes
+from refseg.masks import iou, iou_of_boxes
 from refseg.models.families import MODELS, build
 from refseg.models.keras_names import from_reference
 from refseg.models.mcn import convert as mcn_convert
@@ -214,6 +214,9 @@ def test_losses_and_gradients(family, statistics, golden):
     loss = Objective(model, config)(batch) / len(mask)
     loss.backward()
     assert loss.item() == pytest.approx(float(recorded[f"{statistics}_loss"]), rel=1e-6)
+    if (family, statistics) == ("mcn", "train64"):
+        name = "batch_normalization_58/moving_mean:0"
+        np.testing.assert_allclose(model.state_dict()[NAMES[family][name]][:64], recorded[f"after_{name}"], atol=1e-4)
     norms = json.loads(str(recorded[f"{statistics}_grad_norms"]))
     keras = {ours: key for key, ours in NAMES[family].items()}
     found = {keras[name]: float(p.grad.norm()) for name, p in model.named_parameters() if p.requires_grad}
@@ -231,6 +234,27 @@ def test_losses_and_gradients(family, statistics, golden):
             parts.values(), json.loads(str(recorded["frozen64_loss_parts"])).values(), strict=True
         ):
             assert float(part.mean()) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("family", NAMES)
+def test_logits_at_the_published_size(family, golden):
+    recorded = golden[family]
+    case = Case(
+        family, recorded | {"size": recorded["full_size"], "seed": recorded["full_seed"], "batch": 1}, "evaluation"
+    )
+    logits = case.model(case.pixels, case.tokens, case.padding)
+    step, part = {"mcn": (4, "full_13x13"), "vlt": (13, "full_16x16")}[family]
+    np.testing.assert_allclose(logits[0, 0, ::step, ::step], recorded[part], atol=1e-4)
+    moments = [logits.mean(), logits.std(correction=0), logits.abs().max()]
+    np.testing.assert_allclose(moments, [recorded[f"full_{name}"] for name in ("mean", "std", "absmax")], atol=1e-4)
+
+
+def test_the_iou_of_a_mask(golden):
+    recorded = golden["mcn"]
+    target, mask = recorded["seg_gt"][..., 0] > 0, recorded["seg_prob"][..., 0] > mcn().decision.threshold
+    assert iou(mask, target) == pytest.approx(float(recorded["seg_iou"]))
 
 
 def test_targets_of_boxes(golden):
