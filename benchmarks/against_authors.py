@@ -2,10 +2,9 @@
 
 All have random weights, the same on both sides, and run in eager float32 in one process, in alternating rounds. Their
 code answers each expression alone, as their test program does; ours is what `refseg.load` returns. No expression is
-asked twice. The last part goes from JPEG files of 640 x 480 to masks on disk, three expressions each; it needs OpenCV:
-pip install opencv-python-headless
+asked twice. `files_to_masks.py` compares both from JPEG files to masks on disk.
 
-python benchmarks/against_authors.py --authors CLONE [--images 1000] [--out FILE]
+python benchmarks/against_authors.py --authors CLONE [--out FILE]
 
 CLONE is a clone of https://github.com/DerrickWang005/CRIS.pytorch.
 """
@@ -15,21 +14,17 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy import ndarray
-from PIL import Image
 from torch import nn
 
 import refseg
-from authors import authors_model, authors_pixels, authors_scores
+from authors import authors_model
 from measure import machine, report, side_by_side, write
-from refseg.data.shapes import Shapes
 from refseg.inputs.clip_bpe import Tokens
 from refseg.masks import iou
 from refseg.models.base import Model
@@ -40,8 +35,6 @@ from refseg.predictor import Predictor
 from refseg.runtimes.torch import TorchRuntime, has_bfloat16
 
 CPU = torch.device("cpu")
-WORDS = ("the red ball", "the largest ring on the left", "second star from the left")
-"""Of each image in a file."""
 
 
 def answering(model: Model) -> Model:
@@ -62,6 +55,33 @@ def loaded(model: Model, precision: str = "exact") -> Predictor:
     """Return what `refseg.load` would, of a copy of the model."""
     runtime = TorchRuntime.of_own(copy.deepcopy(model), CPU, precision=precision)
     return Predictor(runtime, model.inputs, model.decision)
+
+
+def both_sides(clone: Path, side: int) -> tuple[nn.Module, dict[str, Predictor]]:
+    """Return the authors' CRIS R50, and ours with the same random weights in each precision, for images of one size."""
+    torch.manual_seed(0)
+    model = answering(refseg.create_model("cris-r50", dropout=0.0, image_size=side))
+    theirs = authors_model(clone, model, "cris-r50").eval()
+    ours = {"ours, exact": loaded(model)}
+    if has_bfloat16(CPU):
+        ours["ours, fast"] = loaded(model, "fast")
+    else:
+        print("fast is left out: this processor has no bfloat16")
+    return theirs, ours
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Add the options that the comparisons with the authors' code share, and parse the command line."""
+    parser.add_argument("--authors", type=Path, required=True, metavar="CLONE", help="a clone of the authors' code")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--side", type=int, default=416)
+    parser.add_argument("--out", type=Path, help="write all timings there as JSON")
+    arguments = parser.parse_args()
+    if not (arguments.authors / "model" / "segmenter.py").is_file():
+        parser.error(f"{arguments.authors} is no clone of the authors' code: it has no model/segmenter.py")
+    torch.set_num_threads(arguments.threads)
+    print("\n".join(f"{key}: {value}" for key, value in machine().items()))
+    return arguments
 
 
 def fresh(count: int) -> Iterator[list[str]]:
@@ -117,67 +137,6 @@ def compare_cris(ours: dict[str, Predictor], theirs: nn.Module, rounds: int, exp
     return result
 
 
-def compare_files(ours: dict[str, Predictor], theirs: nn.Module, images: int) -> dict[str, object]:
-    """Time both from JPEG files to masks on disk, file by file in turn."""
-    import cv2
-
-    inputs, threshold = ours["ours, exact"].inputs, ours["ours, exact"].decision.threshold
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        files = list(written(folder, images + 1))  # the first one is not counted
-
-        def authors(file: Path) -> None:
-            pixels, matrix, size = authors_pixels(file, inputs)
-            for number, tokens in enumerate(inputs.tokens(WORDS).tokens):
-                with torch.inference_mode():
-                    logits = theirs(pixels[None], torch.from_numpy(tokens[None]))
-                mask = authors_scores(logits, inputs.image_size, matrix, size) > threshold
-                cv2.imwrite(str(folder / f"theirs-{file.stem}-{number}.png"), mask.astype(np.uint8) * 255)
-
-        def refseg_way(name: str, file: Path) -> None:
-            predictor = ours[name]
-            for number, one in enumerate(predictor.segment(predictor.encode(file), WORDS)):
-                one.save(folder / f"{name}-{file.stem}-{number}.png")
-
-        def each(work: Callable[[Path], None]) -> Callable[[], None]:
-            waiting = iter(files)
-            return lambda: work(next(waiting))
-
-        runs = {"theirs": each(authors)}
-        runs |= {name: each(lambda file, name=name: refseg_way(name, file)) for name in ours}
-        result = report(
-            f"A JPEG of 640 x 480 to {len(WORDS)} masks on disk, of {images} files",
-            side_by_side(runs, images),
-            ("theirs", "ours, exact"),
-        )
-        result["iou_of_exact_with_theirs"] = float(
-            np.mean(
-                [
-                    iou(*(read_mask(folder / f"{who}-{file.stem}-{number}.png") for who in ("theirs", "ours, exact")))
-                    for file in files
-                    for number in range(len(WORDS))
-                ]
-            )
-        )
-        print(f"  mean IoU of our masks with theirs: {result['iou_of_exact_with_theirs']:.4f}")
-    return result
-
-
-def written(folder: Path, images: int) -> Iterator[Path]:
-    """Write generated scenes as JPEGs, with noise so that they are as large as photos."""
-    rng, data = np.random.default_rng(0), Shapes("test", scale=2.0)
-    for number in range(images):
-        scene = np.asarray(data.samples_of(number % data.num_images)[0].load_image()).astype(np.float32)
-        path = folder / f"{number}.jpg"
-        Image.fromarray((scene + rng.normal(0, 12, scene.shape)).clip(0, 255).astype(np.uint8)).save(path, quality=92)
-        yield path
-
-
-def read_mask(path: Path) -> ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image) > 127
-
-
 def compare_clipseg(rounds: int, expressions: int) -> dict[str, object]:
     """Time CLIPSeg of transformers, which encodes the image for each expression, and ours."""
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
@@ -216,33 +175,13 @@ def compare_clipseg(rounds: int, expressions: int) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--authors", type=Path, required=True, metavar="CLONE", help="a clone of the authors' code")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--expressions", type=int, default=16, help="against one (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=1000, help="JPEG files; 0 leaves them out (default: %(default)s)")
-    parser.add_argument("--side", type=int, default=416)
-    parser.add_argument("--out", type=Path, help="write all timings there as JSON")
-    arguments = parser.parse_args()
-    if not (arguments.authors / "model" / "segmenter.py").is_file():
-        parser.error(f"{arguments.authors} is no clone of the authors' code: it has no model/segmenter.py")
-    if arguments.images and find_spec("cv2") is None:
-        parser.error("files need OpenCV: pip install opencv-python-headless; or give --images 0")
-    torch.set_num_threads(arguments.threads)
-    print("\n".join(f"{key}: {value}" for key, value in machine().items()))
-    torch.manual_seed(0)
-    model = answering(refseg.create_model("cris-r50", dropout=0.0, image_size=arguments.side))
-    theirs = authors_model(arguments.authors, model, "cris-r50").eval()
-    ours = {"ours, exact": loaded(model)}
-    if has_bfloat16(CPU):
-        ours["ours, fast"] = loaded(model, "fast")
-    else:
-        print("fast is left out: this processor has no bfloat16")
+    arguments = parse(parser)
+    theirs, ours = both_sides(arguments.authors, arguments.side)
     results: dict[str, object] = {"settings": vars(arguments) | {"authors": "", "out": ""}}
     for count in (1, arguments.expressions):
         results[f"cris, {count}"] = compare_cris(ours, theirs, arguments.rounds, count)
-    if arguments.images:
-        results["files"] = compare_files(ours, theirs, arguments.images)
     results["clipseg"] = compare_clipseg(arguments.rounds, arguments.expressions)
     write(arguments.out, results)
 

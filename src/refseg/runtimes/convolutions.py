@@ -1,4 +1,4 @@
-"""3x3 convolutions with a quarter of the multiplications, as products of matrices in float32 on a processor.
+"""3x3 convolutions with a quarter of the multiplications, as products of matrices on a processor.
 
 What they compute stays the same up to rounding, with errors as large as those of the convolution itself. Maps are read
 and written with the channels of a pixel together (`torch.channels_last`).
@@ -7,13 +7,14 @@ and written with the channels of a pixel together (`torch.channels_last`).
 from __future__ import annotations
 
 import itertools
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["TiledConv2d", "UpsampledConv2d", "replace_convolutions"]
+__all__ = ["TiledConv2d", "UpsampledConv2d", "tile_convolutions", "upsample_after_mixing"]
 
 KERNEL = 3
 TILE = 4
@@ -26,20 +27,29 @@ LEAST_CHANNELS = 128
 """With fewer, moving the values takes longer than the multiplications that are saved."""
 
 
-def replace_convolutions(model: nn.Module) -> None:
-    """Replace the convolutions of a model that are faster in another form; it cannot be trained afterwards.
+def tile_convolutions(model: nn.Module) -> None:
+    """Replace the wide 3x3 convolutions of a model by `TiledConv2d`; it cannot be trained afterwards.
+
+    Args:
+        model: whose batch normalisations are folded, in float32.
+    """
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if _replaceable(layer):
+                setattr(module, name, TiledConv2d(layer))
+
+
+def upsample_after_mixing(model: nn.Module) -> None:
+    """Replace the wide 3x3 convolutions after an upsampling by `UpsampledConv2d`; the model cannot be trained then.
 
     Args:
         model: whose batch normalisations are folded.
     """
     for module in list(model.modules()):
-        for (before, layer), (_, block) in itertools.pairwise(list(module.named_children())):
-            if _doubles(layer) and isinstance(block, nn.Sequential) and _replaceable(block[0]):
-                setattr(module, before, nn.Identity())
-                block[0] = UpsampledConv2d(block[0])
-        for name, layer in list(module.named_children()):
-            if _replaceable(layer):
-                setattr(module, name, TiledConv2d(layer))
+        for (name, layer), (_, block) in itertools.pairwise(list(module.named_children())):
+            if _doubles(layer) and isinstance(block, nn.Sequential) and _replaceable(conv := block[0]):
+                setattr(module, name, nn.Identity())
+                block[0] = UpsampledConv2d(conv)
 
 
 def _doubles(layer: nn.Module) -> bool:
@@ -51,7 +61,7 @@ def _doubles(layer: nn.Module) -> bool:
     )
 
 
-def _replaceable(layer: nn.Module) -> bool:
+def _replaceable(layer: nn.Module) -> TypeGuard[nn.Conv2d]:
     return (
         isinstance(layer, nn.Conv2d)
         and layer.kernel_size == (KERNEL, KERNEL)
@@ -87,7 +97,7 @@ class TiledConv2d(nn.Module):
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
         """Return the convolved map."""
         batch, channels, height, width = x.shape
-        (to_rows, from_rows), (to_columns, from_columns) = self._axis(height, x), self._axis(width, x)
+        (to_rows, from_rows), (to_columns, from_columns) = self._axis(height), self._axis(width)
         down, across = to_rows.shape[0] // PRODUCTS, to_columns.shape[0] // PRODUCTS  # numbers of tiles
         # a and b number the products along the vertical and the horizontal axis.
         split = torch.matmul(to_columns, x.permute(0, 2, 3, 1))  # (batch, y, b across, channel)
@@ -101,10 +111,11 @@ class TiledConv2d(nn.Module):
         result = torch.matmul(from_columns, summed)  # (batch, y, x, channel)
         return (result if self.bias is None else result.add_(self.bias)).permute(0, 3, 1, 2)
 
-    def _axis(self, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the matrices that transform an axis of a map, and transform it back."""
+    def _axis(self, length: int) -> tuple[Float[Tensor, "Kt n"], Float[Tensor, "n Kt"]]:
+        """Return the matrices that transform an axis of n values, in t tiles, to its products and back."""
         if length not in self._matrices:
-            self._matrices[length] = _axis_transforms(length, like)
+            to, back = _axis_transforms(length)
+            self._matrices[length] = to.to(self.weight), back.to(self.weight)
         return self._matrices[length]
 
 
@@ -113,7 +124,7 @@ class UpsampledConv2d(nn.Module):
 
     Channels are mixed before the map is enlarged, which makes no difference and costs a quarter: the result is the sum
     of the nine maps of the elements of the kernel, each enlarged and shifted. Both together are one matrix for each
-    axis and element.
+    axis.
 
     Args:
         conv: the convolution, which keeps the size of a map.
@@ -124,27 +135,30 @@ class UpsampledConv2d(nn.Module):
         weight = conv.weight.detach().permute(2, 1, 3, 0).flatten(2)
         self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)  # (row of the kernel, channel, column D)
         self.bias = conv.bias
-        self._matrices: dict[int, Tensor] = {}
+        self._matrices: dict[int, tuple[Tensor, Tensor]] = {}
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
         """Return the enlarged and convolved map."""
         batch, _, height, width = x.shape
-        rows, columns = self._axis(height, x), self._axis(width, x)
-        columns = columns.permute(1, 2, 0).flatten(1)  # (2 width, width column)
+        x = x.to(self.weight.dtype)
+        rows, columns = self._axis(height)[0], self._axis(width)[1]
         channels = self.weight.shape[2] // KERNEL
-        total = x.new_zeros(batch, 2 * height, 2 * width * channels)
-        if self.bias is not None:
-            total += self.bias.repeat(2 * width)
+        total = x.new_empty(batch, 2 * height, 2 * width * channels)
         for pixels, result in zip(x.permute(0, 2, 3, 1).flatten(1, 2), total, strict=True):
-            for weight, row in zip(self.weight, rows, strict=True):
-                mixed = (pixels @ weight).view(height, width * KERNEL, channels)
-                result.addmm_(row, torch.matmul(columns, mixed).flatten(1))
-        return total.view(batch, 2 * height, 2 * width, channels).permute(0, 3, 1, 2)
+            mixed = torch.bmm(pixels.expand(KERNEL, -1, -1), self.weight)
+            mixed = torch.matmul(columns, mixed.view(KERNEL * height, width * KERNEL, channels))
+            torch.mm(rows, mixed.flatten(1), out=result)
+        total = total.view(batch, 2 * height, 2 * width, channels)
+        return (total if self.bias is None else total.add_(self.bias)).permute(0, 3, 1, 2)
 
-    def _axis(self, length: int, like: Tensor) -> Tensor:
-        """Return the matrices that enlarge and shift an axis of a map, one for each element of the kernel."""
+    def _axis(self, length: int) -> tuple[Float[Tensor, "m kn"], Float[Tensor, "m nk"]]:
+        """Return the matrix that enlarges and shifts an axis of n values for each element of the kernel.
+
+        Its columns are the elements, each with its values; in the second form the values, each with its elements.
+        """
         if length not in self._matrices:
-            self._matrices[length] = _enlarged_and_shifted(length, like)
+            shifted = _enlarged_and_shifted(length).to(self.weight)
+            self._matrices[length] = shifted.flatten(1), shifted.mT.flatten(1)
         return self._matrices[length]
 
 
@@ -163,20 +177,20 @@ def _transforms() -> tuple[Float[Tensor, "K K"], Float[Tensor, "K 3"], Float[Ten
     return torch.linalg.inv(values(PRODUCTS)).T, values(KERNEL), values(TILE).T
 
 
-def _axis_transforms(length: int, like: Tensor) -> tuple[Float[Tensor, "Kt n"], Float[Tensor, "n Kt"]]:
-    """Return the transforms of an axis of `length` values, in tiles, to its products and back."""
+def _axis_transforms(length: int) -> tuple[Float[Tensor, "Kt n"], Float[Tensor, "n Kt"]]:
+    """Return the transforms of an axis of n values, in t tiles, to its products and back."""
     inputs, _, outputs = _transforms()
     tiles = -(-length // TILE)
     place = torch.arange(tiles)[:, None] * TILE + torch.arange(PRODUCTS)  # of the inputs, after one zero
     to = torch.zeros(PRODUCTS, tiles, tiles * TILE + KERNEL - 1, dtype=torch.float64)
     to.scatter_(2, place.expand(PRODUCTS, -1, -1), inputs[:, None].expand(-1, tiles, -1))
     back = torch.einsum("ok,tu->toku", outputs, torch.eye(tiles, dtype=torch.float64)).reshape(tiles * TILE, -1)
-    return to[:, :, 1 : length + 1].reshape(-1, length).to(like), back[:length].to(like)
+    return to[:, :, 1 : length + 1].reshape(-1, length), back[:length]
 
 
-def _enlarged_and_shifted(length: int, like: Tensor) -> Float[Tensor, "3 m n"]:
-    """Return three matrices that enlarge an axis of `length` values to twice the length m and shift it by -1, 0, 1."""
+def _enlarged_and_shifted(length: int) -> Float[Tensor, "m 3 n"]:
+    """Return the matrices that enlarge an axis of n values to twice the length m, and shift it by -1, 0 and 1."""
     values = torch.eye(length, dtype=torch.float64)[None]
     enlarged = F.interpolate(values, scale_factor=2.0, mode="linear", align_corners=False)[0].T
     padded = F.pad(enlarged, (0, 0, 1, 1))
-    return torch.stack([padded[start : start + 2 * length] for start in range(KERNEL)]).to(like)
+    return torch.stack([padded[start : start + 2 * length] for start in range(KERNEL)], dim=1)

@@ -12,10 +12,11 @@ from torch import nn
 
 from refseg.encoders.layers import GridPositions
 from refseg.models.base import Model
+from refseg.runtimes.convolutions import UpsampledConv2d
 
 __all__ = ["fold_norms", "prepare", "round_factors"]
 
-FACTORS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention)
+FACTORS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention, UpsampledConv2d)
 """Layers whose matrices and kernels are factors of products."""
 
 

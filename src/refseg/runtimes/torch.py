@@ -17,7 +17,7 @@ from torch import Tensor
 from refseg.errors import ConfigError, one_line
 from refseg.models.base import AttentionModel, BoxModel, Model, PatchMapModel
 from refseg.runtimes.base import Arithmetic, Detections, shortened
-from refseg.runtimes.convolutions import replace_convolutions
+from refseg.runtimes.convolutions import tile_convolutions, upsample_after_mixing
 from refseg.runtimes.prepare import prepare, round_factors
 from refseg.runtimes.text_cache import TextCache
 from refseg.values import WordSource
@@ -71,8 +71,10 @@ class TorchRuntime:
             raise ConfigError(f"the device {place} has no bfloat16 arithmetic, so that fast is slow; take exact")
         identity = _fingerprint(model)
         prepare(model)
-        if precision == "exact" and place.type == "cpu" and not compiled:  # a compiler chooses its own form
-            replace_convolutions(model)
+        if place.type == "cpu" and not compiled:  # a compiler chooses its own form
+            upsample_after_mixing(model)
+            if precision == "exact":  # tiles amplify the rounding of bfloat16
+                tile_convolutions(model)
         if precision == "fast":
             round_factors(model)
             identity = hashlib.sha256(f"{identity} bfloat16".encode()).hexdigest()

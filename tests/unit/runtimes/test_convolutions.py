@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from refseg.runtimes.convolutions import TiledConv2d, UpsampledConv2d, replace_convolutions
+from refseg.runtimes.convolutions import TiledConv2d, UpsampledConv2d, tile_convolutions, upsample_after_mixing
 
 
 def error(found, expected):
@@ -58,7 +58,8 @@ def test_a_convolution_is_replaced_where_that_is_exact_and_faster():
         nn.Upsample(scale_factor=2),
         nn.Sequential(wide(), nn.ReLU()),
     )
-    replace_convolutions(model)
+    upsample_after_mixing(model)
+    tile_convolutions(model)
     assert [type(layer) for layer in model[: len(kept)]] == [nn.Conv2d] * len(kept)
     first, smooth, second, nearest, third = model[len(kept) :]
     assert isinstance(first[0], TiledConv2d)
