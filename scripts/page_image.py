@@ -19,6 +19,8 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 EXPRESSIONS = ("the cat on the left", "the cat on the right", "the violin")
+WORD = "cat"
+"""Of the first expression: where it looks is shown on the phone."""
 GAP, PAPER = 24, "#e4e2dc"
 
 
@@ -41,6 +43,7 @@ def main() -> None:
                 _review(page, arguments.address, arguments.review)
         if arguments.review is None:
             phone.locator("li.row button").first.click()
+            phone.get_by_role("button", name=WORD, exact=True).hover()
         images = [_image(page) for page in (screen, phone)]
         browser.close()
     sheet = Image.new("RGB", (sum(one.width + GAP for one in images) + GAP, images[0].height + 2 * GAP), PAPER)
@@ -62,6 +65,7 @@ def _review(page: Page, address: str, number: int) -> None:
     page.locator("body[data-ready]").wait_for()
     page.get_by_label("Number of the label").fill(str(number))
     page.locator(f"#canvas[data-number='{number}']").wait_for()
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
 
 
 def _image(page: Page) -> Image.Image:
