@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from refseg.config import from_dict
 from refseg.training.ablation import Cell, table
 from refseg.writers.table import Table, markdown
 
@@ -145,7 +146,7 @@ def _photos_forms() -> str:
 
 def _ablation(name: str) -> str:
     """The rows of an ablation."""
-    return table(Cell(**cell) for cell in _results(f"ablation/{name}.json"))
+    return table(from_dict(Cell, cell) for cell in _results(f"ablation/{name}.json"))
 
 
 def _without_torch() -> str:
