@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import shutil
 import socket
@@ -138,6 +139,7 @@ def main() -> None:
         "first_threshold_milliseconds": round(asks[0], 1),
         "ask_again_milliseconds": round(asks[1], 1),
         "stored_probability_bytes": len(answer["probability"]) * 3 // 4,
+        "load": round(os.getloadavg()[0], 1),
         "machine": platform.processor() or platform.machine(),
     }
     text = json.dumps(result, indent=2)

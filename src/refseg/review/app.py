@@ -38,7 +38,7 @@ CONFLICT = 409
 """The status where the folder of the run, or the state of the review, does not permit what is asked."""
 
 
-class Asked(BaseModel):
+class _Asked(BaseModel):
     """Words about the photo of an item."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -47,14 +47,14 @@ class Asked(BaseModel):
     expression: str
 
 
-class Decided(Asked):
+class _Decided(_Asked):
     """A verdict on an item: the answer to the expression at a threshold is right, or there is to be no label."""
 
     verdict: Literal["keep", "drop"]
     threshold: float | None = Field(gt=0, lt=1)
 
 
-class Nothing(BaseModel):
+class _Nothing(BaseModel):
     """A request that says nothing more than its path."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -131,13 +131,13 @@ def _add_paths(app: FastAPI, service: Service, queue: Queue) -> None:
 
     @app.post("/review/ask", **options)
     async def ask(request: Request) -> Response:
-        asked = await receive_json(request, Asked, service.settings)
+        asked = await receive_json(request, _Asked, service.settings)
         found = await answer(existing(asked.item), asked.expression)
         return JSONResponse(await service.in_thread(partial(prediction, found, "none", probability=True)))
 
     @app.post("/review/verdicts", **options)
     async def decide(request: Request) -> Response:
-        said = await receive_json(request, Decided, service.settings)
+        said = await receive_json(request, _Decided, service.settings)
         number, text = existing(said.item), said.expression
         async with changing:
             if said.verdict == "drop":
@@ -150,7 +150,7 @@ def _add_paths(app: FastAPI, service: Service, queue: Queue) -> None:
 
     @app.post("/review/undo", **options)
     async def undo(request: Request) -> Response:
-        await receive_json(request, Nothing, service.settings)
+        await receive_json(request, _Nothing, service.settings)
         async with changing:
             number = await service.in_thread(queue.undo)
         if number is None:
@@ -159,7 +159,7 @@ def _add_paths(app: FastAPI, service: Service, queue: Queue) -> None:
 
     @app.post("/review/labels", **options)
     async def labels(request: Request) -> Response:
-        await receive_json(request, Nothing, service.settings)
+        await receive_json(request, _Nothing, service.settings)
         async with changing:
             written = await service.in_thread(queue.write)
         return JSONResponse({name: value for name, value in vars(written).items() if isinstance(value, int)})

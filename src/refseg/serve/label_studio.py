@@ -95,7 +95,7 @@ def _field(tag: ElementTree.Element) -> str | None:
     return value[1:] if value.startswith("$") else None
 
 
-class Task(BaseModel):
+class _Task(BaseModel):
     """A task of a project."""
 
     model_config = ConfigDict(frozen=True)
@@ -104,16 +104,16 @@ class Task(BaseModel):
     data: dict[str, Any]
 
 
-class Tasks(BaseModel):
+class _Tasks(BaseModel):
     """A request for predictions; what else Label Studio sends is not used."""
 
     model_config = ConfigDict(frozen=True)
 
-    tasks: list[Task]
+    tasks: list[_Task]
     label_config: str = Field(min_length=1)
 
 
-class Setup(BaseModel):
+class _Setup(BaseModel):
     """A request whether the backend suits a project; the addresses in it are not used."""
 
     model_config = ConfigDict(frozen=True)
@@ -133,12 +133,12 @@ def add_label_studio(app: FastAPI, service: Service) -> None:
 
     @app.post(f"{PREFIX}/setup", dependencies=guards, **options)
     async def setup(request: Request) -> JSONResponse:
-        read_project((await receive_json(request, Setup, settings)).schema_)
+        read_project((await receive_json(request, _Setup, settings)).schema_)
         return JSONResponse({"model_version": _version(service.engine(None))})
 
     @app.post(f"{PREFIX}/predict", dependencies=guards, **options)
     async def predict(request: Request) -> JSONResponse:
-        asked = await receive_json(request, Tasks, settings)
+        asked = await receive_json(request, _Tasks, settings)
         project, engine = read_project(asked.label_config), service.engine(None)
 
         async def work() -> list[dict[str, Any]]:
@@ -147,7 +147,7 @@ def add_label_studio(app: FastAPI, service: Service) -> None:
 
         return JSONResponse({"results": await service.in_time(work()), "model_version": _version(engine)})
 
-    async def answer(task: Task, project: Project, engine: Engine, images: TaskImages) -> dict[str, Any]:
+    async def answer(task: _Task, project: Project, engine: Engine, images: TaskImages) -> dict[str, Any]:
         """Return the prediction of a task; of one that cannot be answered an empty one, with the reason."""
         about = {"model_version": _version(engine)}
         try:
@@ -158,7 +158,7 @@ def add_label_studio(app: FastAPI, service: Service) -> None:
             log.warning("task %s of Label Studio: %s", task.id, reason)
             return about | {"score": 0.0, "result": [], "error": reason}
 
-    async def ask(task: Task, project: Project, engine: Engine, images: TaskImages) -> list[Prediction]:
+    async def ask(task: _Task, project: Project, engine: Engine, images: TaskImages) -> list[Prediction]:
         expressions = [_text(task, project.text)] if project.text else [*project.labels]
         check_expressions(expressions, settings)
         for text in expressions:
@@ -173,7 +173,7 @@ def _version(engine: Engine) -> str:
     return f"{engine.name}-{engine.segmenter.fingerprint[:12]}"
 
 
-def _text(task: Task, field: str) -> str:
+def _text(task: _Task, field: str) -> str:
     value = task.data.get(field)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"its data have no text {field!r}")
