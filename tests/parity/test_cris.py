@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 from pathlib import Path
@@ -14,6 +15,8 @@ from refseg.data.batches import Batch
 from refseg.models.cris.convert import from_reference, infer_config, to_reference
 from refseg.models.cris.model import cris
 from refseg.models.families import build
+from refseg.runtimes.convolutions import TiledConv2d
+from refseg.runtimes.torch import TorchRuntime
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Engine
 from refseg.training.losses import contrastive_loss
@@ -107,6 +110,15 @@ def test_forward_composes_the_stages(model, batch, stages):
     model.eval()
     with torch.no_grad():
         assert torch.equal(model(pixels, tokens, padding), stages["logits"])
+
+
+@pytest.mark.slow
+def test_logits_of_a_loaded_model_whose_layers_have_another_form(model, batch, golden):
+    runtime = TorchRuntime.of_own(copy.deepcopy(model), "cpu")
+    assert any(isinstance(module, TiledConv2d) for module in runtime.model.modules())
+    pixels, tokens, padding = (part[:1].numpy() for part in batch[:3])
+    found = runtime.decode(runtime.encode(pixels), tokens, padding)
+    assert np.abs(found - golden["logits"][:1, 0]).max() < 1e-3
 
 
 @pytest.mark.slow
