@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import json
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,9 @@ def build(model: str | Path, site: Path, *, precision: Precision = "float16", ru
 
         refseg.export(model, page / "model", precision=precision)
         _check(from_dict(Inputs, load_json(page / "model" / DESCRIPTION)["inputs"]))
+        # In the browser all outputs of the graph are computed; attention is already there where masks are.
+        source = refseg.load(page / "model").word_source
+        (page / "model" / "words.json").write_text(json.dumps(source if source == "attention" else None), "utf-8")
         merges = (resources.files("refseg.inputs") / "bpe_merges.txt.gz").read_bytes()
         (page / "model" / "bpe_merges.txt").write_bytes(gzip.decompress(merges))
 

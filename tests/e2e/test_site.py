@@ -11,6 +11,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlencode
 
+import numpy as np
 import pytest
 
 from refseg.data.examples import EXAMPLES
@@ -21,6 +22,16 @@ from refseg.predictor import load
 SCRIPT = Path(__file__).parents[2] / "scripts" / "build_site.py"
 RUNTIME = Path(sys.prefix, "web", "node_modules", "onnxruntime-web")
 """Where `make test` puts it, if there is npm."""
+
+
+WORDS = """async (text) => {
+    const {Engine} = await import("./page/engine.js");
+    const engine = new Engine();
+    const {models: [{words: source}]} = await engine.models();
+    const image = await engine.encode(await (await fetch("page/examples/cats.jpg")).blob());
+    const {highest, words} = await engine.words(image, text);
+    return [source, highest, words.map(({word, map}) => [word, [...map.values]])];
+}"""
 
 
 def build(*words):
@@ -70,6 +81,15 @@ def test_the_browser_computes_the_masks_of_python(visit, address):
                 answer = made[found.expression]
                 assert iou(decode_rle(answer["segmentation"]), found.mask) >= 0.99
                 assert answer["score"] == pytest.approx(found.score, abs=0.01)
+    # Where words look; a word of several tokens has the sum of theirs.
+    text = "the cat nearest to the refrigerator's door"
+    maps = segmenter.word_maps(segmenter.encode(EXAMPLES / "cats.jpg"), text)
+    source, highest, words = page.evaluate(WORDS, text)
+    assert source == "attention"
+    assert highest == pytest.approx(max(one.map.max() for one in maps), rel=0.02)
+    assert [word for word, _ in words] == [one.word for one in maps]
+    for (_, values), one in zip(words, maps, strict=True):
+        assert np.abs(np.reshape(values, one.map.shape) * (highest / 255) - one.map).max() < 0.01
 
 
 @pytest.mark.slow

@@ -106,7 +106,7 @@ class Service:
         engine, timings = self.engine(model), Timings(self.metrics, "decode", "encode")
 
         async def work() -> bytes:
-            handle = await self.in_thread(self.handle, image)
+            handle = self.handle(image)
             encoding = await engine.encode(handle, image, timings)
             frame = encoding.frame
             return await self.in_thread(
@@ -143,7 +143,7 @@ class Service:
                         404, f"the model {engine.name} does not have this image, or no longer; send the image"
                     )
             else:
-                handle = await self.in_thread(self.handle, question.image)
+                handle = self.handle(question.image)
                 encoding = await engine.encode(handle, question.image, timings)
             with timings("answer"):
                 found = await engine.segment(encoding, question.expressions)

@@ -10,20 +10,20 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 
 @pytest.mark.parametrize(
-    ("mode", "method", "examples"),
+    ("mode", "methods", "examples"),
     [
-        (GenerationMode.POSITIVE, None, 15),
-        (GenerationMode.NEGATIVE, None, 15),
-        pytest.param(GenerationMode.POSITIVE, None, 150, marks=pytest.mark.slow),
-        pytest.param(GenerationMode.NEGATIVE, "POST", 1000, marks=pytest.mark.slow),
+        (GenerationMode.POSITIVE, ["GET", "POST"], 15),
+        (GenerationMode.NEGATIVE, ["GET", "POST"], 15),
+        pytest.param(GenerationMode.POSITIVE, ["GET", "POST"], 150, marks=pytest.mark.slow),
+        pytest.param(GenerationMode.NEGATIVE, ["POST"], 1000, marks=pytest.mark.slow),
     ],
 )
-def test_the_description_holds(serve, http, grey, caplog, monkeypatch, mode, method, examples):
+def test_the_description_holds(serve, http, grey, caplog, monkeypatch, mode, methods, examples):
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     address = serve().address
-    schema = schemathesis.openapi.from_url(f"{address}/openapi.json").include(method=method)
+    schema = schemathesis.openapi.from_url(f"{address}/openapi.json").include(method=methods)
 
     @settings(
         max_examples=examples, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -36,4 +36,5 @@ def test_the_description_holds(serve, http, grey, caplog, monkeypatch, mode, met
     check()
     assert not caplog.records
     answer = http.post(f"{address}/v1/segment", files={"image": grey(200)}, data={"expression": "level"}).json()
-    assert answer["predictions"][0]["confidence"] == pytest.approx(205 / 255, abs=1e-6)
+    # At the edges of the image the scores are interpolated.
+    assert answer["predictions"][0]["confidence"] == pytest.approx(205 / 255, abs=0.01)

@@ -30,6 +30,16 @@ export class Tokenizer {
     return { tokens, padding };
   }
 
+  /** Returns the words of an expression as written, each with the places of its tokens, [start, end); without those cut off. */
+  words(text) {
+    let end = 1; // after the start token
+    return text.normalize("NFC").trim().split(/\s+/).flatMap((word) => {
+      const start = end;
+      end = Math.min(start + this.#pieces(word).length, this.length - 1);
+      return end > start ? [{ word, start, end }] : [];
+    });
+  }
+
   #pieces(text) {
     const cleaned = text.normalize("NFC").replace(/[‘’]/g, "'").replace(/[“”]/g, '"').toLowerCase();
     return (cleaned.match(PIECES) ?? []).flatMap((piece) => this.#merged(piece).map((part) => this.#ids.get(part)));
