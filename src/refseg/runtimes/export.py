@@ -428,7 +428,7 @@ def _store_in_int8(folder: Path, exact: Runtime, inputs: Inputs, examples: Seque
         del graph.graph.value_info[:]
         with _quiet():
             if examples:
-                quantization.quantize_static(graph, path, _reader(calls), **settings)
+                quantization.quantize_static(graph, path, _Reader(calls), **settings)
             else:
                 quantization.quantize_dynamic(graph, path, **settings)
 
@@ -447,18 +447,15 @@ def _calls(
     return images, expressions
 
 
-def _reader(calls: Sequence[dict[str, ndarray]]) -> Any:
-    """Return the reader of calls that the quantiser asks for."""
-    quantization = importlib.import_module("onnxruntime.quantization")
+class _Reader:
+    """Gives what a graph is called with, one call after the other, in the way that the quantiser asks for it."""
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            self._left = iter(calls)
+    def __init__(self, calls: Iterable[dict[str, ndarray]]) -> None:
+        self._left = iter(calls)
 
-        def get_next(self) -> dict[str, ndarray] | None:
-            return next(self._left, None)
-
-    return Reader()
+    def get_next(self) -> dict[str, ndarray] | None:
+        """Return what the next call is given, None after the last one."""
+        return next(self._left, None)
 
 
 def _convert_to_openvino(folder: Path, *, compress: bool) -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -17,6 +19,7 @@ from refseg.errors import ConfigError, OutputError, UnknownNameError, WeightsErr
 from refseg.models.exported import read_export
 from refseg.models.families import create_model
 from refseg.models.folder import save_model
+from refseg.models.hub import resolve
 from refseg.models.layout import EXPRESSION_GRAPH, IMAGE_GRAPH, WEIGHTS
 from refseg.predictor import load
 from refseg.runtimes.export import export
@@ -159,6 +162,17 @@ def test_graphs_in_a_model_folder_use_its_weights(both, photo):
         for count in (2, 5, 1, 3):  # also other numbers than the first
             for one, other in zip(expected, found.segment(scene, words[:count]), strict=False):
                 assert np.abs(one.probability - other.probability).max() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["photos", "shapes"])
+def test_the_library_joins_the_normalisations_with_the_convolutions_before_them(name, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "graph.onnx")
+    options.log_severity_level = 3  # it warns that the stored graph is of this machine
+    onnxruntime.InferenceSession(resolve(name) / IMAGE_GRAPH, options)
+    found = {node.op_type for node in onnx.load(tmp_path / "graph.onnx", load_external_data=False).graph.node}
+    assert "Conv" in found
+    assert not found & {"BatchNormalization", "Cast", "Expand"}
 
 
 @pytest.mark.slow
