@@ -74,6 +74,8 @@ def kill_command(given: list[str], out: Path, chance: random.Random, shards: int
     process = started(given)
     wait_for(out, chance.randrange(shards), process)
     time.sleep(chance.uniform(0, LONGEST_WAIT))
+    if process.poll() is not None:  # Ray could not start, or all is done
+        return {"killed": "nothing", "exit": process.wait()}
     process.kill()
     process.wait()
     return {"killed": "command", "shards_before": done(out), "starts": 1 + finish(given)}
