@@ -36,6 +36,7 @@ SCALE = 4
 SIZE = (60 * SCALE, 80 * SCALE)
 RING, SPECKS = 'the "red" ring: 50 % größer, left', "左 the specks & <dots>"
 REQUIRES = {
+    "fiftyone": ["fiftyone", "pycocotools"],
     "label-studio-sdk": ["label-studio-sdk", "pycocotools"],
     "ultralytics": ["ultralytics", f"torch=={metadata.version('torch').partition('+')[0]}"],
 }

@@ -99,18 +99,15 @@ def _datumaro(file: Path, place: Path, kind: str) -> Masks:
 
 
 def _fiftyone_coco(folder: Path) -> Masks:
-    import fiftyone
+    """By its reader of COCO alone, since its data sets need a server of MongoDB."""
+    from fiftyone.utils.coco import load_coco_detection_annotations
 
-    kind, file = fiftyone.types.COCODetectionDataset, folder / "annotations.json"
-    data = fiftyone.Dataset.from_dir(
-        dataset_type=kind, data_path=str(folder.parent / "images"), labels_path=str(file), label_types="segmentations"
-    )
-    for sample in data:
-        with Image.open(sample.filepath) as image:
-            width, height = image.size
-        for one in sample.segmentations.detections:
-            yield sample.filepath, one.label, one.to_segmentation(frame_size=(width, height)).mask
-    data.delete()
+    _, classes, supercategories, images, annotations = load_coco_detection_annotations(str(folder / "annotations.json"))
+    for id, image in images.items():
+        size = image["width"], image["height"]
+        for one in annotations.get(id, ()):
+            found = one.to_detection(size, classes, supercategories, load_segmentation=True)
+            yield image["file_name"], found.label, found.to_segmentation(frame_size=size).mask
 
 
 def _labelme_json(folder: Path) -> Masks:
