@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from refseg.config import from_dict
+from refseg.published import all_published
 from refseg.training.ablation import Cell, table
 from refseg.writers.table import Table, markdown
 
@@ -149,6 +151,58 @@ def _ablation(name: str) -> str:
     return table(from_dict(Cell, cell) for cell in _results(f"ablation/{name}.json"))
 
 
+def _cells(name: str) -> list[Cell]:
+    return [from_dict(Cell, cell) for cell in _results(f"ablation/{name}.json")["cells"]]
+
+
+def _beside_published(name: str, beside: Mapping[str, Sequence[str]], columns: Sequence[str]) -> str:
+    """The mean IoU of each row of an ablation with every seed, and published numbers beside it."""
+    found: dict[str, list[float]] = {}
+    for cell in _cells(name):
+        found.setdefault(cell.row, []).append(100 * cell.mean_iou)
+    seeds = range(max(map(len, found.values())))
+    rows = [
+        (row, *(f"{value:.2f}" for value in ious), f"{statistics.mean(ious):.2f}", *beside[row])
+        for row, ious in found.items()
+    ]
+    return _numbers(("row", *(f"seed {seed}" for seed in seeds), "mean", *columns), rows)
+
+
+def _easy_rows_published() -> str:
+    """CRIS' rows on easy scenes, and in the authors' talk on the val splits of three sets (mean IoU)."""
+    talk = {
+        "baseline": ("62.66", "50.17", "49.24"),
+        "contrastive": ("64.64", "53.15", "52.67"),
+        "decoder": ("66.31", "54.73", "51.46"),
+        "both-1": ("68.66", "59.97", "57.82"),
+        "both-2": ("69.13", "60.75", "58.40"),
+        "both-3": ("69.52", "61.39", "59.35"),
+        "both-4": ("69.18", "61.15", "58.79"),
+    }
+    return _beside_published("easy_rows", talk, ("RefCOCO", "RefCOCO+", "G-Ref"))
+
+
+def _easy_systems_published() -> str:
+    """The five systems on easy scenes, and as published on RefCOCO val."""
+    names = {
+        "efn": ("EFN", "Wide ResNet-101 + GRU"),
+        "vlt": ("VLT (2021)", "Darknet-53 + GRU"),
+        "mcn": ("MCN", "Darknet-53 + GRU"),
+        "cris": ("CRIS", "CLIP ResNet-50"),
+        "risclip": ("RISCLIP-B", "CLIP ViT-B/16, frozen"),
+    }
+    numbers = {
+        (one.system, one.backbone, one.metric): one
+        for one in all_published()
+        if (one.data, one.split) == ("refcoco", "val")
+    }
+    beside = {
+        row: next((f"{numbers[(*name, m)].value:.2f} {m}",) for m in ("mIoU", "oIoU") if (*name, m) in numbers)
+        for row, name in names.items()
+    }
+    return _beside_published("easy_systems", beside, ("RefCOCO val, published",))
+
+
 def _without_torch() -> str:
     """What predicting costs with PyTorch, and with ONNX Runtime alone."""
     found = _results("without_torch.json")
@@ -206,6 +260,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "photos_forms": _photos_forms,
     "ablation_shapes": lambda: _ablation("shapes"),
     "ablation_systems": lambda: _ablation("systems"),
+    "easy_rows": lambda: table(_cells("easy_rows")),
+    "easy_systems": lambda: table(_cells("easy_systems")),
+    "easy_rows_published": _easy_rows_published,
+    "easy_systems_published": _easy_systems_published,
     "without_torch": _without_torch,
     "against_authors": _against_authors,
     "serve_load": _serve_load,
