@@ -68,7 +68,7 @@ def _contour(mask: Bool[ndarray, "H W"]) -> Bool[ndarray, "H W"]:
     """Return the pixels that differ from the right, the lower or the lower right one; the edge of the image is none."""
     padded = np.pad(mask, ((0, 1), (0, 1)), mode="edge")
     neighbours = (padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:])
-    return np.logical_or.reduce([mask ^ other for other in neighbours])
+    return np.asarray(np.logical_or.reduce([mask ^ other for other in neighbours]))
 
 
 def _within(mask: Bool[ndarray, "H W"], radius: int) -> Bool[ndarray, "H W"]:
