@@ -167,7 +167,7 @@ def measured(load: Load, process: psutil.Process, address: str, file: Path, seco
         "clients": load.clients,
         "requests": found["num_requests"],
         "wrong": found["num_failures"],
-        "per_second": round(found["num_requests"] / (found["last_request_timestamp"] - found["start_time"]), 2),
+        "per_second": round(found["num_requests"] / seconds, 2),
         "milliseconds": {f"p{percent}": percentile(times, percent) for percent in (50, 95, 99)},
         "cpu_share": {"server": round(own / capacity, 3), "load_tool": round(others / capacity, 3)},
         "memory_MiB": watched.memory,
