@@ -251,6 +251,20 @@ def _serve_load() -> str:
     return _numbers(("", "clients", "answers a second", "p50", "p95", "p99", "peak memory", "wrong answers"), rows)
 
 
+def _video() -> str:
+    """Ways to segment generated videos, against asking every frame."""
+    ways = _results("video.json")["ways"]
+    (whole,) = (one["frames_per_second"] for one in ways if one["way"] == "every frame")
+    rows = []
+    for one in ways:
+        speed = one["frames_per_second"]
+        faster = DASH if speed is None else f"{speed / whole:.1f}"
+        rows.append(
+            (one["way"], *(_fraction(one[name]) for name in ("J", "F", "flicker")), _share(one["asked"]), faster)
+        )
+    return _numbers(("", "J", "F", "flicker", "frames asked", "times as fast"), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "read_back": _read_back,
     "shapes_metrics": _shapes_metrics,
@@ -267,6 +281,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "without_torch": _without_torch,
     "against_authors": _against_authors,
     "serve_load": _serve_load,
+    "video": _video,
 }
 
 

@@ -66,8 +66,6 @@ class Video:
         self._container, self._stream, self._name = container, stream, name
         self._max_pixels, self._max_frames = max_pixels, max_frames
         self.time_base = stream.time_base or Fraction(1, 1000)
-        self.pixel_shape = stream.sample_aspect_ratio or Fraction(1)
-        """Width over height of a pixel as it is stored, before the frame is turned upright."""
         self.problems: list[str] = []
 
     @property
