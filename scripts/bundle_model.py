@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 from compose_photos import make_folder
+from fit_presence import add_presence
 from lend_vectors import lend
 from name_looks import name_looks
 from part_words import part_words
@@ -34,7 +35,7 @@ from refseg.models.families import WEIGHTS
 from refseg.models.folder import load_model, read_folder, save_model
 from refseg.runtimes.export import add_graphs
 
-STAGES = {"shapes": 12, "photos": 5}
+STAGES = {"shapes": 12, "photos": 4}
 """The number of stages of each model."""
 DOMAINS = {"shapes": "generated scenes", "photos": "photos"}
 
@@ -65,7 +66,7 @@ def train_photos(runs: Path, photos: Path, backbone: Path, vectors: Path) -> Non
     _run(runs / "photos-4", "--init", str(runs / "photos-3" / "last"), f"{both},{further}:train", validation)
     last, texts = runs / "photos-4" / "last", [f"{photos}:train"]
     words = _once(lambda source, target: lend(source, vectors, target, texts), last, runs / "photos-words")
-    _run(runs / "photos-5", "--init", str(words), data, validation)
+    _once(lambda source, target: add_presence(source, target, f"{photos}:train"), words, runs / "photos-presence")
 
 
 def _run(folder: Path, *words: str) -> None:
@@ -79,14 +80,14 @@ def _once(make: Callable[[Path, Path], object], source: Path, target: Path) -> P
     return target
 
 
-def bundle(name: str, run: Path) -> None:
+def bundle(name: str, run: Path, last: Path) -> None:
     """Write the model folder and the record.
 
     Args:
         name: of the model.
         run: the last run.
+        last: the model that came of it.
     """
-    last = run / "last"
     model, about = load_model(last), read_folder(last).about
     save_model(model, WEIGHTS / name, dtype=torch.float16, name=name, domain=DOMAINS[name], extra=about)
     add_graphs(WEIGHTS / name)
@@ -107,7 +108,9 @@ def main() -> None:
     parser.add_argument("--vectors", type=Path, help="word vectors, such as glove.6B.100d.txt, to train photos")
     arguments = parser.parse_args()
     if not arguments.train:
-        bundle(arguments.model, arguments.runs / f"{arguments.model}-{STAGES[arguments.model]}")
+        run = arguments.runs / f"{arguments.model}-{STAGES[arguments.model]}"
+        last = arguments.runs / "photos-presence" if arguments.model == "photos" else run / "last"
+        bundle(arguments.model, run, last)
     elif arguments.model == "shapes":
         train_shapes(arguments.runs)
     elif None in (arguments.photos, arguments.backbone, arguments.vectors):

@@ -48,14 +48,13 @@ class TrainingConfig:
     """The greatest number of expressions of the hardest forms that Shapes adds to each image."""
 
     # ── loss ──
-    objective: Literal[
-        "text-to-pixel", "mask", "presence", "grounding", "image-text", "boundary", "pixel-sum", "collaborative"
-    ] = "text-to-pixel"
+    objective: Literal["text-to-pixel", "mask", "grounding", "image-text", "boundary", "pixel-sum", "collaborative"] = (
+        "text-to-pixel"
+    )
     """`text-to-pixel` is the contrastive loss of CRIS; `grounding` and `mask` are the focal and Dice loss of RISCLIP's
-    patch-level map and of a mask; `presence` is the cross-entropy of whether anything fits; `image-text` is CLIP's
-    contrastive loss of whole images and sentences; `boundary` is EFN's loss of masks, bodies and edges at four levels;
-    `pixel-sum` is the cross-entropy summed over the pixels (VLT); `collaborative` adds to it the losses of the box, and
-    of the consistency of both (MCN)."""
+    patch-level map and of a mask; `image-text` is CLIP's contrastive loss of whole images and sentences; `boundary` is
+    EFN's loss of masks, bodies and edges at four levels; `pixel-sum` is the cross-entropy summed over the pixels (VLT);
+    `collaborative` adds to it the losses of the box, and of the consistency of both (MCN)."""
     focal: float = 1.75
     """Weight of the focal loss, in `grounding` and `mask`."""
     dice: float = 1.0

@@ -35,14 +35,7 @@ from refseg.models.risclip.ske import SharedSpaceKnowledgeExploitation
 from refseg.models.vlt.transformer import DecoderBlock, EncoderBlock
 from refseg.training.box_loss import collaborative_loss
 from refseg.training.config import TrainingConfig
-from refseg.training.losses import (
-    boundary_loss,
-    contrastive_loss,
-    focal_dice_loss,
-    image_text_loss,
-    pixel_sum_loss,
-    presence_loss,
-)
+from refseg.training.losses import boundary_loss, contrastive_loss, focal_dice_loss, image_text_loss, pixel_sum_loss
 
 __all__ = ["TRAINING", "TrainingSpec", "training_spec"]
 
@@ -105,11 +98,6 @@ def _text_to_pixel(model: Model, batch: Batch, config: TrainingConfig) -> Float[
 def _mask(model: Model, batch: Batch, config: TrainingConfig) -> Float[Tensor, "B"]:
     logits = model.decode(_encoded(model, batch), batch.tokens, batch.padding)
     return focal_dice_loss(logits, batch.target, batch.valid, focal=config.focal, dice=config.dice)
-
-
-def _presence(model: Model, batch: Batch, config: TrainingConfig) -> Float[Tensor, "B"]:
-    logits = model.decode(_encoded(model, batch), batch.tokens, batch.padding)
-    return presence_loss(logits, batch.target, batch.valid)
 
 
 def _grounding(model: PatchMapModel, batch: Batch, config: TrainingConfig) -> Float[Tensor, "B"]:
@@ -226,7 +214,7 @@ def _modules(model: nn.Module, *kinds: type[nn.Module]) -> list[nn.Module]:
 TRAINING: Mapping[str, TrainingSpec] = MappingProxyType(
     {
         "cris": TrainingSpec(
-            objectives={"text-to-pixel": _text_to_pixel, "mask": _mask, "presence": _presence},
+            objectives={"text-to-pixel": _text_to_pixel, "mask": _mask},
             without_gradient=lambda config, objective: ("text.logit_scale",),
             is_backbone=_is_cris_backbone,
             layer_id=_cris_layer_id,

@@ -9,15 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = [
-    "boundary_loss",
-    "contrastive_loss",
-    "focal_dice_loss",
-    "image_text_loss",
-    "near_border",
-    "pixel_sum_loss",
-    "presence_loss",
-]
+__all__ = ["boundary_loss", "contrastive_loss", "focal_dice_loss", "image_text_loss", "near_border", "pixel_sum_loss"]
 
 FOCAL_ALPHA, FOCAL_GAMMA = 0.65, 2.0
 """Weight of target pixels, and exponent of the modulating factor. Second-hand: constants of a re-implementation of
@@ -104,21 +96,6 @@ def boundary_loss(
     edge = near_border(target > 0.5).to(target.dtype)
     pairs = [*((logits, target) for logits in masks), *((logits, edge) for logits in edges)]
     return torch.stack([contrastive_loss(logits, wanted, valid) for logits, wanted in pairs]).sum(dim=0)
-
-
-def presence_loss(
-    logits: Float[Tensor, "B 1 h w"], target: Float[Tensor, "B 1 h w"], valid: Float[Tensor, "B 1 h w"]
-) -> Float[Tensor, "B"]:
-    """Return the binary cross-entropy of the highest logit, and of whether there is a target.
-
-    Args:
-        logits: of each pixel.
-        target: the target mask, 0..1; all 0 for an expression that nothing fits.
-        valid: weight of each pixel, 0..1; pixels of weight 0 do not count.
-    """
-    present = ((target > 0) & (valid > 0)).flatten(1).any(dim=1)
-    highest = logits.float().masked_fill(valid == 0, float("-inf")).flatten(1).amax(dim=1)
-    return F.binary_cross_entropy_with_logits(highest, present.to(highest), reduction="none")
 
 
 def near_border(mask: Bool[Tensor, "B 1 H W"]) -> Bool[Tensor, "B 1 H W"]:

@@ -750,8 +750,6 @@ HARD_FORMS = ("side", "superlative", "ordinal", "middle", "size", "depth", "corn
 """Forms of expressions about photos that single out one of several objects."""
 FINE_DETAIL = ("visual.stem", "visual.stages.0", "visual.stages.1", "visual.stages.2")
 """The layers of an EfficientNet up to stride 8, which cost most of the gradient's time and change least."""
-PRESENCE = 256
-"""Hidden channels of the head that the last stage trains alone: it says whether anything fits."""
 PHOTOS = Recipe(
     summary="",
     model=cris_photos(),
@@ -785,18 +783,15 @@ def _photos(number: int, summary: str, minutes: str, *, image_size: int, **train
 
     `scripts/bundle_model.py photos RUNS --train` runs all of them.
     """
-    before = {1: "shapes", 5: "photos-words"}.get(number, f"photos-{number - 1}")
-    start = "--backbone efficientnet-lite0-57934424.pth" if number == 1 else f"--init runs/{before}"
-    if 1 < number < 5:
-        start += "/last"
+    start = f"--init runs/photos-{number - 1}/last" if number > 1 else "--backbone efficientnet-lite0-57934424.pth"
     composed = {3: ",composed:train", 4: ",composed:train,composed-further:train"}.get(number)
     data = "photos:train" if composed is None else f"photos:train{composed} validation=photos:val"
     return dataclasses.replace(
         PHOTOS,
-        summary=f"Train the bundled model for photos, stage {number} of 5: {summary}.",
-        model=cris_photos(image_size=image_size, presence=PRESENCE if number == 5 else 0),
+        summary=f"Train the bundled model for photos, stage {number} of 4: {summary}.",
+        model=cris_photos(image_size=image_size),
         training=replace(PHOTOS.training, seed=number - 1, **training),
-        init=before,
+        init="shapes" if number == 1 else f"photos-{number - 1}",
         backbone="EfficientNet-Lite0" if number == 1 else None,
         options=f"{start} data={data}",
         hardware=f"{TWO_CORES}, {minutes}",
@@ -949,16 +944,6 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             freeze=FINE_DETAIL,
             backbone_factor=0.2,
             emphasis=(*((form, 2.0) for form in HARD_FORMS), ("rare", 1.5)),
-        ),
-        "photos-5": _photos(
-            5,
-            "a head learns whether anything fits, over the frozen model (scripts/lend_vectors.py)",
-            "40 minutes",
-            image_size=256,
-            sizes=((0.0, 256),),
-            objective="presence",
-            learning_rate=2e-3,
-            freeze=("visual", "text", "neck", "decoder", "projector"),
         ),
         "finetune": Recipe(
             summary="Fine-tune a trained model on data of your own.",

@@ -115,7 +115,7 @@ def _from_model(recipe: Recipe, name: str, init: str, start: Model) -> tuple[Mod
         state = {key: value for key, value in state.items() if not key.startswith(image_side)}
     else:
         model.clip = start.clip
-    # A later stage may add a decoder, or a head for presence, to what the first one has trained.
+    # The second stage adds a decoder to what the first one has trained.
     model.load_state_dict(model.state_dict() | state)
     return model, same_encoder
 
@@ -123,16 +123,13 @@ def _from_model(recipe: Recipe, name: str, init: str, start: Model) -> tuple[Mod
 def _has_encoder_of(start: ModelSpec, spec: ModelSpec) -> bool | None:
     """Return whether a model that another one starts from has the same image encoder; None if its weights do not fit.
 
-    They fit if all other sizes are equal, but a first stage of RISCLIP may have no decoder yet, and a CRIS no head for
-    presence.
+    They fit if all other sizes are equal, but a first stage of RISCLIP may have no decoder yet.
     """
     if type(start.config) is not type(spec.config):
         return None
     wanted, found = _sizes(spec), _sizes(start)
     if found.get("decoder_blocks") == []:
         found["decoder_blocks"] = wanted["decoder_blocks"]
-    if found.get("presence") == 0:
-        found["presence"] = wanted["presence"]
     same_encoder = found.get("vision") == wanted.get("vision")
     return same_encoder if found | {"vision": wanted.get("vision")} == wanted else None
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from refseg.training.losses import contrastive_loss, focal_dice_loss, image_text_loss, presence_loss
+from refseg.training.losses import contrastive_loss, focal_dice_loss, image_text_loss
 
 ALL = torch.ones(4, dtype=torch.bool)
 
@@ -158,11 +158,3 @@ def test_a_hard_negative_has_no_loss_and_is_a_wrong_answer_for_images():
     of_sentence = likelihood(0, 0) / (likelihood(0, 0) + likelihood(0, 2))
     of_image = likelihood(0, 0) / sum(likelihood(sentence, 0) for sentence in range(3))
     assert found[0].item() == pytest.approx(-math.log(of_sentence) / 2 - math.log(of_image) / 2, rel=1e-5)
-
-
-def test_the_presence_loss_reads_the_highest_valid_logit():
-    logits = torch.cat([row(2.0, -1.0, 9.0), row(2.0, -1.0, 9.0), row(-3.0, -2.0, 9.0)])
-    target = torch.cat([row(0.0, 0.3, 0.0), row(0.0, 0.0, 1.0), row(0.0, 0.0, 0.0)])
-    valid = row(1.0, 1.0, 0.0).expand(3, -1, -1, -1)  # what lies in the third pixel does not count
-    expected = [-math.log(sigmoid(2)), -math.log(1 - sigmoid(2)), -math.log(1 - sigmoid(-2))]
-    assert presence_loss(logits, target, valid).tolist() == pytest.approx(expected)

@@ -87,14 +87,3 @@ def test_another_image_encoder_needs_the_file_of_its_weights(small, tmp_path):
     other = save_model(build(small.model), tmp_path / "photos", name="photos")
     with pytest.raises(ConfigError, match="another model"):
         start_of(recipe("shapes-2"), "shapes-2", init=str(other))
-
-
-def test_a_head_for_presence_is_added_to_a_trained_model(small, tmp_path):
-    start = build(small.model)
-    save_model(start, tmp_path)
-    wanted = recipe("photos-5", **{"model.vision": SMALL})
-    model = start_of(wanted, "photos-5", init=str(tmp_path)).model
-    assert model.config.presence > 0
-    found = model.state_dict()
-    assert all(torch.equal(found[key], value) for key, value in start.state_dict().items())
-    assert set(found) - set(start.state_dict()) == {key for key in found if key.startswith("presence.")}

@@ -106,10 +106,16 @@ class CRIS(AttentionModel):
         self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
         """Compute the logits: neck, decoder, projector, and what the head for presence adds."""
-        vision = self.neck(ProjectedPyramid(**image), text["sentence"])
+        return self._logits(self.fuse(image, text, padding), text["sentence"])
+
+    def fuse(
+        self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B D H W"]:
+        """Return the map that the projector reads: neck and decoder."""
+        vision: Tensor = self.neck(ProjectedPyramid(**image), text["sentence"])
         if self.decoder is not None:
             vision = self.decoder(vision, text["words"], padding)
-        return self._logits(vision, text["sentence"])
+        return vision
 
     def _logits(self, vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B 1 h w"]:
         logits: Tensor = self.projector(vision, sentence)

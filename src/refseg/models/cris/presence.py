@@ -26,13 +26,20 @@ class PresenceHead(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B"]:
-        """Return a number for each image and sentence, to be added to the logits of all pixels.
+        """Return a number for each image and sentence, to be added to the logits of all pixels."""
+        return self.judge(self.pool(vision), sentence)
 
-        Each hidden channel is the product of an evidence in the map, from the mean and the greatest value of its
-        channels, and of a weight that depends on the sentence.
+    @staticmethod
+    def pool(vision: Float[Tensor, "B D H W"]) -> Float[Tensor, "B K"]:
+        """Return the mean and the greatest value of each channel (K = 2 D)."""
+        return torch.cat([vision.mean(dim=(2, 3)), vision.amax(dim=(2, 3))], dim=1)
+
+    def judge(self, pooled: Float[Tensor, "B K"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B"]:
+        """Return what `forward` does.
+
+        Each hidden channel is the product of an evidence in the map and of a weight that depends on the sentence.
         """
-        pooled = self.norm(torch.cat([vision.mean(dim=(2, 3)), vision.amax(dim=(2, 3))], dim=1))
-        found = self.found(self.dropout(pooled)).relu()
+        found = self.found(self.dropout(self.norm(pooled))).relu()
         wanted = self.wanted(self.dropout(sentence)).tanh()
         logit: Tensor = self.logit(self.dropout(found * wanted))
         return logit[:, 0]
