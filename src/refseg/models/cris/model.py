@@ -119,9 +119,9 @@ class CRIS(AttentionModel):
 
     def _logits(self, vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B 1 h w"]:
         logits: Tensor = self.projector(vision, sentence)
-        if self.presence is None:
-            return logits
-        return logits + self.presence(vision, sentence)[:, None, None, None]
+        if self.presence is not None:
+            logits = logits + self.presence(vision, sentence)[:, None, None, None]
+        return logits
 
     @property
     def attends(self) -> bool:
