@@ -166,23 +166,26 @@ def test_the_attention_is_that_of_the_last_layer_averaged_over_its_heads(make_ti
 def test_the_head_for_presence_knows_what_is_in_the_map_and_not_where():
     head = PresenceHead(16, 12, 20).eval()
     vision, sentence = torch.randn(3, 16, 5, 7), torch.randn(3, 12)
-    found = head(vision, sentence)
+
+    def judged(vision, sentence):
+        return head.judge(head.pool(vision), sentence)
+
+    found = judged(vision, sentence)
     assert found.shape == (3,)
     assert found.std() > 0
-    torch.testing.assert_close(head(vision.flip(2).roll(3, dims=3), sentence), found)
-    assert not torch.allclose(head(vision, sentence[[1, 2, 0]]), found)
-    assert not torch.allclose(head(vision[[1, 2, 0]], sentence), found)
+    torch.testing.assert_close(judged(vision.flip(2).roll(3, dims=3), sentence), found)
+    assert not torch.allclose(judged(vision, sentence[[1, 2, 0]]), found)
+    assert not torch.allclose(judged(vision[[1, 2, 0]], sentence), found)
 
 
-def test_the_head_for_presence_moves_all_logits_by_the_same():
-    model = build(cris_compact(presence=8)).eval()
-    tokens = torch.tensor([[49406, 320, 49407] + [0] * 21])
-    image = model.encode_image(torch.randn(1, 3, 192, 192))
-    found = model.decode(image, tokens, tokens == 0)
-    model.presence, head = None, model.presence
-    moved = found - model.decode(image, tokens, tokens == 0)
-    assert head is not None
-    assert moved.std() < 1e-5 < moved.abs().mean()
+def test_logits_are_lowered_by_the_missing_evidence_alone():
+    head = PresenceHead(16, 12, 20).eval()
+    vision, sentence, logits = torch.randn(1, 16, 5, 7), torch.randn(1, 12), torch.randn(1, 1, 20, 28)
+    number = head.judge(head.pool(vision), sentence).item()
+    with_evidence = logits - logits.amax() - number + 0.1
+    torch.testing.assert_close(head(with_evidence, vision, sentence), with_evidence)
+    without = with_evidence - 0.6
+    torch.testing.assert_close(head(without, vision, sentence), without - 4 * 0.5)
 
 
 def test_a_negative_size_of_the_head_is_an_error():

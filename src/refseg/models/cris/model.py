@@ -105,7 +105,7 @@ class CRIS(AttentionModel):
     def combine(
         self, image: Mapping[str, Tensor], text: Mapping[str, Tensor], padding: Bool[Tensor, "B L"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Compute the logits: neck, decoder, projector, and what the head for presence adds."""
+        """Compute the logits: neck, decoder, projector, and the head for presence."""
         return self._logits(self.fuse(image, text, padding), text["sentence"])
 
     def fuse(
@@ -120,7 +120,7 @@ class CRIS(AttentionModel):
     def _logits(self, vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B 1 h w"]:
         logits: Tensor = self.projector(vision, sentence)
         if self.presence is not None:
-            logits = logits + self.presence(vision, sentence)[:, None, None, None]
+            logits = self.presence(logits, vision, sentence)
         return logits
 
     @property

@@ -12,6 +12,8 @@ __all__ = ["PresenceHead"]
 
 DROPOUT = 0.4
 """Probability that an input or a hidden channel is set to 0 in training: a training set has few thousand images."""
+STEEPNESS = 4.0
+"""How far logits are lowered for each unit of missing evidence."""
 
 
 class PresenceHead(nn.Module):
@@ -25,9 +27,15 @@ class PresenceHead(nn.Module):
         self.logit = nn.Linear(hidden, 1)
         self.dropout = nn.Dropout(DROPOUT)
 
-    def forward(self, vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B"]:
-        """Return a number for each image and sentence, to be added to the logits of all pixels."""
-        return self.judge(self.pool(vision), sentence)
+    def forward(
+        self, logits: Float[Tensor, "B 1 h w"], vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]
+    ) -> Float[Tensor, "B 1 h w"]:
+        """Lower the logits of an image and a sentence if it seems that nothing fits; leave all others as they are.
+
+        The sign of the highest logit plus the number of `judge` says which; its size times `STEEPNESS` says how far.
+        """
+        evidence = logits.amax(dim=(1, 2, 3)) + self.judge(self.pool(vision), sentence)
+        return logits + STEEPNESS * evidence.clamp(max=0)[:, None, None, None]
 
     @staticmethod
     def pool(vision: Float[Tensor, "B D H W"]) -> Float[Tensor, "B K"]:
@@ -35,7 +43,7 @@ class PresenceHead(nn.Module):
         return torch.cat([vision.mean(dim=(2, 3)), vision.amax(dim=(2, 3))], dim=1)
 
     def judge(self, pooled: Float[Tensor, "B K"], sentence: Float[Tensor, "B E"]) -> Float[Tensor, "B"]:
-        """Return what `forward` does.
+        """Return the evidence for presence, of which the highest logit knows nothing.
 
         Each hidden channel is the product of an evidence in the map and of a weight that depends on the sentence.
         """
