@@ -178,14 +178,13 @@ def test_the_head_for_presence_knows_what_is_in_the_map_and_not_where():
     assert not torch.allclose(judged(vision[[1, 2, 0]], sentence), found)
 
 
-def test_logits_are_lowered_by_the_missing_evidence_alone():
+def test_logits_are_lowered_where_evidence_is_missing():
     head = PresenceHead(16, 12, 20).eval()
     vision, sentence, logits = torch.randn(1, 16, 5, 7), torch.randn(1, 12), torch.randn(1, 1, 20, 28)
     number = head.judge(head.pool(vision), sentence).item()
-    with_evidence = logits - logits.amax() - number + 0.1
-    torch.testing.assert_close(head(with_evidence, vision, sentence), with_evidence)
-    without = with_evidence - 0.6
-    torch.testing.assert_close(head(without, vision, sentence), without - 4 * 0.5)
+    for evidence, change in ((3.0, 0.0), (0.0, math.log(0.5)), (-3.0, -12.0)):
+        given = logits - logits.amax() - number + evidence
+        torch.testing.assert_close(head(given, vision, sentence), given + change, rtol=0, atol=1e-4)
 
 
 def test_a_negative_size_of_the_head_is_an_error():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from refseg.encoders.layers import BatchNorm1d
 
@@ -13,7 +14,7 @@ __all__ = ["PresenceHead"]
 DROPOUT = 0.4
 """Probability that an input or a hidden channel is set to 0 in training: a training set has few thousand images."""
 STEEPNESS = 4.0
-"""How far logits are lowered for each unit of missing evidence."""
+"""Factor of the evidence, a logit, before its sigmoid is taken as a probability."""
 
 
 class PresenceHead(nn.Module):
@@ -30,12 +31,12 @@ class PresenceHead(nn.Module):
     def forward(
         self, logits: Float[Tensor, "B 1 h w"], vision: Float[Tensor, "B D H W"], sentence: Float[Tensor, "B E"]
     ) -> Float[Tensor, "B 1 h w"]:
-        """Lower the logits of an image and a sentence if it seems that nothing fits; leave all others as they are.
+        """Add the logarithm of the probability that anything fits.
 
-        The sign of the highest logit plus the number of `judge` says which; its size times `STEEPNESS` says how far.
+        It lowers the logits where nothing seems to, and leaves them nearly as they are where something does.
         """
         evidence = logits.amax(dim=(1, 2, 3)) + self.judge(self.pool(vision), sentence)
-        return logits + STEEPNESS * evidence.clamp(max=0)[:, None, None, None]
+        return logits + F.logsigmoid(STEEPNESS * evidence)[:, None, None, None]
 
     @staticmethod
     def pool(vision: Float[Tensor, "B D H W"]) -> Float[Tensor, "B K"]:
