@@ -1,4 +1,4 @@
-# make demo | test | check | docs | bench. Each first makes .venv, if it is missing or older than what it is made of.
+# make demo | test | long | check | docs | bench. Each first makes .venv, if it is missing or older than what it is made of.
 
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -9,7 +9,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 
 PHOTOS := src/refseg/data/examples/
 EXPRESSIONS := "the cat on the left" "the person" "the horse" "the violin"
 
-.PHONY: demo test check browser docs bench clean
+.PHONY: demo test long check browser docs bench clean
 
 demo: .venv/core  ## words in, masks out
 	@rm -rf demo
@@ -17,7 +17,10 @@ demo: .venv/core  ## words in, masks out
 	@echo "Look at:" && ls demo/*_overlay.jpg
 
 test: .venv/full browser  ## everything that needs neither a GPU nor real photos
-	$(PYTEST) -m "not gpu and not real"
+	$(PYTEST) -m "not gpu and not real and not long"
+
+long: .venv/full  ## tests that take minutes: every family exported, and compiled models
+	$(PYTEST) -m long
 
 check: .venv/full browser  ## before every commit: style, types, and the tests that are fast
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -105,7 +105,9 @@ VARIANTS = {
 
 
 FEWER_PARTS = {"cris-baseline", "risclip-without-parts", "clipseg-not-refined"}
-"""Variants whose graphs are parts of those of another one: exporting each takes ten seconds or more."""
+"""Variants whose graphs are parts of those of another one: they are not exported."""
+EXPORTED_ALWAYS = {"cris", "cris-photos", "clip-map-vit", "clipseg"}
+"""Variants that are exported in each test run; the others, which take up to a minute, in `make long`."""
 
 
 def make(variant):
@@ -254,7 +256,15 @@ def test_a_prepared_model_computes_the_same(model):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", sorted(VARIANTS.keys() - FEWER_PARTS), indirect=True)
+@pytest.mark.parametrize(
+    "model",
+    [
+        name if name in EXPORTED_ALWAYS else pytest.param(name, marks=pytest.mark.long)
+        for name in VARIANTS
+        if name not in FEWER_PARTS
+    ],
+    indirect=True,
+)
 @pytest.mark.usefixtures("unchecked")  # the tracer's numbers are no integers
 def test_an_exported_model_answers_as_the_model_does(model, tmp_path):
     with torch.no_grad():  # the last layers of residual branches are 0 at first, and would hide those before them

@@ -110,7 +110,7 @@ def test_the_command_runs_under_torchrun_and_is_resumed_by_one_process(tmp_path)
     assert [line["step"] for line in lines if "n_acc" in line] == [1, 2]
 
 
-KILLS = 4
+KILLS = 3
 
 
 def test_a_run_killed_at_random_moments_equals_one_that_was_not(tmp_path):

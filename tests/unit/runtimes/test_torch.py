@@ -150,6 +150,7 @@ def test_an_unknown_precision_is_an_error(model_folder):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch about its own code
 @pytest.mark.usefixtures("unchecked")  # the compiler cannot read functions that check types
 def test_a_compiled_model_answers_the_same(model_folder, predictor, photo):
