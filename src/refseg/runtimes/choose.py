@@ -19,8 +19,8 @@ from typing import Literal, TypeAlias, get_args
 from refseg.config import load_json
 from refseg.errors import ConfigError, OutputError, RefsegError
 from refseg.files import user_cache, write_text
-from refseg.models.exported import read_export
-from refseg.models.layout import CONFIG, has_graphs
+from refseg.models.exported import find_export, read_export
+from refseg.models.layout import has_graphs
 from refseg.runtimes.graphs import GraphRuntime, thread_count
 
 __all__ = [
@@ -121,13 +121,12 @@ def processor() -> str:
 def _possible(folder: Path) -> list[ChosenRuntime]:
     """Return the runtimes that can compute a folder, PyTorch last."""
     possible: list[ChosenRuntime] = []
+    exported = find_export(folder) is not None
     if has_graphs(folder, "openvino"):
         possible = ["openvino"]
-    elif (
-        has_graphs(folder) or not (folder / CONFIG).is_file()
-    ):  # what is missing of an export is said when it is loaded
+    elif has_graphs(folder) or exported:  # what is missing of an export is said when it is loaded
         possible = ["onnx", "openvino"]
-    return [*possible, "torch"] if (folder / CONFIG).is_file() else possible
+    return possible if exported else [*possible, "torch"]
 
 
 def _missing(folder: Path, runtime: str, possible: Sequence[str]) -> str:

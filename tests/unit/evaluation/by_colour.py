@@ -21,6 +21,7 @@ class ByColour:
     """A segmenter that is not a refseg model."""
 
     device = "cpu"
+    runtime_name = "numpy"  # `predict` records it
     domain = None
     fingerprint = "by colour"
 
