@@ -19,7 +19,7 @@ demo: .venv/core  ## words in, masks out
 test: .venv/full browser  ## everything that needs neither a GPU nor real photos
 	$(PYTEST) -m "not gpu and not real and not long"
 
-long: .venv/full  ## tests that take minutes: every family exported, and compiled models
+long: .venv/full  ## tests that take minutes, every family exported and compiled models; and OpenVINO, which changes its process
 	$(PYTEST) -m long
 
 check: .venv/full browser  ## before every commit: style, types, and the tests that are fast

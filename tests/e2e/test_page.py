@@ -36,7 +36,7 @@ from refseg.serve.settings import Settings
 from refseg.values import Calibration, Decision, Prediction
 
 CATS = EXAMPLES / "cats.jpg"
-LEFT, RIGHT, ABSENT = "the cat on the left", "the cat on the right", "the violin"
+LEFT, RIGHT, ABSENT = "the cat on the left", "the cat on the right", "the horse"
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from refseg.review.queue import Queue
 from refseg.review.run import review_settings
 
 BY = Labeller(model="photos", revision="any", licence="Apache-2.0")
-LEFT, RIGHT, ABSENT, BOTH = "the cat on the left", "the cat on the right", "the violin", "the cat"
+LEFT, RIGHT, ABSENT, BOTH = "the cat on the left", "the cat on the right", "the horse", "the cat"
 
 
 @pytest.fixture(scope="module")

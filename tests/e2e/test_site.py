@@ -65,7 +65,7 @@ def address(tmp_path_factory):
 def test_the_browser_computes_the_masks_of_python(visit, address):
     segmenter = load("photos", "cpu")
     expressions = {
-        "cats.jpg": ["the cat on the left", "the cat on the right", "the violin"],
+        "cats.jpg": ["the cat on the left", "the cat on the right", "the horse"],
         "horse.jpg": ["the person on the left", "the brown horse"],
         "room.jpg": ["the dog on the left", "the person on the right"],
     }

@@ -126,6 +126,7 @@ def test_without_a_place_for_the_outcome_nothing_is_measured(graphs, measured, m
     assert not measured
 
 
+@pytest.mark.long
 def test_a_runtime_that_computes_something_else_is_not_taken(exported, monkeypatch):
     assert list(MODULE._measure(exported, ["onnx", "openvino"])) == ["onnx", "openvino"]
     monkeypatch.setattr("refseg.runtimes.compare.largest_deviation", lambda *runtimes: 0.01)

@@ -110,8 +110,8 @@ def test_graphs_that_compute_something_else_are_not_left(model_folder, make_tiny
     [
         ("onnx", "float16", [], 0.6, 2e-2),
         ("onnx", "int8", [], 0.4, 0.2),
-        ("openvino", "bfloat16", [], 0.6, 0.2),
-        ("openvino", "int8", ["--examples", "shapes:val"], 0.4, 0.3),
+        pytest.param("openvino", "bfloat16", [], 0.6, 0.2, marks=pytest.mark.long),
+        pytest.param("openvino", "int8", ["--examples", "shapes:val"], 0.4, 0.3, marks=pytest.mark.long),
     ],
 )
 def test_smaller_weights(model_folder, photo, tmp_path, monkeypatch, capsys, to, precision, more, size, deviation):
@@ -150,18 +150,18 @@ def both(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_graphs_in_a_model_folder_use_its_weights(both, photo):
+@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.long)])
+def test_graphs_in_a_model_folder_use_its_weights(both, photo, runtime):
     graphs = [both / IMAGE_GRAPH, both / EXPRESSION_GRAPH]
     assert sum(path.stat().st_size for path in graphs) < 0.05 * (both / WEIGHTS).stat().st_size
-    by_torch, *by_graphs = (load(both, "cpu", runtime=runtime) for runtime in ("torch", "onnx", "openvino"))
+    by_torch, found = (load(both, "cpu", runtime=name) for name in ("torch", runtime))
     words = ["a cup", "the left dog", "the second blue square from the right", "dog", "it"]
     expected = by_torch.segment(by_torch.encode(photo), words)
-    for found in by_graphs:
-        assert (found.inputs, found.decision) == (by_torch.inputs, by_torch.decision)
-        scene = found.encode(photo)
-        for count in (2, 5, 1, 3):  # also other numbers than the first
-            for one, other in zip(expected, found.segment(scene, words[:count]), strict=False):
-                assert np.abs(one.probability - other.probability).max() < 1e-4
+    assert (found.inputs, found.decision) == (by_torch.inputs, by_torch.decision)
+    scene = found.encode(photo)
+    for count in (2, 5, 1, 3):  # also other numbers than the first
+        for one, other in zip(expected, found.segment(scene, words[:count]), strict=False):
+            assert np.abs(one.probability - other.probability).max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["photos", "shapes"])
@@ -176,16 +176,16 @@ def test_the_library_joins_the_normalisations_with_the_convolutions_before_them(
 
 
 @pytest.mark.slow
-def test_graphs_are_not_used_with_other_weights(both, tmp_path):
+@pytest.mark.parametrize("runtime", ["onnx", pytest.param("openvino", marks=pytest.mark.long)])
+def test_graphs_are_not_used_with_other_weights(both, tmp_path, runtime):
     shutil.copytree(both, tmp_path / "model")
     save_model(create_model("cris-compact", decoder_layers=4), tmp_path / "other")
     shutil.copy(tmp_path / "other" / WEIGHTS, tmp_path / "model" / WEIGHTS)
-    for runtime in ("onnx", "openvino"):
-        with pytest.raises(WeightsError, match="another"):
-            load(tmp_path / "model", "cpu", runtime=runtime)
+    with pytest.raises(WeightsError, match="another"):
+        load(tmp_path / "model", "cpu", runtime=runtime)
     (tmp_path / "model" / WEIGHTS).unlink()
     with pytest.raises(WeightsError):
-        load(tmp_path / "model", "cpu", runtime="onnx")
+        load(tmp_path / "model", "cpu", runtime=runtime)
 
 
 def test_graphs_are_added_to_nothing_but_a_model_folder(tmp_path, capsys):

@@ -155,6 +155,7 @@ def test_without_the_library_it_says_what_to_install(exported, monkeypatch):
         load(exported)
 
 
+@pytest.mark.long
 def test_openvino_computes_the_same_graphs(exported, images):
     one, other = (load(exported, runtime=runtime) for runtime in ("onnx", "openvino"))
     assert one.fingerprint == other.fingerprint
