@@ -93,6 +93,7 @@ def test_the_browser_computes_the_masks_of_python(visit, address):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_model_with_other_inputs_has_no_site(tmp_path, make_tiny):
     folder = save_model(make_tiny(fit="squash"), tmp_path / "model", name="squashed")
     done = build(folder, tmp_path / "site", "--runtime", tmp_path)

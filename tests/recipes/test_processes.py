@@ -62,6 +62,7 @@ def alone(tmp_path_factory):
     [((), {"accumulate": 2}), (("--shard",), {})],
     ids=["ddp, accumulating", "fsdp"],
 )
+@pytest.mark.long
 def test_two_processes_give_the_losses_and_weights_of_one(alone, tmp_path, flags, changes):
     run(tmp_path, 2, *flags, freeze_norm=True, **changes)
     assert losses(tmp_path) == pytest.approx(losses(alone), rel=1e-4)
@@ -92,6 +93,7 @@ def wait_for(folder, steps, process):
     assert process.poll() == 0, "the run takes no more steps"
 
 
+@pytest.mark.long
 def test_the_command_runs_under_torchrun_and_is_resumed_by_one_process(tmp_path):
     changes = [
         'model.vision={"layers":[1,1,1,1],"width":4,"heads":2,"output_dim":16,"pretrained_size":64}',

@@ -108,7 +108,7 @@ def test_graphs_that_compute_something_else_are_not_left(model_folder, make_tiny
 @pytest.mark.parametrize(
     ("to", "precision", "more", "size", "deviation"),
     [
-        ("onnx", "float16", [], 0.6, 2e-2),
+        pytest.param("onnx", "float16", [], 0.6, 2e-2, marks=pytest.mark.long),
         ("onnx", "int8", [], 0.4, 0.2),
         pytest.param("openvino", "bfloat16", [], 0.6, 0.2, marks=pytest.mark.long),
         pytest.param("openvino", "int8", ["--examples", "shapes:val"], 0.4, 0.3, marks=pytest.mark.long),

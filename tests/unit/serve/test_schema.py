@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
         (GenerationMode.POSITIVE, ["GET", "POST"], 15),
         (GenerationMode.NEGATIVE, ["GET", "POST"], 15),
         pytest.param(GenerationMode.POSITIVE, ["GET", "POST"], 150, marks=pytest.mark.slow),
-        pytest.param(GenerationMode.NEGATIVE, ["POST"], 1000, marks=pytest.mark.slow),
+        pytest.param(GenerationMode.NEGATIVE, ["POST"], 1000, marks=[pytest.mark.slow, pytest.mark.long]),
     ],
 )
 def test_the_description_holds(serve, http, grey, caplog, monkeypatch, mode, methods, examples):
