@@ -12,13 +12,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from refseg.errors import OutputError
+from refseg.errors import OutputError, one_line
 
 __all__ = [
     "append_line",
     "json_line",
     "new_folder",
     "replacing",
+    "unwritable",
     "user_cache",
     "whole_lines",
     "write_bytes",
@@ -64,6 +65,19 @@ def new_folder(path: Path) -> Iterator[Path]:
         draft.replace(path)
 
 
+def unwritable(path: Path | None, error: Exception, hint: str = "") -> OutputError:
+    """Return the error that something cannot be written; one that says so already stays as it is.
+
+    Args:
+        path: what cannot be written.
+        error: of the operating system, or of the library that writes.
+        hint: what to do, added to the message.
+    """
+    if isinstance(error, OutputError):
+        return error
+    return OutputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or one_line(error)}{hint}")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file completely or not at all.
 
@@ -74,7 +88,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         with replacing(path) as draft:
             draft.write_bytes(content)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+        raise unwritable(path, error) from None
 
 
 def write_text(path: Path, text: str) -> None:

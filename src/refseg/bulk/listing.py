@@ -15,7 +15,7 @@ from refseg.bulk.rows import Shard
 from refseg.bulk.tables import table_shards
 from refseg.bulk.tars import TarShard
 from refseg.data.asked import TABLES, expression_lines
-from refseg.data.media import existing_folder
+from refseg.data.media import existing_folder, visible_files
 from refseg.errors import ConfigError, DataError
 
 __all__ = ["Listing", "list_source"]
@@ -98,11 +98,8 @@ def _by_kind(source: Path) -> tuple[list[tuple[str, Path]], list[tuple[str, Path
 def _files(source: Path) -> Iterator[tuple[str, Path]]:
     if source.is_file():
         yield source.name, source
-        return
-    for path in source.rglob("*"):
-        name = path.relative_to(source)
-        if not any(part.startswith(".") for part in name.parts) and path.is_file():
-            yield name.as_posix(), path
+    else:
+        yield from ((name.as_posix(), source / name) for name in visible_files(source))
 
 
 def _fingerprint(files: Iterable[tuple[str, Path]], expressions: Path | None, size: int) -> str:

@@ -21,8 +21,8 @@ from typing import Any
 from refseg.bulk.rows import Failed
 from refseg.bulk.shard_files import FORMATS, AddRow, write_failed
 from refseg.config import from_dict
-from refseg.errors import ConfigError, OutputError, one_line
-from refseg.files import replacing, write_text
+from refseg.errors import ConfigError, OutputError
+from refseg.files import replacing, unwritable, write_text
 
 __all__ = ["FAILED", "MASKS", "Counts", "Sink"]
 
@@ -78,7 +78,7 @@ class Sink:
         except ValueError:
             raise OutputError(f"{path}: is broken; name a new folder") from None
         except OSError as error:
-            raise _unwritable(self.folder, error) from None
+            raise unwritable(self.folder, error) from None
         if other := sorted(key for key in begun.keys() | manifest.keys() if begun.get(key) != manifest.get(key)):
             values = ", ".join(f"{key} {_short(begun.get(key))}, not {_short(manifest.get(key))}" for key in other)
             raise ConfigError(f"{path}: was begun with {values}; give the same, or name a new folder")
@@ -113,7 +113,7 @@ class Sink:
             with replacing(path) as draft, FORMATS[self.format](draft, number) as add:
                 yield add
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise unwritable(path, error) from None
 
     def finish(self, number: int, failed: Sequence[Failed], counts: Counts) -> None:
         """Write what could not be answered, and that a shard is done, whose masks are complete.
@@ -129,7 +129,7 @@ class Sink:
             write_text(self._path(DONE, number, ".json"), json.dumps(asdict(counts)) + "\n")
             self.deaths(number).unlink(missing_ok=True)
         except OSError as error:
-            raise _unwritable(path, error) from None
+            raise unwritable(path, error) from None
 
     def clean(self) -> None:
         """Remove the unfinished files of killed processes, once all shards are done.
@@ -142,7 +142,7 @@ class Sink:
                 for path in (self.folder / name).glob(".*"):
                     path.unlink(missing_ok=True)
         except OSError as error:
-            raise _unwritable(self.folder, error) from None
+            raise unwritable(self.folder, error) from None
 
     def _path(self, kind: str, number: int, suffix: str) -> Path:
         return self.folder / kind / f"{number:06d}{suffix}"
@@ -151,9 +151,3 @@ class Sink:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-def _unwritable(path: Path, error: OSError) -> OutputError:
-    if isinstance(error, OutputError):
-        return error
-    return OutputError(f"{path}: cannot be written: {error.strerror or one_line(error)}")

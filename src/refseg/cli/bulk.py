@@ -11,10 +11,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from refseg.cli.options import add_precision, add_refine, add_runtime
+from refseg.cli.options import add_model, add_precision, add_refine, add_runtime
 from refseg.errors import ConfigError, counted
 from refseg.masks import MAX_PIXELS
-from refseg.predictor import BUNDLED
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -46,11 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="parquet",
         help="a table with a row for each answer, or tar shards with the images and their answers (default: parquet)",
     )
-    parser.add_argument(
-        "--model",
-        default=BUNDLED,
-        help=f"a name from `refseg models`, a model folder, or a Hub name such as user/name (default: {BUNDLED})",
-    )
+    add_model(parser)
     add_refine(parser)
     add_runtime(parser)
     add_precision(parser)

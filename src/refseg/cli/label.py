@@ -12,7 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from refseg.cli.options import add_device, add_precision, add_refine, add_runtime
+from refseg.cli.options import add_device, add_model, add_precision, add_refine, add_runtime
 from refseg.errors import counted
 from refseg.writers.formats import FORMATS
 
@@ -44,11 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FORMAT",
         help=f"formats of other tools: {', '.join(FORMATS)} (default: none)",
     )
-    parser.add_argument(
-        "--model",
-        default="photos",
-        help="a name from `refseg models`, a model folder, or a Hub name such as user/name (default: photos)",
-    )
+    add_model(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the data folder to write, or to go on with"
     )

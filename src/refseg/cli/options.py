@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import argparse
 
+from refseg.predictor import BUNDLED
 from refseg.runtimes.choose import RUNTIMES
 
-__all__ = ["add_device", "add_precision", "add_refine", "add_runtime", "model_name"]
+__all__ = ["MODEL_HELP", "add_device", "add_model", "add_precision", "add_refine", "add_runtime", "model_name"]
+
+
+MODEL_HELP = "a name from `refseg models`, a model folder, or a Hub name such as user/name"
+
+
+def add_model(parser: argparse.ArgumentParser, more: str = "") -> None:
+    """Declare `--model`; `more` is said of the default."""
+    parser.add_argument("--model", default=BUNDLED, help=f"{MODEL_HELP} (default: {BUNDLED}{more})")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

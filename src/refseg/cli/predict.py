@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from refseg.cli.options import add_device, add_precision, add_refine, add_runtime, model_name
+from refseg.cli.options import add_device, add_model, add_precision, add_refine, add_runtime, model_name
 from refseg.errors import EXIT_CODE, ConfigError, ExpressionError, ImageError, InputError
 
 if TYPE_CHECKING:
@@ -52,14 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ),
     )
     parser.add_argument("--expressions", metavar="FILE", help="a text file of more expressions, one a line; - is stdin")
-    parser.add_argument(
-        "--model",
-        default="photos",
-        help=(
-            "a name from `refseg models`, a model folder, or a Hub name such as user/name (default: photos, a small "
-            "model in the package)"
-        ),
-    )
+    add_model(parser, ", a small model in the package")
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -120,13 +113,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if segmenter.domain not in (None, PHOTOS):  # whether an image is a photo is not guessed
         _tell(f"note: the model {arguments.model} is trained on {segmenter.domain}; on photos its masks mean nothing")
+    computed = {"model": model_name(arguments), "runtime": segmenter.runtime_name}
     for given, name, image in itertools.chain([first], opened):
         (encoding,) = segmenter.encode([np.asarray(image)])
         shown = None if arguments.no_overlay else fitted(image, OVERLAY_SIDE)
         for index, prediction in enumerate(segmenter.segment(encoding, expressions)):
             if arguments.threshold is not None:
                 prediction = prediction.decided_by(prediction.decision.at(arguments.threshold))
-            computed = {"model": model_name(arguments), "runtime": segmenter.runtime_name}
             about = {"image": given, **prediction.to_dict(), **computed}
             about = results.add(f"{name}__{index:03d}-{words[index]}", prediction.mask, shown, about)
             if prediction.truncated:

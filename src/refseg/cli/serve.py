@@ -10,7 +10,7 @@ import argparse
 import os
 
 from refseg.cli.address import add_address, announced, check_server, server_token
-from refseg.cli.options import add_device, add_refine, add_runtime
+from refseg.cli.options import MODEL_HELP, add_device, add_refine, add_runtime
 from refseg.errors import ConfigError
 from refseg.predictor import BUNDLED
 from refseg.serve.settings import Settings
@@ -27,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         action="append",
         metavar="NAME",
-        help=f"a name from `refseg models`, a model folder, or a Hub name such as user/name; may be given several "
-        f"times, the first one is the default of requests (default: {BUNDLED})",
+        help=f"{MODEL_HELP}; may be given several times, the first one is the default of requests (default: {BUNDLED})",
     )
     add_device(parser)
     add_runtime(parser)

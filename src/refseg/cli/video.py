@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 
-from refseg.cli.options import add_device, add_precision, add_refine, add_runtime, model_name
+from refseg.cli.options import add_device, add_model, add_precision, add_refine, add_runtime, model_name
 from refseg.errors import EXIT_CODE, ConfigError, counted
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
@@ -31,11 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("file", type=Path, metavar="FILE", help="a video: MP4, MOV, WebM, Matroska, AVI and others")
     parser.add_argument("expressions", nargs="+", metavar="EXPRESSION", help="what to look for, such as 'the dog'")
-    parser.add_argument(
-        "--model",
-        default="photos",
-        help="a name from `refseg models`, a model folder, or a Hub name such as user/name (default: photos)",
-    )
+    add_model(parser)
     parser.add_argument(
         "--out",
         metavar="DIR",

@@ -13,7 +13,7 @@ from refseg.data.formats.folder import folder as own_folder
 from refseg.data.formats.folder import json_lines
 from refseg.data.formats.record import Problem, Record, first_problem, safe_name, take
 from refseg.data.formats.separated import separated
-from refseg.data.media import Media, existing_folder
+from refseg.data.media import Media, existing_folder, visible_files
 from refseg.errors import DataError, ExpressionError
 from refseg.inputs.clip_bpe import check_expression
 from refseg.inputs.read import image_suffixes
@@ -136,12 +136,8 @@ def image_files(folder: Path) -> list[str]:
     Raises:
         DataError: there is no such folder.
     """
-    paths = [path.relative_to(folder) for path in existing_folder(folder).rglob("*") if path.is_file()]
-    return sorted(
-        path.as_posix()
-        for path in paths
-        if path.suffix.lower() in image_suffixes() and not any(part.startswith(".") for part in path.parts)
-    )
+    suffixes = image_suffixes()
+    return sorted(path.as_posix() for path in visible_files(existing_folder(folder)) if path.suffix.lower() in suffixes)
 
 
 def _photo(file: str, texts: tuple[str, ...]) -> Photo:

@@ -12,8 +12,8 @@ from refseg.data.formats.instances import instance_rows
 from refseg.data.formats.record import Problem, first_problem
 from refseg.data.media import existing_folder
 from refseg.data.placed import place_photos
-from refseg.errors import DataError, ExpressionError, OutputError
-from refseg.files import new_folder, write_text
+from refseg.errors import DataError, ExpressionError
+from refseg.files import new_folder, unwritable, write_text
 from refseg.inputs.clip_bpe import check_expression
 from refseg.masks import decode_rle, encode_rle
 
@@ -67,10 +67,8 @@ def convert_labels(folder: Path, out: Path, *, images: Path | None = None, copy:
             write_text(draft / "data.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             place_photos(photos, files, draft, copy=copy)
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
         hint = "" if copy else "; links may not be allowed there: copy the photos (--copy)"
-        raise OutputError(f"{out}: cannot be written: {error.strerror}{hint}") from None
+        raise unwritable(out, error, hint) from None
     return Converted(images=len(set(files)), masks=len(rows), problems=tuple(problems))
 
 

@@ -19,7 +19,8 @@ from refseg.data.formats.record import Problem
 from refseg.data.label_files import Labels, write_labels
 from refseg.data.label_run import Labeller, LabelRun, add_answers, earlier_answers, save_run
 from refseg.data.verdicts import Verdicts
-from refseg.errors import ConfigError, ImageError, OutputError, UnknownNameError
+from refseg.errors import ConfigError, ImageError, UnknownNameError
+from refseg.files import unwritable
 from refseg.inputs.read import read_image
 from refseg.models.exported import find_export, read_export
 from refseg.models.families import MODELS
@@ -120,9 +121,7 @@ def label(
             answers[photo.file] = _answers(segmenter, image, photo.expressions, by.tile)
             add_answers(out, photo.file, answers[photo.file])
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{out}: cannot be written: {error.strerror}") from None
+        raise unwritable(out, error) from None
     run = LabelRun(
         labeller=by,
         photos=tuple(photos),

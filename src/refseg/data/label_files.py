@@ -21,8 +21,8 @@ from refseg.data.label_run import Answers, LabelRun
 from refseg.data.placed import place_photos
 from refseg.data.show import choose, save
 from refseg.data.verdicts import Verdicts
-from refseg.errors import DataError, OutputError, counted
-from refseg.files import json_line, write_text
+from refseg.errors import DataError, counted
+from refseg.files import json_line, unwritable, write_text
 from refseg.writers.labelled import LabelledImage, Region, separated_objects
 
 __all__ = ["PHOTOS", "Labels", "write_labels"]
@@ -85,10 +85,8 @@ def write_labels(folder: Path, run: LabelRun, answers: Answers, verdicts: Verdic
         write_text(out / REVIEW, _csv([("image", "expression", "score", "reason"), *listed]))
         save(choose(open_data(f"{out}:all"), SHOWN), out / SHEET, title=str(out))
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
         hint = "" if run.copy else "; links may not be allowed there: copy the photos (--copy)"
-        raise OutputError(f"{out}: cannot be written: {error.strerror}{hint}") from None
+        raise unwritable(out, error, hint) from None
     labels = Labels(
         photos=len(answered),
         masks=counts["masks"],

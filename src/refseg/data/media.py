@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +15,7 @@ from refseg.data.formats.regions import Overlap, Painted, Part, paint
 from refseg.errors import DataError, ImageError
 from refseg.inputs.read import BinaryFile, read_image, read_size
 
-__all__ = ["Media", "existing_folder"]
+__all__ = ["Media", "existing_folder", "visible_files"]
 
 
 class Media:
@@ -187,6 +187,14 @@ def existing_folder(path: Path) -> Path:
     if not path.is_dir():
         raise DataError(f"{path}: is a file, and a folder is needed" if path.exists() else f"{path}: no such folder")
     return path
+
+
+def visible_files(folder: Path) -> Iterator[Path]:
+    """Yield the files in a folder and the folders below it, relative to it; hidden ones are left out."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if not any(part.startswith(".") for part in name.parts) and path.is_file():
+            yield name
 
 
 def _spellings(name: str) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from refseg.errors import DataError, OutputError
-from refseg.files import append_line, json_line, whole_lines
+from refseg.files import append_line, json_line, unwritable, whole_lines
 from refseg.masks import check_rle
 
 __all__ = ["VERDICTS", "Correction", "Verdict", "Verdicts"]
@@ -112,7 +112,7 @@ class Verdicts:
         try:
             append_line(self._path, json_line(values), sync=True)
         except OSError as error:
-            raise OutputError(f"{self._path}: cannot be written: {error.strerror}") from None
+            raise unwritable(self._path, error) from None
 
     def _note(self, verdict: Verdict) -> None:
         self._made.append(verdict)

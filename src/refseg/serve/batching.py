@@ -22,7 +22,7 @@ class _Wanted(Generic[Item, Result]):
     futures: list[asyncio.Future[Result]] = field(default_factory=list)
 
     def gone(self) -> bool:
-        """Whether nobody waits any more."""
+        """Whether no request waits for the item any more."""
         return all(future.done() for future in self.futures)
 
 

@@ -14,8 +14,8 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
-from refseg.errors import OutputError, one_line
-from refseg.files import replacing
+from refseg.errors import OutputError
+from refseg.files import replacing, unwritable
 from refseg.video.read import Video, import_av
 from refseg.video.segment import SegmentedFrame
 from refseg.writers.overlay import COLOURS, fitted, overlays, shrunk
@@ -153,11 +153,7 @@ def video_folder(
             text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
             summary.write_bytes(text.encode("utf-8", "backslashreplace") + b"\n")
     except (OSError, av.error.FFmpegError) as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            f"{folder}: cannot be written: {getattr(error, 'strerror', None) or one_line(error)}"
-        ) from None
+        raise unwritable(folder, error) from None
     finally:
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()

@@ -14,7 +14,7 @@ from numpy import ndarray
 from PIL import Image
 
 from refseg.errors import OutputError
-from refseg.files import append_line, json_line, replacing
+from refseg.files import append_line, json_line, replacing, unwritable
 from refseg.writers.overlay import mask_image, overlay, shrunk
 
 __all__ = ["DEFAULT_FOLDER", "LINES", "OVERLAY_SIDE", "ResultFolder", "file_name", "write_mask"]
@@ -65,7 +65,7 @@ class ResultFolder:
             if folder is not None and folder.exists() and any(folder.iterdir()):
                 raise OutputError(f"{folder}: has files already, and no run mixes with another; name a new folder")
         except OSError as error:
-            raise _unwritable(folder, error) from None
+            raise unwritable(folder, error) from None
 
     @property
     def folder(self) -> Path:
@@ -90,7 +90,7 @@ class ResultFolder:
                     folder.mkdir()
                     break
         except OSError as error:
-            raise _unwritable(folder, error) from None
+            raise unwritable(folder, error) from None
         assert folder is not None
         return folder
 
@@ -130,11 +130,5 @@ class ResultFolder:
         except OSError as error:
             if not any(folder.iterdir()):
                 folder.rmdir()
-            raise _unwritable(folder / name, error) from None
+            raise unwritable(folder / name, error) from None
         return about
-
-
-def _unwritable(path: Path | None, error: OSError) -> OutputError:
-    if isinstance(error, OutputError):
-        return error
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}")

@@ -249,7 +249,7 @@ def test_what_cannot_be_listed_is_an_error(photos, words, tmp_path):
     long.write_text(" " * 2**21)
     table = tmp_path / "asked.csv"
     table.write_text("image,expression\n")
-    other = write_table(tmp_path / "other.parquet", [{"picture": "a"}])
+    other = write_table(tmp_path / "other.parquet", [{"photo": "a"}])
     for source, expressions, size, error in (
         (photos, None, 2, ConfigError),
         (photos, words, 0, ConfigError),

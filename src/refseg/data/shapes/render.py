@@ -34,9 +34,9 @@ def render(scene: Scene, scale: float = 1.0) -> tuple[UInt8[ndarray, "H W 3"], U
     image = _draw_background(scene.background, width, height)
     labels = Image.new("L", (width, height))
     for label, thing in enumerate(scene.things, start=1):
-        if (drawn := _draw_thing(thing, unit, width, height)) is None:
+        if (shape := _draw_thing(thing, unit, width, height)) is None:
             continue
-        colour, cover, corner = drawn
+        colour, cover, corner = shape
         image.paste(colour, corner, cover)
         labels.paste(label, corner, cover.point(_MAJORITY))
     return np.asarray(image), np.asarray(labels)
