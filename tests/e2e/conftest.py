@@ -5,12 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import socket
+import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import av
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 
 from refseg.data.examples import EXAMPLES
@@ -76,6 +81,25 @@ def place(tmp_path, monkeypatch, model_folder):
     line = {"image": "images/a.png", "width": 300, "height": 200, "instances": objects}
     Path("my-photos/annotations.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """Serves an application while its block lasts: `with serving(app) as address`."""
+
+    @contextmanager
+    def serve(app):
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        listening = socket.create_server(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        server.should_exit = True
+        thread.join()
+
+    return serve
 
 
 @pytest.fixture(scope="module")

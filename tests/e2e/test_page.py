@@ -7,9 +7,6 @@ import gzip
 import io
 import json
 import re
-import socket
-import threading
-import time
 from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,7 +14,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 from pycocotools import mask as coco
 
@@ -45,18 +41,10 @@ def segmenter():
 
 
 @pytest.fixture(scope="module")
-def address(segmenter):
+def address(serving, segmenter):
     """The address of a running server of the bundled model."""
-    listening = socket.create_server(("127.0.0.1", 0))
-    app = create_app(Settings(models=("photos",)), lambda: {"photos": segmenter}, failed=pytest.fail)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+    with serving(create_app(Settings(models=("photos",)), lambda: {"photos": segmenter}, failed=pytest.fail)) as found:
+        yield found
 
 
 def choose(page, path=CATS):

@@ -5,14 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
-import threading
-import time
-from contextlib import contextmanager
-from functools import partial
 
 import pytest
-import uvicorn
 from PIL import Image
 
 pytest.importorskip("playwright", reason="the browser is driven by playwright: pip install 'refseg[dev]'")
@@ -38,21 +32,18 @@ def segmenter():
     return load("photos", "cpu")
 
 
-@contextmanager
-def reviewing(folder, segmenter):
-    """The address of a running server of a review."""
-    queue = Queue(folder)
-    settings = review_settings(queue)
-    make = partial(create_review_app, queue, "127.0.0.1", settings, lambda: {"photos": segmenter}, failed=pytest.fail)
-    server = uvicorn.Server(uvicorn.Config(make(), log_level="warning"))
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
+@pytest.fixture
+def reviewing(serving, segmenter):
+    """Serves a review while its block lasts: `with reviewing(folder) as address`."""
+
+    def review(folder):
+        queue = Queue(folder)
+        settings = review_settings(queue)
+        return serving(
+            create_review_app(queue, "127.0.0.1", settings, lambda: {"photos": segmenter}, failed=pytest.fail)
+        )
+
+    return review
 
 
 @pytest.fixture
@@ -67,8 +58,8 @@ def folder(tmp_path, segmenter):
 
 
 @pytest.fixture
-def address(folder, segmenter):
-    with reviewing(folder, segmenter) as address:
+def address(folder, reviewing):
+    with reviewing(folder) as address:
         yield address
 
 
@@ -94,7 +85,7 @@ def check_axe(page):
 
 
 @pytest.mark.slow
-def test_a_review_by_keyboard_alone(visit, folder, segmenter):
+def test_a_review_by_keyboard_alone(visit, folder, segmenter, reviewing):
     """Keep, drop, threshold, reword, undo, an error, a reload, and the labels that follow."""
     found = dict(
         zip(
@@ -150,7 +141,7 @@ def test_a_review_by_keyboard_alone(visit, folder, segmenter):
     assert iou(decode_rle(made["0"]["rle"]), found[LEFT].probability > float(threshold)) == 1
     assert made["1"]["rle"] == found[BOTH].rle
     assert set(names(folder).values()) == {LEFT, BOTH}
-    with reviewing(folder, segmenter):  # another process would go on here
+    with reviewing(folder):  # another process would go on here
         again = Queue(folder)
     assert again.overview()["verdicts"] == "dkk"
     assert again.about(2)["expression"] == BOTH
@@ -199,8 +190,8 @@ def many(tmp_path):
 
 
 @pytest.mark.slow
-def test_ten_thousand_labels_are_neither_fetched_nor_listed_at_once(browser, many, segmenter):
-    with reviewing(many, segmenter) as address:
+def test_ten_thousand_labels_are_neither_fetched_nor_listed_at_once(browser, many, reviewing):
+    with reviewing(many) as address:
         page = browser.new_page()
         seen = []
         page.on("request", lambda request: seen.append(request.url))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from refseg.data.placed import place_photos
 from refseg.errors import OutputError, RefsegError
-from refseg.files import write_text
+from refseg.files import unwritable, write_text
 from refseg.writers.formats import FORMATS
 from refseg.writers.labelled import LabelledImage
 
@@ -68,7 +68,7 @@ def export(images: Sequence[LabelledImage], formats: Sequence[str], photos: Path
     except RefsegError:
         raise
     except (OSError, ValueError) as error:
-        raise OutputError(f"{out}: cannot be written: {getattr(error, 'strerror', None) or error}") from None
+        raise unwritable(out, error) from None
 
 
 def _checksum(folder: Path) -> str:

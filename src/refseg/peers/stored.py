@@ -10,7 +10,7 @@ from typing import Any
 
 from refseg import __version__
 from refseg.config import from_dict, load_json, save_json, to_dict
-from refseg.errors import OutputError
+from refseg.files import unwritable
 from refseg.models.layout import CONFIG
 from refseg.peers.table import PEERS, peer_entry
 from refseg.values import Decision
@@ -59,5 +59,5 @@ def write_peer(stored: StoredPeer, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror}") from None
+        raise unwritable(folder, error) from None
     save_json(to_dict(stored), folder / CONFIG)

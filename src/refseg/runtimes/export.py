@@ -18,8 +18,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from refseg.errors import ConfigError, OutputError, WeightsError, one_line
-from refseg.files import new_folder
+from refseg.errors import ConfigError, WeightsError, one_line
+from refseg.files import new_folder, unwritable
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.read import ImageSource
 from refseg.models.base import AttentionModel, BoxModel, Model, PatchMapModel
@@ -143,10 +143,8 @@ def export(
                 about={**stored.about, "export": made},
             )
             write_export(exported, draft)
-    except OutputError:
-        raise
     except OSError as error:
-        raise OutputError(f"{os.fspath(folder)}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(Path(folder), error) from None
     return Path(folder)
 
 
@@ -181,7 +179,7 @@ def add_graphs(folder: str | os.PathLike[str]) -> float:
             for graph in (IMAGE_GRAPH, EXPRESSION_GRAPH):
                 (draft / graph).replace(folder / graph)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(folder, error) from None
     return deviation
 
 

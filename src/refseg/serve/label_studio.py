@@ -164,7 +164,7 @@ def add_label_studio(app: FastAPI, service: Service) -> None:
         for text in expressions:
             project.label(text)  # before anything is computed
         data = await images.fetch(_text(task, project.image))
-        handle = await service.in_thread(service.handle, data)
+        handle = service.handle(data)
         timings = Timings(service.metrics, "decode", "encode")
         return await engine.segment(await engine.encode(handle, data, timings), expressions)
 

@@ -38,7 +38,7 @@ def write_mask(path: Path, mask: Bool[ndarray, "H W"]) -> None:
         with replacing(path) as draft:
             mask_image(mask).save(draft, "PNG")
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
 
 
 def file_name(text: str, longest: int) -> str:

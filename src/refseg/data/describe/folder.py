@@ -18,7 +18,7 @@ from refseg.data.formats.photos import ANNOTATIONS, photo_records, series_splits
 from refseg.data.formats.record import Problem, Record
 from refseg.data.formats.regions import paint
 from refseg.errors import ConfigError, DataError, ImageError, OutputError
-from refseg.files import new_folder
+from refseg.files import new_folder, unwritable
 from refseg.masks import encode_rle
 
 __all__ = ["Report", "describe_folder"]
@@ -83,7 +83,7 @@ def describe_folder(
             _write(records, folder, draft, copy=copy)
     except OSError as error:
         hint = "" if copy else "; links may not be allowed there: copy the photos (--copy)"
-        raise OutputError(f"{out}: cannot be written: {error.strerror}{hint}") from None
+        raise unwritable(out, error, hint) from None
     return Report(
         images=len({record.file for record in records}),
         references=len(records),
