@@ -1,6 +1,6 @@
 """A server under load: many clients at once, against an endpoint that answers one request at a time.
 
-python benchmarks/serve_load.py [MODEL] [--clients 50] [--images 20] [--seconds 60] [--out FILE]
+python benchmarks/serve_load.py [MODEL] [--clients 50] [--images 20] [--seconds 300] [--out FILE]
 
 The baseline is `serve_plain.py`, by the same model with the same threads and clients. The other loads tell what the
 gain comes from: kept answers, kept encodings, batches, processes. Every answer is compared with the model's own; exits
@@ -50,6 +50,8 @@ class Load:
     """Of `refseg serve`; None: the plain endpoint."""
     once: bool = False
     """Whether no image comes twice."""
+    part: float = 0.2
+    """Of the seconds: all for the loads that are compared, less for those that explain them."""
 
 
 def loads(clients: int) -> list[Load]:
@@ -57,9 +59,9 @@ def loads(clients: int) -> list[Load]:
     processes = ("--workers", "2")
     nothing = ("--cache-bytes", "1", "--answer-bytes", "1")
     return [
-        Load(name=PLAIN, clients=clients, options=None),
+        Load(name=PLAIN, clients=clients, options=None, part=1),
+        Load(name="refseg serve", clients=clients, part=1),
         Load(name="refseg serve, one client", clients=1),
-        Load(name="refseg serve", clients=clients),
         Load(name="2 processes", clients=clients, options=processes),
         Load(name="answers not kept", clients=clients, options=("--answer-bytes", "1")),
         Load(name="nothing kept", clients=clients, options=nothing),
@@ -165,6 +167,7 @@ def measured(load: Load, process: psutil.Process, address: str, file: Path, seco
     return {
         "name": load.name,
         "clients": load.clients,
+        "seconds": seconds,
         "requests": found["num_requests"],
         "wrong": found["num_failures"],
         "per_second": round(found["num_requests"] / seconds, 2),
@@ -194,7 +197,7 @@ def main() -> int:
     parser.add_argument("model", nargs="?", default="photos")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--images", type=int, default=20)
-    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--seconds", type=int, default=300, help="of the loads that are compared; the others: a fifth")
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     arguments = parser.parse_args()
     print("\n".join(f"{key}: {value}" for key, value in machine().items()))
@@ -205,10 +208,11 @@ def main() -> int:
         for load in loads(arguments.clients):
             file.write_text(json.dumps({"questions": asked, "once": load.once}), encoding="utf-8")
             with server(arguments.model, load) as (process, address):
-                result = results[load.name] = measured(load, process, address, file, arguments.seconds)
+                seconds = max(1, round(load.part * arguments.seconds))
+                result = results[load.name] = measured(load, process, address, file, seconds)
             latency = ", ".join(f"{name} {value:.0f} ms" for name, value in result["milliseconds"].items())
             memory, shares = result["memory_MiB"] or [0], result["cpu_share"]
-            print(f"{load.name}: {load.clients} clients, {result['requests']} answers, {result['wrong']} of them wrong")
+            print(f"{load.name}: {load.clients} clients, {result['requests']} answers, {result['wrong']} wrong or lost")
             print(f"  {result['per_second']:.2f} a second; {latency}")
             print(f"  memory of the server: {memory[0]} MiB at first, {max(memory)} at most, {memory[-1]} at last")
             print(f"  of all cores: server {shares['server']:.0%}, load tool {shares['load_tool']:.0%}")

@@ -28,8 +28,9 @@ from refseg.training.recipes import RECIPES
 from refseg.values import Decision
 from refseg.writers.overlay import overlay
 
-# The first losses of `tiny_run`, as this loop gave them when it was written (PyTorch 2.13, x86-64, one thread).
-RECORDED = [1.443322, 0.197994, 0.276704, 0.163648, 0.127334, 0.176619]
+# The first losses of a run with small steps (PyTorch 2.13, x86-64, one thread). Changes of 1e-6 of the initial weights
+# change them by 0.5 %, as norms over two images amplify rounding, which differs between processors.
+RECORDED = [1.443322, 0.841794, 0.816697, 1.043221, 0.315160, 0.354809]
 
 pytestmark = [
     pytest.mark.slow,
@@ -155,7 +156,7 @@ def test_it_overfits_two_scenes(make_tiny, validation, tmp_path, losses, monkeyp
 
 
 def test_the_losses_on_record(run, tmp_path, losses):
-    run(tmp_path, model_changes={"dropout": 0.0})
+    run(tmp_path, model_changes={"dropout": 0.0}, learning_rate=3e-4)
     assert losses == pytest.approx(RECORDED, rel=2e-2)
 
 
