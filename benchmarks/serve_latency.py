@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import refseg
 from measure import machine, report, side_by_side, write
+from refseg.memory import keep_freed_memory
 from serve_load import Load, questions, server
 
 EXPRESSION = "the cat on the left"
@@ -37,6 +38,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the figures there as JSON")
     arguments = parser.parse_args()
     print("\n".join(f"{key}: {value}" for key, value in machine().items()))
+    keep_freed_memory()  # as the server does
     predictor = refseg.load(arguments.model, "cpu")
     photo = b64decode(questions(arguments.model, 1)[0]["image"])
     stages: list[dict[str, float]] = []

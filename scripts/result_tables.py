@@ -220,16 +220,17 @@ def _without_torch() -> str:
     return _numbers(("photos", *both, "ratio"), rows)
 
 
-def _against_authors() -> str:
+def _against_authors(found: dict[str, Any]) -> str:
     """Our time beside that of the code that a model comes from."""
-    found = _results("against_authors.json")
     titles = {
         "cris, 1": ("CRIS R50, one image, 1 expression", "theirs"),
         "cris, 16": ("CRIS R50, one image, 16 expressions", "theirs"),
+        "files": ("CRIS R50, four JPEG files, 3 expressions each, to masks on disk", "theirs"),
         "clipseg": ("CLIPSeg, one image, 16 expressions", "transformers"),
     }
     rows = []
-    for name, (title, other) in titles.items():
+    for name in filter(found.__contains__, titles):
+        title, other = titles[name]
         times = found[name]["medians"]
         theirs = times[other]
         ours = (
@@ -242,13 +243,15 @@ def _against_authors() -> str:
 
 def _serve_load() -> str:
     """Latency and throughput of the server."""
-    rows = []
-    for load in _results("serve_load.json")["loads"]:
+    rows, found = [], _results("serve_load.json")
+    for load in found["loads"]:
         times = [f"{load['milliseconds'][name]:,.0f} ms" for name in ("p50", "p95", "p99")]
         memory = f"{max(load['memory_MiB'])} MiB"
         clients, speed = str(load["clients"]), f"{load['per_second']:.1f}"
-        rows.append((load["name"], clients, speed, *times, memory, str(load["wrong"])))
-    return _numbers(("", "clients", "answers a second", "p50", "p95", "p99", "peak memory", "wrong answers"), rows)
+        ratio = f"{found['ratios'][load['name']]:.1f}"
+        rows.append((load["name"], clients, speed, ratio, *times, memory, str(load["wrong"])))
+    columns = ("clients", "answers a second", "times the endpoint", "p50", "p95", "p99", "peak memory", "wrong or lost")
+    return _numbers(("", *columns), rows)
 
 
 def _video() -> str:
@@ -279,7 +282,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "easy_rows_published": _easy_rows_published,
     "easy_systems_published": _easy_systems_published,
     "without_torch": _without_torch,
-    "against_authors": _against_authors,
+    "against_authors": lambda: _against_authors(
+        _results("against_authors.json") | {"files": _results("files_to_masks.json")["files"]}
+    ),
+    "against_authors_amx": lambda: _against_authors(_results("against_authors_amx.json")),
     "serve_load": _serve_load,
     "video": _video,
 }

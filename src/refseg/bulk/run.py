@@ -20,6 +20,7 @@ from refseg.bulk.sink import Counts, Sink
 from refseg.config import to_dict
 from refseg.data.label import labeller
 from refseg.errors import ConfigError, RefsegError, one_line
+from refseg.memory import keep_freed_memory
 from refseg.predictor import BUNDLED, load
 from refseg.runtimes.base import Arithmetic
 from refseg.runtimes.choose import RuntimeName
@@ -100,6 +101,7 @@ class _Worker:
 
     @cached_property
     def _segmenter(self) -> BaseSegmenter:
+        keep_freed_memory()
         segmenter = self._job.load()
         if (own := self._job.manifest(segmenter)) != self._manifest:
             other = ", ".join(key for key in own if own[key] != self._manifest[key])

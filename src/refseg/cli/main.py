@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from refseg import __version__
 from refseg.errors import EXIT_CODE, RefsegError, UnknownNameError
+from refseg.memory import keep_freed_memory
 
 __all__ = ["main"]
 
@@ -136,6 +137,7 @@ def _run(words: list[str]) -> int:
         module.add_arguments(parser)
         parser.epilog = "\n\n".join(filter(None, (parser.epilog, f"example:\n  {module.EXAMPLE}")))
         arguments = module.parse(parser, rest) if verb in OWN_PARSE else parser.parse_intermixed_args(rest)
+        keep_freed_memory()
         code: int = module.run(arguments)
         return code
     parser = _Parser(

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from uvicorn.supervisors import Multiprocess
 
 from refseg.errors import ConfigError
+from refseg.memory import keep_freed_memory
 from refseg.predictor import load
 from refseg.runtimes.graphs import THREADS
 from refseg.segmenter import BaseSegmenter
@@ -41,10 +42,13 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"--port must be from 0 to 65535, got {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family)
+        made = socket.create_server(address[:2], family=family)
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"cannot listen at {host}, port {port}: {reason}; choose others by --host, --port") from None
+    # asyncio sends small packets at once (TCP_NODELAY) only if the socket names its protocol. Otherwise the body of an
+    # answer waits until the client has acknowledged the headers: 40 ms on a kept connection.
+    return socket.socket(family, made.type, socket.IPPROTO_TCP, fileno=made.detach())
 
 
 def load_models(settings: Settings) -> dict[str, BaseSegmenter]:
@@ -129,6 +133,7 @@ def _try_start(settings: Settings) -> None:
 
 
 def _worker_app(settings: Settings) -> FastAPI:
+    keep_freed_memory()
     return create_app(settings, partial(load_models, settings), failed=lambda _: os.kill(os.getpid(), signal.SIGTERM))
 
 

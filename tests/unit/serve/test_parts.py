@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from socket import IPPROTO_TCP
 
 import pytest
 
@@ -103,6 +104,11 @@ def test_clients_see_the_names_of_model_folders_without_their_paths(model_folder
     (tmp_path / "tiny").mkdir()
     with pytest.raises(ConfigError, match="need different names, got tiny, tiny"):
         load_models(Settings(models=(str(model_folder), str(tmp_path / "tiny"))))
+
+
+def test_small_packets_are_not_held_back():
+    with listen("127.0.0.1", 0) as socket:
+        assert socket.proto == IPPROTO_TCP
 
 
 def test_an_address_that_cannot_be_used():
