@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-EXPRESSIONS = ("the cat on the left", "the cat on the right", "the violin")
+EXPRESSIONS = ("the cat on the left", "the cat on the right", "the horse")
 WORD = "cat"
 """Of the first expression: where it looks is shown on the phone."""
 GAP, PAPER = 24, "#e4e2dc"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from refseg.runtimes.choose import RuntimeName, processor
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Encoding
 
-__all__ = ["Bench", "Speed", "agreement", "machine", "measure", "measure_apart"]
+__all__ = ["Bench", "Speed", "agreement", "machine", "measure", "measure_apart", "with_operations"]
 
 THINGS = ("ring", "star", "ball", "cube", "heart", "cross", "triangle", "square")
 PLACES = ("on the left", "on the right", "at the top", "at the bottom")
@@ -75,8 +75,8 @@ class Bench:
     encode: Speed
     """From the pixels of an image to its encoding; of no expressions."""
     segment: list[Speed]
-    peak: float | None
-    """Operations a second of a product of two large matrices in the same precision; None: PyTorch does not compute."""
+    peak: float
+    """Operations a second of a product of two large matrices in the same precision, by PyTorch or else by NumPy."""
     masks: list[Bool[ndarray, "H W"]] = field(repr=False)
     """Of the expressions that are compared between precisions."""
 
@@ -101,7 +101,7 @@ class Bench:
 
     def share_of_peak(self, speed: Speed) -> float | None:
         """Return the operations a second as a share of the peak, None if they are not counted."""
-        if speed.operations is None or self.peak is None:
+        if speed.operations is None:
             return None
         return speed.operations / speed.latency / self.peak
 
@@ -167,9 +167,17 @@ def measure(
         peak_memory=_peak_memory(),
         encode=encode,
         segment=segment,
-        peak=_peak(segmenter.device, precision) if runtime == "torch" else None,
+        peak=_peak(segmenter.device, precision) if runtime == "torch" else _numpy_peak(),
         masks=[one.mask for one in segmenter.segment(scene, COMPARED)],
     )
+
+
+def with_operations(one: Bench, counted: Bench) -> Bench:
+    """Return measurements with the operations that were counted in others of the same model and the same numbers."""
+    segment = [
+        replace(speed, operations=same.operations) for speed, same in zip(one.segment, counted.segment, strict=True)
+    ]
+    return replace(one, encode=replace(one.encode, operations=counted.encode.operations), segment=segment)
 
 
 def agreement(one: Bench, other: Bench) -> float:
@@ -231,6 +239,16 @@ def _peak(device: str, precision: str) -> float:
     def multiply() -> None:
         (one @ other)[0, 0].item()  # waits for the device
 
+    return _product_speed(multiply)
+
+
+def _numpy_peak() -> float:
+    """Return the same in float32 on the processor, where PyTorch need not be installed."""
+    one, other = np.random.default_rng(0).standard_normal((2, PEAK_SIDE, PEAK_SIDE), dtype=np.float32)
+    return _product_speed(lambda: one @ other)
+
+
+def _product_speed(multiply: Callable[[], object]) -> float:
     multiply()
     return 2 * PEAK_SIDE**3 / min(_seconds(multiply) for _ in range(PEAK_ROUNDS))
 

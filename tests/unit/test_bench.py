@@ -104,6 +104,20 @@ def test_the_command(model_folder, photo, tmp_path, monkeypatch, capsys):
     assert "<polyline" in plot.read_text()
 
 
+@pytest.mark.usefixtures("in_this_process")
+def test_the_operations_of_other_runtimes_are_those_of_the_model_in_pytorch(tmp_path, capsys):
+    words = ["bench", "shapes", "--device", "cpu", "--rounds", "1", "--expressions", "1"]
+    counted, alone = tmp_path / "counted.json", tmp_path / "alone.json"
+    assert main([*words, "--runtime", "torch", "onnx", "--out", str(counted)]) == 0
+    (one,), (other,) = (found["segment"] for found in json.loads(counted.read_text())["results"])
+    assert one["operations"] == other["operations"] > 1e9
+    assert other["share_of_peak"] > 0
+    assert main([*words, "--runtime", "onnx", "--out", str(alone)]) == 0
+    (found,) = json.loads(alone.read_text())["results"]
+    assert found["segment"][0]["operations"] is found["segment"][0]["share_of_peak"] is None
+    assert found["peak"] > 1e6
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -2,7 +2,8 @@
 
 Each model is measured in a process of its own, for each runtime and precision. Latency is the median time from
 expressions to masks and scores about an image that is encoded; throughput counts the encoding of the image too. The
-peak is that of a product of two large matrices on the same device in the same precision. No expression is asked twice.
+peak is that of a product of two large matrices on the same device in the same precision. Operations are counted by
+PyTorch: for another runtime, measure the model in PyTorch too. No expression is asked twice.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
     if min(arguments.rounds, *arguments.expressions) < 1:
         raise ConfigError("--rounds and --expressions must be at least 1")
-    from refseg.bench import agreement, machine, measure_apart
+    from refseg.bench import agreement, machine, measure_apart, with_operations
     from refseg.data.shapes import EXAMPLE as SCENE
     from refseg.files import write_text
     from refseg.writers.table import aligned
@@ -85,6 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
                 device=arguments.device,
                 compiled=arguments.compile and runtime == "torch",
             )
+    for (model, runtime, precision), one in found.items():
+        counted = next((found[key] for key in found if key[:2] == (model, "torch")), None)
+        if runtime != "torch" and counted is not None:
+            found[model, runtime, precision] = with_operations(one, counted)
     table = _table(list(found.values()))
     print(aligned(table), end="")
     agreements = {
