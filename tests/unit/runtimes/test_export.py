@@ -108,10 +108,10 @@ def test_graphs_that_compute_something_else_are_not_left(model_folder, make_tiny
 @pytest.mark.parametrize(
     ("to", "precision", "more", "size", "deviation"),
     [
-        pytest.param("onnx", "float16", [], 0.6, 2e-2, marks=pytest.mark.long),
-        ("onnx", "int8", [], 0.4, 0.2),
-        pytest.param("openvino", "bfloat16", [], 0.6, 0.2, marks=pytest.mark.long),
-        pytest.param("openvino", "int8", ["--examples", "shapes:val"], 0.4, 0.3, marks=pytest.mark.long),
+        pytest.param("onnx", "float16", [], 0.6, 1e-3, marks=pytest.mark.long),
+        ("onnx", "int8", [], 0.4, 0.05),
+        pytest.param("openvino", "bfloat16", [], 0.6, 0.03, marks=pytest.mark.long),
+        pytest.param("openvino", "int8", ["--examples", "shapes:val"], 0.4, 0.2, marks=pytest.mark.long),
     ],
 )
 def test_smaller_weights(model_folder, photo, tmp_path, monkeypatch, capsys, to, precision, more, size, deviation):
@@ -134,7 +134,8 @@ def test_smaller_weights(model_folder, photo, tmp_path, monkeypatch, capsys, to,
     words = ["the cup on the left", "blue square"]
     answers = [each.segment(each.encode(photo), words) for each in (eager, exported)]
     for one, other in zip(*answers, strict=True):
-        np.testing.assert_allclose(one.scores, other.scores, atol=deviation)
+        # The mean: of random weights in 8 bits, a few pixels change with the processor's rounding.
+        assert np.abs(one.scores - other.scores).mean() < deviation
 
 
 # ── graphs in a model folder ─────────────────────────────────────────────────────────────────────────────────────────
