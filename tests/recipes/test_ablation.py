@@ -127,7 +127,7 @@ def test_the_systems_have_equal_budgets_and_about_equal_sizes():
         assert {
             (t.steps, t.batch_size, t.expressions_per_image, t.seed)
             for t in (stage.recipe.training for stage in stages)
-        } == {(400, 8, 6, 2)}
+        } == {(1600, 8, 6, 2)}
     for stage in stages:
         with torch.device("meta"):
             model = build(stage.recipe.model)
