@@ -26,9 +26,9 @@ def keep_freed_memory() -> None:
     """
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return
-    import ctypes  # not available in all builds of Python
+    with suppress(ImportError, OSError, AttributeError):  # a Python without ctypes, or another C library
+        import ctypes
 
-    with suppress(OSError, AttributeError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(MMAP_THRESHOLD, LARGEST)
         mallopt(TRIM_THRESHOLD, KEPT)
