@@ -258,6 +258,7 @@ def test_the_published_size(model):
         logits = model(pixels, tokens, padding)[0, 0]
     np.testing.assert_allclose(logits[::20, ::20].numpy(), RECORDED["full_16x16"], atol=NEAR)
     assert float(logits.mean()) == pytest.approx(float(RECORDED["full_mean"]), abs=NEAR)
+    assert float(logits.std(correction=0)) == pytest.approx(float(RECORDED["full_std"]), abs=NEAR)
     assert float(logits.abs().max()) == pytest.approx(float(RECORDED["full_absmax"]), abs=NEAR)
 
 
@@ -330,3 +331,21 @@ def test_loss_and_gradients_in_training(model):
     for name in (name for name in RECORDED if name.startswith("after_")):
         expected = RECORDED[name]
         np.testing.assert_allclose(state[name.removeprefix("after_")][: len(expected)].numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.long
+def test_three_steps_of_the_published_optimiser(model):
+    """Each step magnifies rounding, and the authors' code computes its coordinates in float32."""
+    model.double().train()
+    pixels, tokens, padding, target = training_inputs()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4)
+    losses = []
+    for _ in RECORDED["train64_losses"]:
+        levels = model.levels(model.encode_image(pixels.double()), model.encode_text(tokens, padding), padding)
+        loss = sum(parts(levels, target.double()).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    for found, expected, tolerance in zip(losses, RECORDED["train64_losses"], (1e-6, 1e-5, 1e-3), strict=True):
+        assert found == pytest.approx(float(expected), rel=tolerance)

@@ -34,7 +34,7 @@ from refseg.training.box_loss import box_targets, task_losses
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Objective
 from refseg.training.families import TRAINING
-from refseg.training.optim import freeze
+from refseg.training.optim import freeze, set_mode
 from refseg.values import Decision, DetectedBox, Prediction
 
 HERE = Path(__file__).parent
@@ -94,6 +94,15 @@ class Case:
         self.model.eval()
 
 
+def keep(found, module, name, *, given=False):
+    """Keep what a module returns, or its first argument, whenever it is called."""
+
+    def hook(_, received, returned):
+        found[name] = received[0] if given else returned[0] if isinstance(returned, tuple) else returned
+
+    module.register_forward_hook(hook)
+
+
 def check(golden, stages):
     """Compare stages with their recorded shapes, moments and first values."""
     for name, stage in stages.items():
@@ -132,11 +141,17 @@ def test_stages_of_mcn(golden):
     maps, language = model.visual(case.pixels), model.text(case.tokens, case.padding)
     image = model.encode_image(case.pixels)
     fused = model.fuse(image["f0"], language.sentence)
+    stages = {}
+    keep(stages, model.segmentation.attention, "D_before", given=True)
+    keep(stages, model.detection.mix, "rec_mid", given=True)
+    keep(stages, model.detection.attention, "rec_top_before", given=True)
+    keep(stages, model.detection.attention, "rec_top_after")
     mask = model.segmentation(fused, image["f1"], image["f2"], language.sentence)
     box = model.detection(fused, mask, language.sentence)
-    stages = {"F0": maps.f0, "F1": maps.f1, "F2": maps.f2, "gru": language.sequence, "q": language.sentence}
+    stages |= {"F0": maps.f0, "F1": maps.f1, "F2": maps.f2, "gru": language.sequence, "q": language.sentence}
     stages |= {"Fm": fused, "M": mask.middle, "D_after": mask.fine, "F_att_seg": mask.attended}
     stages |= {"aspp": model.segmentation.pyramid(mask.fine), "F_att_det": box.attended}
+    assert {f"{name}_head" for name in stages} == {name for name in recorded if name.endswith("_head")}
     check(recorded, stages)
     of_mask, of_box, similarities = model.energy(mask.attended, box.attended)
     np.testing.assert_allclose(of_mask, recorded["E_s"], atol=1e-6)
@@ -162,8 +177,16 @@ def test_stages_of_vlt(golden):
     maps, language = model.visual(case.pixels), model.text(case.tokens, case.padding)
     image = model.encode_image(case.pixels)
     fused = model.fuse(image["f0"], language.sentence)
+    stages = {}
+    keep(stages, model.fusion.merge1, "A")
+    keep(stages, model.fusion.narrow, "T", given=True)
+    keep(stages, model.head.convolutions[0], "mask1")
+    keep(stages, model.head.convolutions[2], "mask3")
+    keep(stages, model.head.enlarge[0], "up1")
+    keep(stages, model.head.enlarge[2], "up3")
+    logits = model(case.pixels, case.tokens, case.padding)
     for_queries, features = model.fusion(fused, image["f1"], image["f2"])
-    stages = {"F0": maps.f0, "F1": maps.f1, "F2": maps.f2, "gru": language.sequence, "q": language.sentence}
+    stages |= {"F0": maps.f0, "F1": maps.f1, "F2": maps.f2, "gru": language.sequence, "q": language.sentence}
     stages |= {"Fm": fused, "Q": for_queries, "F_tf": features, "coord": located(for_queries)}
     generate, queries = model.generate, model.generate(for_queries, language.sequence)
     query_maps = generate.maps(generate.convolutions(located(for_queries)))
@@ -184,10 +207,28 @@ def test_stages_of_vlt(golden):
     balance = model.balance(queries, responses)
     query_masks = F.relu(model.maps(responses * balance)).unflatten(-1, (model.side, model.side))
     stages |= {"decoder": responses, "weighted": responses * balance, "masks": query_masks}
+    assert {f"{name}_head" for name in stages} == {name for name in recorded if name.endswith("_head")}
     check(recorded, stages)
     np.testing.assert_allclose(balance, recorded["balance"], atol=1e-5)
-    logits = model(case.pixels, case.tokens, case.padding)
     np.testing.assert_allclose(logits[:, :, ::3, ::3], recorded["logits"], atol=1e-4)
+
+
+KERAS_VARIANCE = {
+    "batch_normalization_58/moving_variance:0": 64 / (64 - 1.001),
+    "batch_normalization_61/moving_variance:0": (4 - 1) / (4 - 1.001),
+}
+"""What Keras 2.2 stores in units of the unbiased variance of n values: of maps n / (n - 1.001), as TensorFlow gives it
+the unbiased one, which it takes for the biased one; of vectors (n - 1) / (n - 1.001). Here are four maps of 4 x 4, and
+four sentences."""
+
+
+def check_statistics(model, recorded):
+    """Compare the stored statistics after a training step with those that are recorded."""
+    names = [name.removeprefix("after_") for name in recorded if name.startswith("after_")]
+    assert len(names) == 4
+    for name in names:
+        found = model.state_dict()[NAMES["mcn"][name]][:64] * KERAS_VARIANCE.get(name, 1.0)
+        np.testing.assert_allclose(found, recorded[f"after_{name}"], atol=1e-4, rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
@@ -199,7 +240,8 @@ def test_losses_and_gradients(family, statistics, golden):
     case = Case(family, recorded, "training")
     model, config = case.model.double(), TrainingConfig(objective=OBJECTIVES[family])
     freeze(model, config)
-    model.train(statistics == "train64")
+    if statistics == "train64":
+        set_mode(model, TrainingConfig(objective=OBJECTIVES[family], frozen_norm="batch"))
     mask = case.mask.double()
     batch = Batch(
         pixels=case.pixels.double(),
@@ -215,8 +257,7 @@ def test_losses_and_gradients(family, statistics, golden):
     loss.backward()
     assert loss.item() == pytest.approx(float(recorded[f"{statistics}_loss"]), rel=1e-6)
     if (family, statistics) == ("mcn", "train64"):
-        name = "batch_normalization_58/moving_mean:0"
-        np.testing.assert_allclose(model.state_dict()[NAMES[family][name]][:64], recorded[f"after_{name}"], atol=1e-4)
+        check_statistics(model, recorded)
     norms = json.loads(str(recorded[f"{statistics}_grad_norms"]))
     keras = {ours: key for key, ours in NAMES[family].items()}
     found = {keras[name]: float(p.grad.norm()) for name, p in model.named_parameters() if p.requires_grad}
@@ -244,7 +285,19 @@ def test_logits_at_the_published_size(family, golden):
     case = Case(
         family, recorded | {"size": recorded["full_size"], "seed": recorded["full_seed"], "batch": 1}, "evaluation"
     )
+    seen = {}
+    if family == "vlt":
+        keep(seen, case.model.balance, "balance")
     logits = case.model(case.pixels, case.tokens, case.padding)
+    if family == "vlt":
+        np.testing.assert_allclose(seen["balance"], recorded["full_balance"], atol=1e-4)
+    else:
+        model = case.model
+        tasks = model.tasks(model.encode_image(case.pixels), model.encode_text(case.tokens, case.padding))
+        np.testing.assert_allclose(tasks.box[0, :, ::3, ::3], recorded["full_det"], atol=1e-4)
+        moments = [tasks.box.mean(), tasks.box.std(correction=0)]
+        np.testing.assert_allclose(moments, [recorded["full_det_mean"], recorded["full_det_std"]], atol=1e-4)
+        np.testing.assert_allclose(tasks.energy[:, None], recorded["full_co_energy"], atol=1e-6)
     step, part = {"mcn": (4, "full_13x13"), "vlt": (13, "full_16x16")}[family]
     np.testing.assert_allclose(logits[0, 0, ::step, ::step], recorded[part], atol=1e-4)
     moments = [logits.mean(), logits.std(correction=0), logits.abs().max()]
@@ -255,6 +308,8 @@ def test_the_iou_of_a_mask(golden):
     recorded = golden["mcn"]
     target, mask = recorded["seg_gt"][..., 0] > 0, recorded["seg_prob"][..., 0] > mcn().decision.threshold
     assert iou(mask, target) == pytest.approx(float(recorded["seg_iou"]))
+    empty = np.zeros_like(target)  # a deviation that the documentation names
+    assert (iou(empty, empty), float(recorded["seg_iou_empty"])) == (0, 1)
 
 
 def test_targets_of_boxes(golden):
@@ -264,6 +319,15 @@ def test_targets_of_boxes(golden):
     index = tuple(torch.from_numpy(recorded["target_index_b_row_col_anchor"]).T)
     np.testing.assert_allclose(wanted[index], recorded["target_values"], atol=1e-6)
     assert wanted[..., 4].sum() == len(recorded["target_boxes"])
+
+
+def test_the_targets_of_a_batch(golden):
+    recorded = golden["mcn"]
+    size, batch = int(recorded["size"]), int(recorded["train_batch"])
+    seed, words = int(recorded["train_seed"]), int(recorded["words"])
+    boxes = recipe.inputs("mcn", seed, batch, size, words)[2]
+    wanted = box_targets(boxes, torch.tensor(MCNConfig.anchors) / ANCHOR_SIDE, size // 32, size)
+    np.testing.assert_allclose(wanted, recorded["y_true"], atol=1e-6)
 
 
 @pytest.mark.parametrize(("family", "fit", "step"), [("mcn", "pad-antialiased", 8), ("vlt", "pad-cubic", 2)])
@@ -290,6 +354,13 @@ def test_restored_probabilities(family, logits, golden):
         restored = frame.restore(probabilities(recorded[logits][number, ..., 0]))
         name = f"eval_plain_prob{number}" if family == "mcn" else f"eval_prob{number}"
         np.testing.assert_allclose(restored, recorded[name], atol=2e-6)
+
+
+def test_the_sigmoid_of_vlt_is_the_usual_one():
+    """Recorded: (1 + 1e-9) / (1 + exp(-x) + 1e-9), which the authors' evaluation computes."""
+    logits = np.array([-50, -20, -1, 0, 3, 20, 50], np.float32)
+    recorded = [1.92874985e-22, 2.06115362e-09, 2.68941422e-01, 5.00000000e-01, 9.52574127e-01, 9.99999998e-01, 1]
+    np.testing.assert_allclose(probabilities(logits), recorded, atol=1e-7)
 
 
 def test_probabilities_weighed_by_a_box(golden):
@@ -319,6 +390,8 @@ def test_evaluation_of_mcn(weighting, name, golden):
         overlaps.append((prediction.mask & target).sum() / (prediction.mask | target).sum())
         hits.append(iou_of_boxes(prediction.detected_box, recorded[f"eval{number // 2}_box"].tolist()) >= 0.5)
     np.testing.assert_allclose(overlaps, recorded[f"eval_{name}_iou"], atol=1e-6)
+    assert np.mean(overlaps) == pytest.approx(float(recorded[f"eval_{name}_miou"]))
+    assert np.mean(hits) == float(recorded[f"eval_{name}_det_acc"])
     assert hits == recorded["eval_hits"].astype(bool).tolist()
 
 

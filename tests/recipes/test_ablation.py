@@ -42,7 +42,7 @@ def test_the_rows_are_the_papers():
 
 
 def test_the_parts_have_equal_budgets():
-    ablation = Ablation(dataset="shapes", table="parts")
+    ablation = Ablation(dataset="shapes", table="parts", clip="runs")
     assert ablation.rows == tuple(PARTS)
     for row in ablation.rows:
         stages = ablation.stages(row, 3)
@@ -120,20 +120,37 @@ WORDS = ("text.embedding.", "text.token_embedding.")
 def test_the_systems_have_equal_budgets_and_about_equal_sizes():
     """Of learnt parameters those of words are left out: they are in proportion to the vocabulary."""
     for dataset in ("shapes-easy", "refcoco"):
-        ablation = Ablation(dataset=dataset, table="systems")
-        assert ablation.rows == ("efn", "vlt", "mcn", "cris", "risclip")
-        stages = [stage for row in SYSTEMS for stage in ablation.stages(row, 2)]
-        assert {stage.recipe.data for stage in stages} == {f"{dataset}:train"}
-        assert {
-            (t.steps, t.batch_size, t.expressions_per_image, t.seed)
-            for t in (stage.recipe.training for stage in stages)
-        } == {(1600, 8, 6, 2)}
-    for stage in stages:
+        ablation = Ablation(dataset=dataset, table="systems", clip="runs")
+        assert ablation.rows == ("efn", "vlt", "mcn", "cris", "risclip", "cris-from-clip", "risclip-from-clip")
+        for row in SYSTEMS:
+            stages = ablation.stages(row, 2)
+            assert {stage.recipe.data for stage in stages} == {f"{dataset}:train"}
+            trainings = [stage.recipe.training for stage in stages]
+            assert sum(training.steps for training in trainings) == 1600
+            assert {(t.batch_size, t.expressions_per_image, t.seed) for t in trainings} == {(8, 6, 2)}
+    for row in SYSTEMS:
         with torch.device("meta"):
-            model = build(stage.recipe.model)
+            model = build(ablation.stages(row, 2)[-1].recipe.model)
         sizes = [p.numel() for name, p in model.named_parameters() if not name.startswith(WORDS)]
-        assert 1.3e6 < sum(sizes) < 1.9e6, stage.name
-        assert model.frozen_parts == ()
+        assert 1.3e6 < sum(sizes) < 1.9e6, row
+        assert bool(model.frozen_parts) == (row == "risclip-from-clip")
+
+
+def test_the_clips_of_the_systems_have_their_encoders():
+    for system, clip in (("shapes-easy", "shapes-easy-clip"), ("shapes-easy-risclip", "shapes-easy-clip-vit")):
+        model, encoders = recipe(system).model.config, recipe(clip).model.config
+        assert (encoders.vision, encoders.text) == (model.vision, model.text)
+
+
+def test_rows_that_start_from_a_clip_are_left_out_or_an_error_without_one():
+    from_clip = ("cris-from-clip", "risclip-from-clip")
+    ablation = Ablation(dataset="shapes-easy", table="systems")
+    assert ablation.left_out == from_clip
+    assert set(ablation.rows) == set(SYSTEMS) - set(from_clip)
+    assert Ablation(dataset="shapes", table="parts").rows == ("cris",)
+    with pytest.raises(ConfigError, match=r"risclip-from-clip: start from a CLIP.*--clip"):
+        Ablation(dataset="shapes-easy", table="systems", rows=("efn", "risclip-from-clip"))
+    assert Ablation(dataset="shapes-easy", table="systems", rows=from_clip, clip="none").left_out == ()
 
 
 EASY_STEPS = ["epochs=2", "steps_per_epoch=1", "batch_size=2", "expressions_per_image=2", "validation_images=2"]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -188,6 +189,23 @@ def test_the_rate_falls_after_the_milestones():
     assert set(factors[:350]) == {1.0}
     assert factors[350:450] == pytest.approx([0.1] * 100)
     assert factors[450:] == pytest.approx([0.01] * 50)
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs"),
+    [
+        ("mcn-refcoco", {1e-3: 29, 1e-4: 5, 1e-5: 5, 1e-6: 6}),
+        ("vlt-refcoco", {1e-3: 39, 1e-4: 5, 1e-5: 5, 1e-6: 1}),
+    ],
+)
+def test_the_rates_of_the_earlier_systems_are_those_their_code_gives(name, epochs):
+    """Recorded by running the schedules of the authors' code, for each epoch."""
+    expected = [rate for rate, count in epochs.items() for _ in range(count)]
+    for faithful in (False, True):
+        config = replace(recipe(name, faithful=faithful).training, steps_per_epoch=2)
+        assert config.epochs == len(expected)
+        rates = [config.learning_rate * learning_rate_factor(config, 2 * epoch + 1) for epoch in range(config.epochs)]
+        assert rates == pytest.approx(expected)
 
 
 def test_the_cosine_ends_near_zero():

@@ -36,14 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clip",
         metavar="FILE",
         help="OpenAI's weights of the encoders, or download, or none; with --table parts the folder of runs that "
-        "has shapes-clip and shapes-clip-vit",
+        "has shapes-clip and shapes-clip-vit, with --table systems that of shapes-easy-clip and shapes-easy-clip-vit",
     )
     parser.add_argument(
         "--table",
         default="rows",
         metavar="NAME",
-        help="rows: of CRIS' ablation (the default); systems: compact EFN, VLT, MCN, CRIS and RISCLIP; parts: CRIS, "
-        "RISCLIP, and RISCLIP without each of its parts",
+        help="rows: of CRIS' ablation (the default); systems: compact EFN, VLT, MCN, CRIS and RISCLIP, the last two "
+        "with and without a CLIP to start from; parts: CRIS, RISCLIP, and RISCLIP without each of its parts",
     )
     parser.add_argument("--faithful", action="store_true", help="the published runs, with the bugs of their code")
     parser.add_argument(
@@ -80,6 +80,8 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.curves is not None and not ablation.validates:
         raise ConfigError("--curves: these runs validate on no image during training; add validation_images=50")
+    if ablation.left_out:
+        print(f"refseg: note: without --clip, {' and '.join(ablation.left_out)} are left out", file=sys.stderr)
     cells = ablate(
         ablation,
         arguments.out or Path("runs") / f"ablate-{arguments.dataset}-{arguments.table}",

@@ -23,7 +23,7 @@ from refseg.models.folder import load_model
 from refseg.predictor import Predictor
 from refseg.training.data import open_recipe
 from refseg.training.loop import Validation, train
-from refseg.training.recipes import RECIPES, ROWS, Recipe, recipe
+from refseg.training.recipes import FIRST_STAGE, RECIPES, ROWS, Recipe, recipe
 from refseg.training.start import Start, start_of
 from refseg.training.vocabulary import with_vocabulary
 from refseg.writers.table import Table, markdown
@@ -78,10 +78,24 @@ SYSTEMS: Mapping[str, tuple[RunChanges, ...]] = MappingProxyType(
         "mcn": (("shapes-easy-mcn", {}),),
         "cris": (("shapes-easy", {}),),
         "risclip": (("shapes-easy-risclip", {}),),
+        "cris-from-clip": (("shapes-easy", {"clip": "shapes-easy-clip"}),),
+        "risclip-from-clip": (
+            (
+                "shapes-easy-risclip",
+                {
+                    "objective": "grounding",
+                    "epochs": 14,
+                    "clip": "shapes-easy-clip-vit",
+                    "model.frozen": True,
+                    "model.decoder_blocks": (),
+                },
+            ),
+            ("shapes-easy-risclip", {"epochs": 6, "freeze": FIRST_STAGE, "model.frozen": True}),
+        ),
     }
 )
-"""Compact systems with about as many parameters, those of words apart, and equal budgets, on any data; none starts from
-pretrained weights."""
+"""Compact systems with about as many parameters, those of words apart, and equal budgets, on any data. The first five
+start from random weights, the last two from a small CLIP, which is frozen in RISCLIP: it has its two stages."""
 TABLES: Mapping[str, Mapping[str, object]] = MappingProxyType({"rows": ROWS, "parts": PARTS, "systems": SYSTEMS})
 """The rows of each table."""
 GENERATED_ROWS = MappingProxyType({"shapes": "shapes-ablation", "shapes-easy": "shapes-easy"})
@@ -101,14 +115,15 @@ class Ablation:
     """What is compared, and on which data.
 
     Raises:
-        ConfigError: parts are asked for on other data than Shapes, or a change does not fit.
+        ConfigError: parts are asked for on other data than Shapes, a row that starts from a CLIP without one, or a
+            change does not fit.
         UnknownNameError: there is no ablation on this data set, no such table, or no such row.
     """
 
     dataset: str
     """`shapes` or `shapes-easy`, or a public data set, on which the rows of CRIS are those of CRIS R50."""
     rows: tuple[str, ...] = ()
-    """Names of rows; empty: all."""
+    """Names of rows; empty: all, but those in `left_out`."""
     table: str = "rows"
     """`rows`: those of CRIS' ablation (`ROWS`). `parts`: CRIS, RISCLIP, and RISCLIP without its parts (`PARTS`).
     `systems`: EFN, VLT, MCN, CRIS and RISCLIP (`SYSTEMS`)."""
@@ -119,11 +134,13 @@ class Ablation:
     split: str | None = None
     """The split that is scored; None: the validation images of the runs."""
     clip: str | None = None
-    """The CLIP of all rows; of parts, the folder of runs that has those they name (see `start.load_clip`)."""
+    """The CLIP of all rows; of parts and systems, the folder of runs that has those they name (see `load_clip`)."""
     root: Path | None = None
     """The folder that holds the public data sets."""
     image_folder: Path | None = None
     """The folder of the images, if they are not with the data."""
+    left_out: tuple[str, ...] = field(default=(), init=False)
+    """Rows that start from a CLIP, if none is given and `rows` does not name them."""
 
     def __post_init__(self) -> None:
         if self._recipe not in RECIPES:
@@ -138,13 +155,24 @@ class Ablation:
         for row in self.rows:
             if row not in known:
                 raise UnknownNameError("row of the ablation", row, known)
-        object.__setattr__(self, "rows", self.rows or tuple(known))
+        rows = self.rows or tuple(known)
+        without_clip = tuple(row for row in rows if self.clip is None and self._needs_clip(row))
+        if self.rows and without_clip:
+            raise ConfigError(f"{', '.join(without_clip)}: start from a CLIP; give it with --clip, or --clip none")
+        object.__setattr__(self, "left_out", without_clip)
+        object.__setattr__(self, "rows", tuple(row for row in rows if row not in without_clip))
         for row in self.rows:
             self.stages(row, 0)  # raises for changes that do not fit, before anything takes long
 
     @property
     def _recipe(self) -> str:
         return GENERATED_ROWS.get(self.dataset, f"cris-r50-{self.dataset}")
+
+    def _needs_clip(self, row: str) -> bool:
+        """Return whether a row of `parts` or `systems` starts from a CLIP."""
+        if self.table == "rows":
+            return False
+        return any(stage.recipe.clip is not None for stage in self.stages(row, 0))
 
     @property
     def validates(self) -> bool:

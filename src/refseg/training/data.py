@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol, TypeAlias
 
 from jaxtyping import Bool
@@ -17,7 +18,7 @@ from refseg.data.check import SKIPPED, check, table
 from refseg.data.dataset import DataSet, ImageData
 from refseg.data.references import References
 from refseg.data.shapes import CloseUps, Shapes
-from refseg.data.shapes.dataset import SPLITS
+from refseg.data.shapes.dataset import EASY, SHAPES, SPLITS
 from refseg.errors import ConfigError, DataError, counted
 from refseg.evaluation.protocols import protocol
 from refseg.training.loop import Validation
@@ -28,6 +29,9 @@ __all__ = ["SAME", "Digested", "Joined", "OpenedData", "Subset", "check_own_data
 
 SAME = "same"
 """As `validation` of a recipe: the training images themselves."""
+
+CLOSE_UPS: Mapping[str, str] = MappingProxyType({f"{scenes}-closeups:train": scenes for scenes in (SHAPES, EASY)})
+"""By the name of training data: the scenes of which they are close-ups."""
 
 HELD_OUT = 10
 """One of so many images is held out, if the data has no split for validation."""
@@ -171,8 +175,9 @@ def open_recipe(
             digests={"training data": _digest(training), "validation": _hash(_digest(validation), how.name)},
         )
 
-    if recipe.data == "shapes-closeups:train":
-        return opened(CloseUps("train"), _join(open_one(name) for name in _names(recipe.validation)))
+    if recipe.data in CLOSE_UPS:
+        close_ups = CloseUps("train", CLOSE_UPS[recipe.data])
+        return opened(close_ups, _join(open_one(name) for name in _names(recipe.validation)))
     parts = [open_training(name) for name in _names(recipe.data)]
     if recipe.validation == SAME:
         return opened(training := _join(parts), validation=training)

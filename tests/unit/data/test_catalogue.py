@@ -118,11 +118,14 @@ def test_a_folder_of_tables_is_found_by_its_path(made, tmp_path):
     assert texts(open_data(f"{tmp_path}:all")) == ["mine"]
 
 
+GENERATED = ("shapes", "shapes-closeups", "shapes-easy", "shapes-easy-closeups")
+
+
 def test_the_splits_that_are_named_exist():
     """In the documentation, in docstrings, and in what commands print."""
     home = Path(__file__).parents[3]
     splits = {name: {*one.splits, "all"} for name, one in DATA_SETS.items()}
-    splits |= {name: {"train", "val", "test"} for name in ("shapes", "shapes-closeups", "shapes-easy")}
+    splits |= {name: {"train", "val", "test"} for name in GENERATED}
     sources = [home / "README.md", home / "CHANGELOG.md", *(home / "docs").glob("*.md"), *(home / "src").rglob("*.py")]
     named = {
         (path.name, *found)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from refseg.data.shapes import HELD_OUT, TEXTURES, CloseUps
-from refseg.data.shapes.vocabulary import VARIANTS
+from refseg.data.shapes.vocabulary import EASY_KINDS, VARIANTS
 from refseg.errors import UnknownNameError
 
 COUNT = 60
@@ -81,8 +81,30 @@ def test_the_same_every_time_and_another_in_each_split(closeups):
     assert (np.asarray(one.load_image()) != np.asarray(another.load_image())).any()
 
 
+def test_close_ups_of_easy_scenes_show_one_object_and_name_kind_and_colour():
+    data = CloseUps("train", "shapes-easy")
+    assert data.name == "shapes-easy-closeups"
+    sizes = []
+    for index in range(COUNT):
+        thing, (fit, not_fit) = data.thing(index), data.samples_of(index)
+        kind, colour, both = (expression.text for expression in fit.expressions)
+        assert (kind, colour) == (thing.kind, f"{thing.colour} one")
+        assert names(thing.kind) & set(both.split())
+        assert names(thing.colour) & set(both.split())
+        wrong = [set(expression.text.split()) for expression in not_fit.expressions]
+        assert all(names(thing.colour) & words and not names(thing.kind) & words for words in wrong)
+        assert not_fit.load_mask is None
+        sizes.append(np.sqrt(fit.load_mask().sum()))
+    assert {thing.kind for thing in map(data.thing, range(COUNT))} == set(EASY_KINDS)
+    assert min(sizes) < 15 < 40 < max(sizes)  # of 64 pixels: from the size in a scene to nearly the whole image
+    assert data.digest() != CloseUps("train").digest()
+    assert (np.asarray(fit.load_image()) != np.asarray(CloseUps("train").samples_of(index)[0].load_image())).any()
+
+
 def test_an_unknown_split_or_image_is_an_error(closeups):
     with pytest.raises(UnknownNameError, match="split"):
         CloseUps("test")
+    with pytest.raises(UnknownNameError, match="scenes"):
+        CloseUps("train", "shapes-hard")
     with pytest.raises(IndexError):
         closeups.samples_of(closeups.num_images)
