@@ -360,7 +360,7 @@ def test_the_sigmoid_of_vlt_is_the_usual_one():
     """Recorded: (1 + 1e-9) / (1 + exp(-x) + 1e-9), which the authors' evaluation computes."""
     logits = np.array([-50, -20, -1, 0, 3, 20, 50], np.float32)
     recorded = [1.92874985e-22, 2.06115362e-09, 2.68941422e-01, 5.00000000e-01, 9.52574127e-01, 9.99999998e-01, 1]
-    np.testing.assert_allclose(probabilities(logits), recorded, atol=1e-7)
+    np.testing.assert_allclose(probabilities(logits[None])[0], recorded, atol=1e-7)
 
 
 def test_probabilities_weighed_by_a_box(golden):
