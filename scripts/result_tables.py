@@ -157,12 +157,18 @@ def _cells(name: str) -> list[Cell]:
 
 def _beside_published(name: str, beside: Mapping[str, Sequence[str]], columns: Sequence[str]) -> str:
     """The mean IoU of each row of an ablation with every seed, and published numbers beside it."""
-    found: dict[str, list[float]] = {}
+    found: dict[str, dict[int, float]] = {}
     for cell in _cells(name):
-        found.setdefault(cell.row, []).append(100 * cell.mean_iou)
-    seeds = range(max(map(len, found.values())))
+        found.setdefault(cell.row, {})[cell.seed] = 100 * cell.mean_iou
+    seeds = sorted(set().union(*found.values()))
+    nothing = ("",) * len(columns)
     rows = [
-        (row, *(f"{value:.2f}" for value in ious), f"{statistics.mean(ious):.2f}", *beside[row])
+        (
+            row,
+            *(f"{ious[seed]:.2f}" if seed in ious else "" for seed in seeds),
+            f"{statistics.mean(ious.values()):.2f}",
+            *beside.get(row, nothing),
+        )
         for row, ious in found.items()
     ]
     return _numbers(("row", *(f"seed {seed}" for seed in seeds), "mean", *columns), rows)
@@ -183,13 +189,13 @@ def _easy_rows_published() -> str:
 
 
 def _easy_systems_published() -> str:
-    """The five systems on easy scenes, and as published on RefCOCO val."""
+    """The five systems on easy scenes, and as published on RefCOCO val, where CRIS and RISCLIP start from CLIP."""
     names = {
         "efn": ("EFN", "Wide ResNet-101 + GRU"),
         "vlt": ("VLT (2021)", "Darknet-53 + GRU"),
         "mcn": ("MCN", "Darknet-53 + GRU"),
-        "cris": ("CRIS", "CLIP ResNet-50"),
-        "risclip": ("RISCLIP-B", "CLIP ViT-B/16, frozen"),
+        "cris-from-clip": ("CRIS", "CLIP ResNet-50"),
+        "risclip-from-clip": ("RISCLIP-B", "CLIP ViT-B/16, frozen"),
     }
     numbers = {
         (one.system, one.backbone, one.metric): one

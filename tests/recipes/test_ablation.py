@@ -13,6 +13,7 @@ from PIL import Image
 from refseg.cli.main import main
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.families import build
+from refseg.models.folder import load_model
 from refseg.training import ablation
 from refseg.training.ablation import PARTS, SYSTEMS, Ablation, Cell, table
 from refseg.training.recipes import ROWS, recipe
@@ -231,6 +232,26 @@ def test_an_unknown_split_is_an_error_before_anything_is_trained(tmp_path, capsy
     assert main(words) == 2
     assert "tests" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_systems_start_from_their_clips(tmp_path, capsys):
+    """RISCLIP's stays as it was trained, in both stages."""
+    runs, short = tmp_path / "runs", ["epochs=1", "steps_per_epoch=2", "batch_size=2", "workers=0"]
+    for name in ("shapes-easy-clip", "shapes-easy-clip-vit"):
+        words = ["train", name, *short, "validation_images=0", "--device", "cpu", "--out", str(runs / name)]
+        assert main(words) == 0
+    words = ["ablate", "shapes-easy", "--table", "systems", "--rows", "cris-from-clip,risclip-from-clip"]
+    words += ["--clip", str(runs), *EASY_STEPS, "precision=float32", "--seeds", "1", "--limit", "2", "--device", "cpu"]
+    capsys.readouterr()
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    *lines, _, _ = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| cris-from-clip", "| risclip-from-clip"]
+    clip = load_model(runs / "shapes-easy-clip-vit" / "last").state_dict()
+    model = load_model(tmp_path / "out" / "risclip-from-clip-0" / "2" / "last").state_dict()
+    shared = [name for name in model if name.startswith(("visual.", "text."))]
+    assert len(shared) > 50
+    assert all(torch.equal(model[name], clip[name]) for name in shared)
 
 
 SMALL = ["epochs=1", "steps_per_epoch=2", "batch_size=2", "sizes=[[0,64]]", "workers=0", "precision=float32", "drill=0"]
