@@ -244,7 +244,10 @@ def test_systems_start_from_their_clips(tmp_path, capsys):
     words = ["ablate", "shapes-easy", "--table", "systems", "--rows", "cris-from-clip,risclip-from-clip"]
     words += ["--clip", str(runs), *EASY_STEPS, "precision=float32", "--seeds", "1", "--limit", "2", "--device", "cpu"]
     capsys.readouterr()
-    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    words += ["--out", str(tmp_path / "out"), "--json", str(tmp_path / "cells.json")]
+    assert main(words) == 0
+    cells = json.loads((tmp_path / "cells.json").read_text())["cells"]
+    assert [[step for step, _ in cell["curve"]] for cell in cells] == [[1, 2], [3, 4]]  # the second stage of two
     *lines, _, _ = capsys.readouterr().out.splitlines()[2:]
     assert [line.split(" | ")[0] for line in lines] == ["| cris-from-clip", "| risclip-from-clip"]
     clip = load_model(runs / "shapes-easy-clip-vit" / "last").state_dict()

@@ -42,8 +42,8 @@ svg text { fill: var(--soft); font: 12px system-ui, sans-serif; }
 IMAGE_STYLE = "svg { --soft: #5b5f6a; --line: #d5d8de; --mark: #2160c4; --gap: #b3261e; background: #ffffff; }"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Of several lines, which people with any colour vision can tell apart (Okabe and Ito)."""
-LABEL_HEIGHT = 14
-"""Least distance of the names of two lines, pixels."""
+LABEL_HEIGHT, LETTER_WIDTH = 14, 7.2
+"""Least distance of the names of two lines, and the width of a letter, at most but for a few wide ones; pixels."""
 
 
 def histogram_counts(ious: Float[ndarray, "N"]) -> Int64[ndarray, "20"]:
@@ -154,10 +154,12 @@ def learning_curves(series: Mapping[str, Sequence[Sequence[tuple[int, float]]]])
         series: step and mean IoU (0..1) of each validation, for each run of each row; runs of a row have equal steps.
     """
     last = max(curve[-1][0] for runs in series.values() for curve in runs)
+    longest = LETTER_WIDTH * max(map(len, series))
+    end = min(0.8, 1 - (longest + 6 - RIGHT) / INNER_WIDTH)  # the names are at the right
     marks, ends = [], []
     for number, (name, runs) in enumerate(series.items()):
         colour = COLOURS[number % len(COLOURS)]
-        places = [_x(0.8 * step / last) for step, _ in runs[0]]  # the names are at the right
+        places = [_x(end * step / last) for step, _ in runs[0]]
         values = np.array([[iou for _, iou in curve] for curve in runs])
         low, high, mean = (
             [f"{x:.1f},{_y(y):.1f}" for x, y in zip(places, line.tolist(), strict=True)]
@@ -169,7 +171,7 @@ def learning_curves(series: Mapping[str, Sequence[Sequence[tuple[int, float]]]])
     lowest = -math.inf
     for y, name, colour in sorted(ends):
         lowest = max(y + 4, lowest + LABEL_HEIGHT)
-        marks.append(f'<text x="{_x(0.8) + 6:.1f}" y="{lowest:.1f}" style="fill: {colour}">{escape(name)}</text>')
+        marks.append(f'<text x="{_x(end) + 6:.1f}" y="{lowest:.1f}" style="fill: {colour}">{escape(name)}</text>')
     return _frame(
         "Learning curves",
         "Mean IoU of the validation images over the steps of the training: the mean over the runs of each row, and a "
@@ -177,7 +179,7 @@ def learning_curves(series: Mapping[str, Sequence[Sequence[tuple[int, float]]]])
         ("step", "mean IoU"),
         marks,
         _SHARES,
-        [(0.8 * share / 4, f"{last * share / 4:,.0f}") for share in range(5)],
+        [(end * share / 4, f"{last * share / 4:,.0f}") for share in range(5)],
     )
 
 

@@ -226,7 +226,8 @@ class Cell:
     seconds: float
     """Of the training."""
     curve: tuple[tuple[int, float], ...] = ()
-    """Step and mean IoU of each validation during the last stage; empty if it validated on no image."""
+    """Step, counted over all stages, and mean IoU of each validation during the last stage; empty if it validated on no
+    image."""
 
 
 def ablate(
@@ -331,7 +332,7 @@ def _run(ablation: Ablation, folder: Path, row: str, seed: int, limit: int | Non
         learnt=sum(sizes[name] for name in learnt),
         frames_per_second=_speed(model),
         seconds=round(seconds, 1),
-        curve=_curve(last.with_name("log.jsonl")),
+        curve=_curve(last.with_name("log.jsonl"), sum(stage.recipe.training.steps for stage in stages[:-1])),
     )
     save_json({**made_of, "cell": asdict(cell)}, done)
     return cell
@@ -361,10 +362,17 @@ def _count(scored: Validation, limit: int | None) -> int:
     return scored.data.num_images if limit is None else min(limit, scored.data.num_images)
 
 
-def _curve(log: Path) -> tuple[tuple[int, float], ...]:
-    """Return step and mean IoU of the validations in a log; a step that was repeated counts once."""
+def _curve(log: Path, before: int) -> tuple[tuple[int, float], ...]:
+    """Return step and mean IoU of the validations in a log; a step that was repeated counts once.
+
+    Args:
+        log: of a stage.
+        before: the steps of the stages before.
+    """
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return tuple({line["step"]: line["mean_iou"] for line in lines if line.get("mean_iou") is not None}.items())
+    return tuple(
+        {before + line["step"]: line["mean_iou"] for line in lines if line.get("mean_iou") is not None}.items()
+    )
 
 
 @torch.inference_mode()
