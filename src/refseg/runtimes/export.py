@@ -416,6 +416,7 @@ def _store_in_int8(folder: Path, exact: Runtime, inputs: Inputs, examples: Seque
         "op_types_to_quantize": [*QUANTISED],
         "per_channel": True,
         "weight_type": quantization.QuantType.QInt8,
+        "reduce_range": True,  # 7 bits: processors with AVX2 alone add products in 16 bits, which 8 bits overflow
         "use_external_data_format": True,
     }
     for path, calls in ((folder / IMAGE_GRAPH, images), (folder / EXPRESSION_GRAPH, expressions)):
