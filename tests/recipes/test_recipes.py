@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import re
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -202,7 +201,7 @@ def test_the_rates_of_the_earlier_systems_are_those_their_code_gives(name, epoch
     """Recorded by running the schedules of the authors' code, for each epoch."""
     expected = [rate for rate, count in epochs.items() for _ in range(count)]
     for faithful in (False, True):
-        config = replace(recipe(name, faithful=faithful).training, steps_per_epoch=2)
+        config = dataclasses.replace(recipe(name, faithful=faithful).training, steps_per_epoch=2)
         assert config.epochs == len(expected)
         rates = [config.learning_rate * learning_rate_factor(config, 2 * epoch + 1) for epoch in range(config.epochs)]
         assert rates == pytest.approx(expected)

@@ -17,7 +17,7 @@ from refseg.encoders.clip_text import TextConfig
 from refseg.encoders.clip_vit import ViTConfig
 from refseg.errors import ConfigError, UnknownNameError
 from refseg.models.base import ModelSpec
-from refseg.models.clip_map.model import clip_map_compact
+from refseg.models.clip_map.model import CLIPMapConfig, clip_map_compact, default_spec
 from refseg.models.cris.model import cris, cris_compact, cris_photos
 from refseg.models.efn.model import efn, efn_compact
 from refseg.models.mcn.model import mcn, mcn_compact
@@ -634,34 +634,41 @@ STAGES = {
 """The runs of the bundled model."""
 
 
-def _shapes_clip(spec: ModelSpec, summary: str, expected: str, scenes: str = "shapes", **training: Any) -> Recipe:
+def _shapes_clip(
+    spec: ModelSpec,
+    summary: str,
+    expected: str,
+    scenes: str = "shapes",
+    hardware: str = f"{TWO_CORES}, ten minutes",
+    **training: Any,
+) -> Recipe:
     return Recipe(
         summary=summary,
         model=spec,
-        training=TrainingConfig(
-            **{
-                "objective": "image-text",
-                "epochs": 4,
-                "steps_per_epoch": 500,
-                "batch_size": 64,
-                "expressions_per_image": 7,
-                "sizes": ((0.0, 64),),
-                "optimizer": "adamw",
-                "learning_rate": 2e-3,
-                "weight_decay": 0.02,
-                "schedule": "cosine",
-                "warmup_steps": 100,
-                "max_norm": 1.0,
-                "precision": "bfloat16",
-                "seed": 1,
-                "workers": 2,
-                "validation_images": 40,
-                **training,
-            }
+        training=replace(
+            TrainingConfig(
+                objective="image-text",
+                epochs=4,
+                steps_per_epoch=500,
+                batch_size=64,
+                expressions_per_image=7,
+                sizes=((0.0, 64),),
+                optimizer="adamw",
+                learning_rate=2e-3,
+                weight_decay=0.02,
+                schedule="cosine",
+                warmup_steps=100,
+                max_norm=1.0,
+                precision="bfloat16",
+                seed=1,
+                workers=2,
+                validation_images=40,
+            ),
+            **training,
         ),
         data=f"{scenes}-closeups:train",
         validation=f"{scenes}:val",
-        hardware=f"{TWO_CORES}, seven to sixteen minutes",
+        hardware=hardware,
         expected=expected,
     )
 
@@ -688,14 +695,14 @@ SMALL_RISCLIP = risclip_compact(
     image_size=EASY_SIDE,
     word_length=12,
 )
-"""CRIS and RISCLIP with about as many parameters, those of words apart, as the compact EFN, MCN and VLT. No system
-starts from pretrained weights, so RISCLIP's encoders learn too, in one stage."""
+"""CRIS and RISCLIP with about as many parameters, those of words apart, as the compact EFN, MCN and VLT. RISCLIP starts
+from random weights, so its encoders learn too, in one stage."""
 
 
 def _easy_clip(spec: ModelSpec) -> ModelSpec:
     """Return the CLIP that has the encoders of a compact model for easy scenes."""
-    encoders = {"vision": spec.config.vision, "text": spec.config.text}
-    return clip_map_compact("vit", **encoders, image_size=EASY_SIDE, word_length=spec.inputs.word_length)
+    clip = default_spec(CLIPMapConfig(vision=spec.config.vision, text=spec.config.text))
+    return clip.changed(image_size=EASY_SIDE, word_length=spec.inputs.word_length)
 
 
 def _easy(system: str, spec: ModelSpec, mean_iou: str, **training: Any) -> Recipe:
@@ -706,22 +713,22 @@ def _easy(system: str, spec: ModelSpec, mean_iou: str, **training: Any) -> Recip
     return Recipe(
         summary=f"Train a compact {system} on easy generated scenes.",
         model=spec,
-        training=TrainingConfig(
-            **{
-                "epochs": 20,
-                "steps_per_epoch": 80,
-                "batch_size": 8,
-                "expressions_per_image": 6,
-                "optimizer": "adamw",
-                "learning_rate": 1e-3,
-                "backbone_factor": 1.0,
-                "weight_decay": 0.01,
-                "schedule": "cosine",
-                "warmup_steps": 30,
-                "max_norm": 1.0,
-                "validation_images": 30,
-                **training,
-            }
+        training=replace(
+            TrainingConfig(
+                epochs=20,
+                steps_per_epoch=80,
+                batch_size=8,
+                expressions_per_image=6,
+                optimizer="adamw",
+                learning_rate=1e-3,
+                backbone_factor=1.0,
+                weight_decay=0.01,
+                schedule="cosine",
+                warmup_steps=30,
+                max_norm=1.0,
+                validation_images=30,
+            ),
+            **training,
         ),
         data="shapes-easy:train",
         validation="shapes-easy:val",
@@ -871,6 +878,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "Train a small CLIP on close-ups of easy scenes, whose encoders a compact CRIS can start from.",
             "names kind and colour of all close-ups (docs/ablation.md)",
             scenes="shapes-easy",
+            hardware="a CPU core, seven to sixteen minutes",
             precision="float32",
             batch_size=32,
             steps_per_epoch=300,
@@ -880,6 +888,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             "Train a small CLIP with a vision transformer on close-ups of easy scenes, for a compact RISCLIP.",
             "names the kind of 998 of 1,000 close-ups, the colour of all (docs/ablation.md)",
             scenes="shapes-easy",
+            hardware="a CPU core, seven to sixteen minutes",
             precision="float32",
             batch_size=32,
             steps_per_epoch=300,
@@ -923,7 +932,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             validation="shapes:val",
             init="shapes-risclip",
             options="--init runs/shapes-risclip/last",
-            hardware=f"{TWO_CORES}, seven to sixteen minutes",
+            hardware=f"{TWO_CORES}, ten minutes",
             expected="not measured",
         ),
         "photos-1": _photos(

@@ -1,4 +1,4 @@
-"""Charts: what is drawn lies where it should."""
+"""Charts: lines and names lie inside the image."""
 
 from xml.etree import ElementTree
 
