@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from refseg.encoders.layers import BatchNorm2d, GridPositions, resize_positions, resized_to
+from refseg.encoders.layers import BatchNorm2d, Preparable, resize_positions, resized_to
 from refseg.errors import ConfigError
 
 __all__ = ["AttentionPool2d", "Bottleneck", "ModifiedResNet", "Pyramid", "ResNetConfig"]
@@ -93,7 +93,7 @@ class Bottleneck(nn.Module):
         return F.relu(h + shortcut, inplace=True)
 
 
-class AttentionPool2d(GridPositions):
+class AttentionPool2d(Preparable):
     """CLIP's attention pool as self-attention over all positions, with a convolutional shortcut.
 
     The first positional embedding belongs to the pooled token and is used by `pool` only; the others are resized to the
@@ -110,7 +110,7 @@ class AttentionPool2d(GridPositions):
         self.c_proj = nn.Linear(channels, output_dim)
         self.connect = nn.Sequential(nn.Conv2d(channels, output_dim, 1, bias=False), BatchNorm2d(output_dim))
 
-    def fix_size(self, side: int) -> None:
+    def prepare(self, side: int) -> None:
         """Resize the embeddings to the grid of square images of one size."""
         resized = resized_to(self.positional_embedding, side // STRIDE)
         self.positional_embedding = nn.Parameter(resized, requires_grad=False)

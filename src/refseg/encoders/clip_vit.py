@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from refseg.encoders.layers import GridPositions, ResidualAttentionBlock, resized_to
+from refseg.encoders.layers import Preparable, ResidualAttentionBlock, resized_to
 from refseg.errors import ConfigError, ImageError
 
 __all__ = ["Patches", "ViTConfig", "VisionTransformer"]
@@ -60,7 +60,7 @@ class Patches(NamedTuple):
     """The features after the requested blocks, in the requested order."""
 
 
-class VisionTransformer(GridPositions):
+class VisionTransformer(Preparable):
     """The image encoder, with OpenAI's key names."""
 
     def __init__(self, config: ViTConfig) -> None:
@@ -80,7 +80,7 @@ class VisionTransformer(GridPositions):
         for parameter in (self.class_embedding, self.positional_embedding, self.proj):
             nn.init.normal_(parameter, std=width**-0.5)
 
-    def fix_size(self, side: int) -> None:
+    def prepare(self, side: int) -> None:
         """Resize the embeddings to the grid of square images of one size."""
         self.grid = side // self.patch
         resized = resized_to(self.positional_embedding, self.grid)

@@ -14,7 +14,7 @@ __all__ = [
     "Attention",
     "BatchNorm1d",
     "BatchNorm2d",
-    "GridPositions",
+    "Preparable",
     "QuickGELU",
     "ResidualAttentionBlock",
     "blocks_above",
@@ -107,14 +107,16 @@ class Attention(nn.MultiheadAttention):
         return x.reshape(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
 
 
-class GridPositions(nn.Module):
-    """A module that adds to each cell of a grid an encoding of its position, which depends on the size of the grid."""
+class Preparable(nn.Module):
+    """A module that can be changed so that it predicts with less work, such as one with encodings of positions."""
 
-    def fix_size(self, side: int) -> None:
-        """Compute the encodings for square images of one size in advance; the module is for that size alone then.
+    def prepare(self, side: int) -> None:
+        """Compute in advance what depends on the weights and the size of images alone.
+
+        The module can neither be trained nor stored afterwards. Batch normalisations have been folded before.
 
         Args:
-            side: Of the images, in pixels.
+            side: Of the images, in pixels, for which alone the module is then.
         """
         raise NotImplementedError
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["TiledConv2d", "UpsampledConv2d", "tile_convolutions", "upsample_after_mixing"]
+__all__ = ["TiledConv2d", "UpsampledConv2d", "UpsampledConvGraph", "tile_convolutions", "upsample_after_mixing"]
 
 KERNEL = 3
 TILE = 4
@@ -39,17 +39,18 @@ def tile_convolutions(model: nn.Module) -> None:
                 setattr(module, name, TiledConv2d(layer))
 
 
-def upsample_after_mixing(model: nn.Module) -> None:
+def upsample_after_mixing(model: nn.Module, *, for_graph: bool = False) -> None:
     """Replace the wide 3x3 convolutions after an upsampling by `UpsampledConv2d`; the model cannot be trained then.
 
     Args:
         model: whose batch normalisations are folded.
+        for_graph: whether the model is traced for another runtime; then they become `UpsampledConvGraph`.
     """
     for module in list(model.modules()):
         for (name, layer), (_, block) in itertools.pairwise(list(module.named_children())):
             if _doubles(layer) and isinstance(block, nn.Sequential) and _replaceable(conv := block[0]):
                 setattr(module, name, nn.Identity())
-                block[0] = UpsampledConv2d(conv)
+                block[0] = UpsampledConvGraph(conv) if for_graph else UpsampledConv2d(conv)
 
 
 def _doubles(layer: nn.Module) -> bool:
@@ -160,6 +161,31 @@ class UpsampledConv2d(nn.Module):
             shifted = _enlarged_and_shifted(length).to(self.weight)
             self._matrices[length] = shifted.flatten(1), shifted.mT.flatten(1)
         return self._matrices[length]
+
+
+class UpsampledConvGraph(nn.Module):
+    """`UpsampledConv2d` as operations that can be traced, with the channels of a map before its pixels.
+
+    The matrices of the axes are the right factors of their products, as runtimes prepare constants on that side.
+
+    Args:
+        conv: the convolution, which keeps the size of a map.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        weight = conv.weight.detach().permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
+        self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)  # (row of the kernel, column, D), channel
+        self.bias = conv.bias
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
+        """Return the enlarged and convolved map."""
+        rows, columns = (_enlarged_and_shifted(length).flatten(1).mT.to(x) for length in x.shape[-2:])
+        mixed = F.conv2d(x, self.weight)
+        mixed = mixed.view(len(x), KERNEL, KERNEL, -1, *x.shape[-2:])  # (batch, row, column, D, y, x)
+        mixed = mixed.permute(0, 3, 2, 5, 1, 4).flatten(4).flatten(2, 3)  # (batch, D, column x, row y)
+        total = torch.matmul(torch.matmul(mixed, rows).mT, columns)
+        return total if self.bias is None else total + self.bias[:, None, None]
 
 
 def _transforms() -> tuple[Float[Tensor, "K K"], Float[Tensor, "K 3"], Float[Tensor, "4 K"]]:

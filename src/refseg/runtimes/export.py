@@ -30,6 +30,7 @@ from refseg.models.layout import EXPRESSION_GRAPH, GRAPHS, IMAGE_GRAPH, WEIGHTS,
 from refseg.runtimes.base import Runtime
 from refseg.runtimes.choose import LIBRARIES
 from refseg.runtimes.compare import largest_deviation
+from refseg.runtimes.convolutions import upsample_after_mixing
 from refseg.runtimes.graphs import (
     ATTENTION,
     BOX_SCORES,
@@ -46,6 +47,7 @@ from refseg.runtimes.graphs import (
 )
 from refseg.runtimes.onnx import OnnxRuntime, onnxruntime
 from refseg.runtimes.openvino import OpenVinoRuntime, free_image, openvino
+from refseg.runtimes.prepare import prepare
 from refseg.runtimes.torch import TorchRuntime
 
 __all__ = ["Example", "add_graphs", "export"]
@@ -111,16 +113,18 @@ def export(
         raise ConfigError("int8 for openvino needs examples, from which it takes the ranges that it rounds")
     _check_libraries(to)
     source = resolve(model if isinstance(model, str) else Path(model))
-    stored, loaded = read_folder(source), load_model(source)
+    stored, prepared = read_folder(source), load_model(source)
+    prepare(prepared)
+    upsample_after_mixing(prepared, for_graph=True)
     try:
         with new_folder(Path(folder)) as draft:
-            eager = TorchRuntime(loaded, "cpu")
             # OpenVINO rounds weights when it stores them.
-            _write_graphs(loaded, draft, "float16" if (to, precision) == ("onnx", "float16") else "float32")
+            _write_graphs(prepared, draft, "float16" if (to, precision) == ("onnx", "float16") else "float32")
+            eager, inputs = TorchRuntime.of_own(load_model(source), "cpu"), prepared.inputs
             if precision == "int8":
                 exact = OnnxRuntime(draft)
-                _compare(eager, exact, loaded.inputs, "float32")
-                _store_in_int8(draft, exact, loaded.inputs, shown)
+                _compare(eager, exact, inputs, "float32")
+                _store_in_int8(draft, exact, prepared, shown)
             if to == "openvino":
                 _convert_to_openvino(draft, compress=precision in ("float16", "bfloat16"))
                 runtime: Runtime = OpenVinoRuntime(draft, reduced=precision == "bfloat16")
@@ -129,15 +133,15 @@ def export(
             made = {
                 "source": os.fspath(model),
                 "fingerprint": eager.fingerprint,
-                "largest_deviation": _compare(eager, runtime, loaded.inputs, precision),
+                "largest_deviation": _compare(eager, runtime, inputs, precision),
                 "examples": len(shown),
                 "libraries": {name: importlib.import_module(name).__version__ for name in ("torch", LIBRARIES[to])},
             }
             exported = Exported(
                 format=to,
                 family=stored.family,
-                inputs=loaded.inputs,
-                decision=loaded.decision,
+                inputs=inputs,
+                decision=prepared.decision,
                 precision=precision,
                 domain=stored.domain,
                 about={**stored.about, "export": made},
@@ -400,18 +404,18 @@ def _replace_weight(graph: Any, name: str, tensor: Any) -> None:
     graph.insert_before(graph[0], cast)
 
 
-def _store_in_int8(folder: Path, exact: Runtime, inputs: Inputs, examples: Sequence[Example]) -> None:
+def _store_in_int8(folder: Path, exact: Runtime, model: Model, examples: Sequence[Example]) -> None:
     """Store the weights of both graphs in int8, with a scale for each channel, and round what they are multiplied by.
 
     Args:
         folder: with the graphs.
         exact: computes them as they are.
-        inputs: of the model.
+        model: of the graphs.
         examples: whose values are the ranges of what is rounded; none: the range is that of the values in each call.
     """
     onnx = importlib.import_module("onnx")
     quantization = importlib.import_module("onnxruntime.quantization")
-    images, expressions = _calls(exact, inputs, examples)
+    images, expressions = _calls(exact, model.inputs, examples)
     settings: dict[str, Any] = {
         "op_types_to_quantize": [*QUANTISED],
         "per_channel": True,
@@ -423,6 +427,7 @@ def _store_in_int8(folder: Path, exact: Runtime, inputs: Inputs, examples: Seque
         graph = onnx.load(path)
         for file in folder.glob(f"{path.name}*"):
             file.unlink()
+        settings["nodes_to_exclude"] = _not_in_int8(graph.graph, model.unrounded)
         # The quantiser transposes weights, but not the shapes that are stated of them; it infers those that are not.
         del graph.graph.value_info[:]
         with _quiet():
@@ -430,6 +435,28 @@ def _store_in_int8(folder: Path, exact: Runtime, inputs: Inputs, examples: Seque
                 quantization.quantize_static(graph, path, _Reader(calls), **settings)
             else:
                 quantization.quantize_dynamic(graph, path, **settings)
+
+
+def _not_in_int8(graph: Any, unrounded: Sequence[str]) -> list[str]:
+    """Return the names of the operations of a graph that are left as they are.
+
+    Those are the products of two computed matrices, as in attention, whose rounding costs more time than it gains, and
+    what is computed from the results of some modules.
+
+    Args:
+        graph: an `onnx.GraphProto`, whose operations are in the order in which they are computed.
+        unrounded: the names of the modules.
+    """
+    weights = {weight.name for weight in graph.initializer}
+    exact = {name for name in weights if name.startswith(tuple(f"model.{module}." for module in unrounded))}
+    names = []
+    for node in graph.node:
+        if not exact.isdisjoint(node.input):
+            exact.update(node.output)
+            names += [node.name, f"{node.name}_MatMul"]  # the second is what the quantiser first makes of a Gemm
+        elif node.op_type == "MatMul" and weights.isdisjoint(node.input):
+            names.append(node.name)
+    return names
 
 
 def _calls(

@@ -10,7 +10,7 @@ import itertools
 import torch
 from torch import nn
 
-from refseg.encoders.layers import GridPositions
+from refseg.encoders.layers import Preparable
 from refseg.models.base import Model
 from refseg.runtimes.convolutions import UpsampledConv2d
 
@@ -23,13 +23,14 @@ FACTORS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, nn.MultiheadAttention, Upsa
 def prepare(model: Model) -> None:
     """Change a model in place, in evaluation mode; it can neither be trained nor saved as a model folder afterwards.
 
-    Batch normalisations are folded, and positional encodings are computed for the model's own size of images.
+    Batch normalisations are folded, and what depends on the weights and the model's own size of images alone, such as
+    positional encodings, is computed.
     """
     model.eval().requires_grad_(False)
     fold_norms(model)
     for module in model.modules():
-        if isinstance(module, GridPositions):
-            module.fix_size(model.inputs.image_size)
+        if isinstance(module, Preparable):
+            module.prepare(model.inputs.image_size)
 
 
 def fold_norms(model: nn.Module) -> None:

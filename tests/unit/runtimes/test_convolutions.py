@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from refseg.runtimes.convolutions import TiledConv2d, UpsampledConv2d, tile_convolutions, upsample_after_mixing
+from refseg.runtimes.convolutions import (
+    TiledConv2d,
+    UpsampledConv2d,
+    UpsampledConvGraph,
+    tile_convolutions,
+    upsample_after_mixing,
+)
 
 
 def error(found, expected):
@@ -28,11 +34,12 @@ def test_a_convolution_in_tiles_is_as_exact_as_in_one(size, bias):
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", [(6, 6), (3, 7), (1, 2)])
-def test_channels_are_mixed_before_the_map_is_enlarged(size, bias):
+@pytest.mark.parametrize("form", [UpsampledConv2d, UpsampledConvGraph])
+def test_channels_are_mixed_before_the_map_is_enlarged(form, size, bias):
     torch.manual_seed(0)
     conv = nn.Conv2d(160, 130, 3, padding=1, bias=bias).requires_grad_(False)
     x = torch.randn(2, 160, *size).relu()
-    found = UpsampledConv2d(conv)(x)
+    found = form(conv)(x)
     enlarged = nn.Upsample(scale_factor=2, mode="bilinear")(x.double())
     assert error(found, conv.double()(enlarged)) < 1e-6
 
@@ -67,3 +74,11 @@ def test_a_convolution_is_replaced_where_that_is_exact_and_faster():
     assert isinstance(second[0], UpsampledConv2d)
     assert isinstance(nearest, nn.Upsample)
     assert isinstance(third[0], TiledConv2d)
+
+
+def test_a_graph_gets_a_form_that_can_be_traced():
+    model = nn.Sequential(
+        nn.Upsample(scale_factor=2, mode="bilinear"), nn.Sequential(nn.Conv2d(128, 128, 3, padding=1), nn.ReLU())
+    )
+    upsample_after_mixing(model, for_graph=True)
+    assert [type(layer) for layer in (model[0], model[1][0])] == [nn.Identity, UpsampledConvGraph]

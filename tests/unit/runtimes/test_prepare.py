@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from refseg.models.cris.neck import MergedConv, conv_norm_relu
+from refseg.models.cris.neck import LocatedConv, MergedConv, conv_norm_relu
 from refseg.runtimes.prepare import fold_norms, prepare
 
 
@@ -51,8 +51,8 @@ def test_all_of_cris_is_folded_but_the_normalisation_of_the_product(make_tiny):
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("folded", [True, False])
-def test_a_merged_convolution_is_the_convolution_of_the_concatenation(folded):
+@pytest.mark.parametrize("change", ["none", "folded", "prepared"])
+def test_a_merged_convolution_is_the_convolution_of_the_concatenation(change):
     torch.manual_seed(0)
     merged = with_statistics(MergedConv((3, 5), 4))
     plain = conv_norm_relu(8, 4, 1).eval()
@@ -60,7 +60,23 @@ def test_a_merged_convolution_is_the_convolution_of_the_concatenation(folded):
     fine, coarse = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 4, 4)
     enlarge = nn.Upsample(scale_factor=2, mode="bilinear")
     expected = plain(torch.cat([fine, enlarge(coarse)], dim=1))
-    if folded:
+    if change != "none":
         fold_norms(merged)
+    if change == "prepared":
+        merged.prepare(128)
     found = merged.finish(merged.part(0, fine) + enlarge(merged.part(1, coarse)))
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolution_with_coordinates_is_split_into_map_and_coordinates():
+    located = with_statistics(LocatedConv(6, 5))
+    plain = conv_norm_relu(8, 5, 3).eval()
+    plain.load_state_dict(located.state_dict())
+    x, steps = torch.randn(2, 6, 4, 4), torch.tensor([-1, -1 / 3, 1 / 3, 1])
+    coordinates = torch.stack([steps.expand(4, 4), steps[:, None].expand(4, 4)]).expand(2, -1, -1, -1)
+    expected = plain(torch.cat([x, coordinates], dim=1))
+    torch.testing.assert_close(located(x), expected, rtol=1e-5, atol=1e-5)
+    fold_norms(located)
+    located.prepare(64)
+    assert located[0].in_channels == 6
+    torch.testing.assert_close(located(x), expected, rtol=1e-5, atol=1e-5)

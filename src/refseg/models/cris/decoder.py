@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from refseg.encoders.layers import Attention, GridPositions
+from refseg.encoders.layers import Attention, Preparable
 
 __all__ = ["DecoderLayer", "VisionLanguageDecoder", "sine_1d", "sine_2d"]
 
@@ -79,7 +79,7 @@ class DecoderLayer(nn.Module):
         return mixed
 
 
-class VisionLanguageDecoder(GridPositions):
+class VisionLanguageDecoder(Preparable):
     """A stack of decoder layers and a final layer norm."""
 
     positions: Tensor | None
@@ -91,7 +91,7 @@ class VisionLanguageDecoder(GridPositions):
         self.norm = nn.LayerNorm(width)
         self.register_buffer("positions", None, persistent=False)
 
-    def fix_size(self, side: int) -> None:
+    def prepare(self, side: int) -> None:
         """Compute the encodings for square images of one size in advance."""
         cells = side // STRIDE
         self.positions = sine_2d(self.norm.normalized_shape[0], cells, cells).to(self.norm.weight)

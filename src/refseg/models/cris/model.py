@@ -69,6 +69,7 @@ class CRIS(AttentionModel):
     """Two encoders, a neck, a decoder and a projector, in the order of the paper's figure 3, and a head of ours."""
 
     family = "cris"
+    unrounded = ("projector",)
     config: CRISConfig
 
     def __init__(self, config: CRISConfig, inputs: Inputs, decision: Decision) -> None:
