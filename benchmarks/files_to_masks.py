@@ -135,8 +135,8 @@ def main() -> None:
     if find_spec("cv2") is None:
         parser.error("OpenCV is missing: pip install opencv-python-headless")
     arguments = parse(parser)
-    theirs, ours = both_sides(arguments.authors, arguments.side)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as exports:
+        theirs, ours = both_sides(arguments.authors, arguments.side, Path(exports))
         result = compare(theirs, ours, arguments.images, Path(folder))
     write(arguments.out, {"settings": vars(arguments) | {"authors": "", "out": ""}, "files": result})
 

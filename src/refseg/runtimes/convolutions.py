@@ -185,7 +185,10 @@ class UpsampledConvGraph(nn.Module):
         mixed = mixed.view(len(x), KERNEL, KERNEL, -1, *x.shape[-2:])  # (batch, row, column, D, y, x)
         mixed = mixed.permute(0, 3, 2, 5, 1, 4).flatten(4).flatten(2, 3)  # (batch, D, column x, row y)
         total = torch.matmul(torch.matmul(mixed, rows).mT, columns)
-        return total if self.bias is None else total + self.bias[:, None, None]
+        if self.bias is None:
+            return total
+        # As rows, since OpenVINO 2026.4 takes what is added to a product of matrices for a bias of its columns.
+        return (total.flatten(2) + self.bias[:, None]).view(total.shape)
 
 
 def _transforms() -> tuple[Float[Tensor, "K K"], Float[Tensor, "K 3"], Float[Tensor, "4 K"]]:

@@ -120,7 +120,9 @@ def export(
         with new_folder(Path(folder)) as draft:
             # OpenVINO rounds weights when it stores them.
             _write_graphs(prepared, draft, "float16" if (to, precision) == ("onnx", "float16") else "float32")
-            eager, inputs = TorchRuntime.of_own(load_model(source), "cpu"), prepared.inputs
+            eager, inputs = TorchRuntime(load_model(source), "cpu"), prepared.inputs
+            fingerprint = eager.fingerprint
+            prepare(eager.model)  # features are those before or after a normalisation
             if precision == "int8":
                 exact = OnnxRuntime(draft)
                 _compare(eager, exact, inputs, "float32")
@@ -132,7 +134,7 @@ def export(
                 runtime = OnnxRuntime(draft)
             made = {
                 "source": os.fspath(model),
-                "fingerprint": eager.fingerprint,
+                "fingerprint": fingerprint,
                 "largest_deviation": _compare(eager, runtime, inputs, precision),
                 "examples": len(shown),
                 "libraries": {name: importlib.import_module(name).__version__ for name in ("torch", LIBRARIES[to])},
