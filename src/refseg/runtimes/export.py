@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import logging
@@ -113,20 +114,19 @@ def export(
         raise ConfigError("int8 for openvino needs examples, from which it takes the ranges that it rounds")
     _check_libraries(to)
     source = resolve(model if isinstance(model, str) else Path(model))
-    stored, prepared = read_folder(source), load_model(source)
-    prepare(prepared)
-    upsample_after_mixing(prepared, for_graph=True)
+    stored, eager = read_folder(source), TorchRuntime(load_model(source), "cpu")
+    fingerprint = eager.fingerprint
+    prepare(eager.model)  # before both differ, as features may lie before a normalisation that is folded
+    traced = copy.deepcopy(eager.model)
+    upsample_after_mixing(traced, for_graph=True)
     try:
         with new_folder(Path(folder)) as draft:
             # OpenVINO rounds weights when it stores them.
-            _write_graphs(prepared, draft, "float16" if (to, precision) == ("onnx", "float16") else "float32")
-            eager, inputs = TorchRuntime(load_model(source), "cpu"), prepared.inputs
-            fingerprint = eager.fingerprint
-            prepare(eager.model)  # features are those before or after a normalisation
+            _write_graphs(traced, draft, "float16" if (to, precision) == ("onnx", "float16") else "float32")
             if precision == "int8":
                 exact = OnnxRuntime(draft)
-                _compare(eager, exact, inputs, "float32")
-                _store_in_int8(draft, exact, prepared, shown)
+                _compare(eager, exact, traced.inputs, "float32")
+                _store_in_int8(draft, exact, traced, shown)
             if to == "openvino":
                 _convert_to_openvino(draft, compress=precision in ("float16", "bfloat16"))
                 runtime: Runtime = OpenVinoRuntime(draft, reduced=precision == "bfloat16")
@@ -135,15 +135,15 @@ def export(
             made = {
                 "source": os.fspath(model),
                 "fingerprint": fingerprint,
-                "largest_deviation": _compare(eager, runtime, inputs, precision),
+                "largest_deviation": _compare(eager, runtime, traced.inputs, precision),
                 "examples": len(shown),
                 "libraries": {name: importlib.import_module(name).__version__ for name in ("torch", LIBRARIES[to])},
             }
             exported = Exported(
                 format=to,
                 family=stored.family,
-                inputs=inputs,
-                decision=prepared.decision,
+                inputs=traced.inputs,
+                decision=traced.decision,
                 precision=precision,
                 domain=stored.domain,
                 about={**stored.about, "export": made},

@@ -11,11 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from refseg.encoders.layers import Attention, Preparable
+from refseg.models.cris.neck import STRIDE
 
 __all__ = ["DecoderLayer", "VisionLanguageDecoder", "sine_1d", "sine_2d"]
-
-STRIDE = 16
-"""Side in pixels of the image region that a position of the feature map stands for."""
 
 
 class DecoderLayer(nn.Module):

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from refseg.encoders.clip_resnet import Pyramid
 from refseg.encoders.layers import BatchNorm1d, BatchNorm2d, Preparable
 
-__all__ = ["CrossModalNeck", "LocatedConv", "MergedConv", "ProjectedPyramid", "conv_norm_relu"]
+__all__ = ["STRIDE", "CrossModalNeck", "LocatedConv", "MergedConv", "ProjectedPyramid", "conv_norm_relu"]
 
 STRIDE = 16
 """Side in pixels of the image region that one cell of the fused map stands for."""
