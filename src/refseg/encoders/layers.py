@@ -14,6 +14,7 @@ __all__ = [
     "Attention",
     "BatchNorm1d",
     "BatchNorm2d",
+    "CrossAttention",
     "Preparable",
     "QuickGELU",
     "ResidualAttentionBlock",
@@ -119,6 +120,46 @@ class Preparable(nn.Module):
             side: Of the images, in pixels, for which alone the module is then.
         """
         raise NotImplementedError
+
+
+class CrossAttention(Attention, Preparable):
+    """Attention of many queries to few keys, such as the words of an expression.
+
+    Prepared, it multiplies the weights of the queries with the keys, and those of the output with the values: with H
+    heads and U keys, that leaves two products of each query with H x U vectors, instead of two with D x D weights.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__(width, heads, dropout)
+        self._prepared = False
+
+    def prepare(self, side: int) -> None:
+        """Compute the same with less work from now on, without dropout."""
+        self._prepared = True
+
+    def forward(  # type: ignore[override]
+        self,
+        query: Float[Tensor, "B T D"],
+        key: Float[Tensor, "B U D"],
+        value: Float[Tensor, "B U D"],
+        *,
+        padding: Bool[Tensor, "B U"],
+    ) -> Float[Tensor, "B T D"]:
+        """Return the attention of T queries to U keys and values; `padding` is true for keys not attended to."""
+        if not self._prepared:
+            return super().forward(query, key, value, padding=padding)
+        of_queries, of_keys, of_values = self.in_proj_weight.chunk(3)
+        query_bias, key_bias, value_bias = self.in_proj_bias.chunk(3)
+        heads = self.num_heads
+        keys = self._heads(F.linear(key, of_keys, key_bias)) / math.sqrt(self.head_dim)
+        values = self._heads(F.linear(value, of_values, value_bias))
+        to_logits = (keys @ of_queries.view(heads, -1, query.shape[-1])).flatten(1, 2)  # (batch, head key, channel)
+        shift = (keys @ query_bias.view(heads, -1, 1)).flatten(1).unsqueeze(1)
+        to_output = (values @ self.out_proj.weight.view(-1, heads, self.head_dim).permute(1, 2, 0)).flatten(1, 2)
+        logits = (query @ to_logits.mT + shift).view(*query.shape[:2], heads, -1).float()
+        weights = logits.masked_fill(padding[:, None, None], float("-inf")).softmax(dim=-1)
+        output: Tensor = weights.flatten(2) @ to_output + self.out_proj.bias
+        return output
 
 
 class QuickGELU(nn.Module):

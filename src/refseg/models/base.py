@@ -108,7 +108,7 @@ class Model(nn.Module, ABC):
     """Whether images may have another side than `Inputs.image_size`; no with layers that read or write whole maps."""
     frozen_parts: tuple[str, ...] = ()
     """Names of the submodules with the weights of a pretrained CLIP that are not trained."""
-    unrounded: ClassVar[tuple[str, ...]] = ()
+    unrounded: tuple[str, ...] = ()
     """Names of the submodules that an export in int8 leaves as they are, with all that follows them."""
     clip: ClipSource | None = None
     """The CLIP that the encoders were loaded from; None if they were not, or if it is not known."""

@@ -20,9 +20,11 @@ from refseg.models.families import MODELS
 from refseg.models.layout import CONFIG, DESCRIPTION, Format
 from refseg.values import Decision
 
-__all__ = ["Exported", "Precision", "find_export", "read_export", "write_export"]
+__all__ = ["REDUCED", "Exported", "Precision", "find_export", "read_export", "write_export"]
 
 Precision: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
+REDUCED: frozenset[Precision] = frozenset({"bfloat16", "int8"})
+"""With these OpenVINO computes in bfloat16 what is not in int8, on processors that have instructions for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,7 @@ class Exported:
     precision: Precision | None = "float32"
     """In which the weights are stored; None: as in the model folder that has the graphs.
 
-    Values are computed in float32, products of bfloat16 and of int8 in these.
+    Values are computed in float32, products of bfloat16 and of int8 in these; see also `REDUCED`.
     """
     domain: str | None = None
     """The kind of images that it was trained on, such as `photos`; None: not known."""

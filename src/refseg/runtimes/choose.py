@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias, get_args
 from refseg.config import load_json
 from refseg.errors import ConfigError, OutputError, RefsegError
 from refseg.files import user_cache, write_text
-from refseg.models.exported import find_export, read_export
+from refseg.models.exported import REDUCED, find_export, read_export
 from refseg.models.layout import has_graphs
 from refseg.runtimes.graphs import GraphRuntime, thread_count
 
@@ -91,7 +91,7 @@ def open_graphs(folder: Path, runtime: ChosenRuntime, device: str = "auto") -> G
     if runtime == "openvino":
         from refseg.runtimes.openvino import OpenVinoRuntime
 
-        return OpenVinoRuntime(folder, device, reduced=read_export(folder).precision == "bfloat16")
+        return OpenVinoRuntime(folder, device, reduced=read_export(folder).precision in REDUCED)
     from refseg.runtimes.onnx import OnnxRuntime
 
     return OnnxRuntime(folder, device)

@@ -164,9 +164,7 @@ class UpsampledConv2d(nn.Module):
 
 
 class UpsampledConvGraph(nn.Module):
-    """`UpsampledConv2d` as operations that can be traced, with the channels of a map before its pixels.
-
-    The matrices of the axes are the right factors of their products, as runtimes prepare constants on that side.
+    """`UpsampledConv2d` as operations that can be traced, for all maps of a batch together.
 
     Args:
         conv: the convolution, which keeps the size of a map.
@@ -174,21 +172,21 @@ class UpsampledConvGraph(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        weight = conv.weight.detach().permute(2, 3, 0, 1).flatten(0, 2)[:, :, None, None]
-        self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)  # (row of the kernel, column, D), channel
+        weight = conv.weight.detach().permute(2, 1, 3, 0).flatten(2)
+        self.rows = nn.ParameterList(nn.Parameter(row, requires_grad=False) for row in weight)  # (channel, column D)
         self.bias = conv.bias
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
         """Return the enlarged and convolved map."""
-        rows, columns = (_enlarged_and_shifted(length).flatten(1).mT.to(x) for length in x.shape[-2:])
-        mixed = F.conv2d(x, self.weight)
-        mixed = mixed.view(len(x), KERNEL, KERNEL, -1, *x.shape[-2:])  # (batch, row, column, D, y, x)
-        mixed = mixed.permute(0, 3, 2, 5, 1, 4).flatten(4).flatten(2, 3)  # (batch, D, column x, row y)
-        total = torch.matmul(torch.matmul(mixed, rows).mT, columns)
-        if self.bias is None:
-            return total
-        # As rows, since OpenVINO 2026.4 takes what is added to a product of matrices for a bias of its columns.
-        return (total.flatten(2) + self.bias[:, None]).view(total.shape)
+        batch, _, height, width = x.shape
+        # One for each map, as OpenVINO 2026.4 multiplies by constants on the left in float32, even if asked for less.
+        enlarge_rows = _enlarged_and_shifted(height).flatten(1).to(x).expand(batch, -1, -1)
+        enlarge_columns = _enlarged_and_shifted(width).mT.flatten(1).to(x).expand(batch, 1, -1, -1)
+        pixels = x.permute(0, 2, 3, 1).flatten(1, 2)
+        mixed = [torch.matmul(pixels, row).view(batch, height, width * KERNEL, -1) for row in self.rows]
+        wide = torch.cat([torch.matmul(enlarge_columns, one) for one in mixed], dim=1)  # (batch, row y, x, D)
+        total = torch.matmul(enlarge_rows, wide.flatten(2)).view(batch, 2 * height, 2 * width, -1)
+        return (total if self.bias is None else total + self.bias).permute(0, 3, 1, 2)
 
 
 def _transforms() -> tuple[Float[Tensor, "K K"], Float[Tensor, "K 3"], Float[Tensor, "4 K"]]:

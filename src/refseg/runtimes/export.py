@@ -24,7 +24,7 @@ from refseg.files import new_folder, unwritable
 from refseg.inputs.preprocessing import Inputs
 from refseg.inputs.read import ImageSource
 from refseg.models.base import AttentionModel, BoxModel, Model, PatchMapModel
-from refseg.models.exported import Exported, Precision, write_export
+from refseg.models.exported import REDUCED, Exported, Precision, write_export
 from refseg.models.folder import load_model, read_folder
 from refseg.models.hub import resolve
 from refseg.models.layout import EXPRESSION_GRAPH, GRAPHS, IMAGE_GRAPH, WEIGHTS, Format
@@ -128,8 +128,8 @@ def export(
                 _compare(eager, exact, traced.inputs, "float32")
                 _store_in_int8(draft, exact, traced, shown)
             if to == "openvino":
-                _convert_to_openvino(draft, compress=precision in ("float16", "bfloat16"))
-                runtime: Runtime = OpenVinoRuntime(draft, reduced=precision == "bfloat16")
+                _convert_to_openvino(draft, compress=precision != "float32")
+                runtime: Runtime = OpenVinoRuntime(draft, reduced=precision in REDUCED)
             else:
                 runtime = OnnxRuntime(draft)
             made = {
@@ -442,13 +442,14 @@ def _store_in_int8(folder: Path, exact: Runtime, model: Model, examples: Sequenc
 def _not_in_int8(graph: Any, unrounded: Sequence[str]) -> list[str]:
     """Return the names of the operations of a graph that are left as they are.
 
-    Those are the products of two computed matrices, as in attention, whose rounding costs more time than it gains, and
-    what is computed from the results of some modules.
+    Those are products with anything but a matrix of weights, as in attention, whose rounding costs more time than it
+    gains, and what is computed from the results of some modules.
 
     Args:
         graph: an `onnx.GraphProto`, whose operations are in the order in which they are computed.
         unrounded: the names of the modules.
     """
+    matrices = {weight.name for weight in graph.initializer if len(weight.dims) == 2}
     weights = {weight.name for weight in graph.initializer}
     exact = {name for name in weights if name.startswith(tuple(f"model.{module}." for module in unrounded))}
     names = []
@@ -456,7 +457,7 @@ def _not_in_int8(graph: Any, unrounded: Sequence[str]) -> list[str]:
         if not exact.isdisjoint(node.input):
             exact.update(node.output)
             names += [node.name, f"{node.name}_MatMul"]  # the second is what the quantiser first makes of a Gemm
-        elif node.op_type == "MatMul" and weights.isdisjoint(node.input):
+        elif node.op_type == "MatMul" and matrices.isdisjoint(node.input):
             names.append(node.name)
     return names
 

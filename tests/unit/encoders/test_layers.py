@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from refseg.encoders.layers import Attention, ResidualAttentionBlock, blocks_above
+from refseg.encoders.layers import Attention, CrossAttention, ResidualAttentionBlock, blocks_above
 
 INF = float("inf")
 
@@ -94,3 +94,17 @@ def test_adapters_get_gradients_in_a_frozen_block(block):
 )
 def test_blocks_above_a_parameter(parameter, blocks):
     assert blocks_above(parameter, 12) == blocks
+
+
+@pytest.mark.parametrize("keys", [1, 5, 40])
+def test_prepared_cross_attention_computes_the_same(keys):
+    torch.manual_seed(0)
+    attention = CrossAttention(24, 3).eval().requires_grad_(False)
+    for bias in (attention.in_proj_bias, attention.out_proj.bias):
+        bias.normal_()
+    query, key, value = torch.randn(2, 30, 24), torch.randn(2, keys, 24), torch.randn(2, keys, 24)
+    padding = torch.zeros(2, keys, dtype=torch.bool)
+    padding[1, 1:] = True
+    expected = attention(query, key, value, padding=padding)
+    attention.prepare(64)
+    torch.testing.assert_close(attention(query, key, value, padding=padding), expected, rtol=1e-5, atol=1e-6)

@@ -140,17 +140,18 @@ def test_smaller_weights(model_folder, photo, tmp_path, monkeypatch, capsys, to,
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
-def test_int8_leaves_attention_and_the_projector_and_channels_are_mixed_first(model_folder, tmp_path, monkeypatch):
+def test_int8_rounds_the_encoders_of_cris_and_channels_are_mixed_first(model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr("refseg.runtimes.convolutions.LEAST_CHANNELS", 4)
     folder = export(model_folder, tmp_path / "small", precision="int8")
     graph = onnx.load(folder / EXPRESSION_GRAPH).graph
     weights = {weight.name: tuple(weight.dims) for weight in graph.initializer}
-    projector = [name for name in weights if name.startswith("model.projector.")]
-    assert not [name for name in projector if "quantized" in name]
-    assert "model.neck.refine.0.weight_quantized" in weights
-    kernels = [weights[name] for name in projector if "pixels" in name and len(weights[name]) == 4]
-    assert len(kernels) == 2
-    assert all(kernel[0] % 9 == 0 and kernel[2:] == (1, 1) for kernel in kernels)
+    assert not [name for name in weights if name.startswith(("model.neck.", "model.projector.")) and "quant" in name]
+    assert [name for name in weights if name.startswith("model.text.") and "quant" in name]
+    assert not [name for name in weights if name.startswith("model.projector.pixels") and len(weights[name]) == 4]
+    image = onnx.load(folder / IMAGE_GRAPH).graph
+    rounded = {weight.name for weight in image.initializer if "quant" in weight.name}
+    assert any(name.startswith("model.visual.") for name in rounded)
+    assert not any(name.startswith("model.neck.") for name in rounded)
     left = [node for node in graph.node if node.op_type == "MatMul"]
     assert any(set(node.input).isdisjoint(weights) for node in left)  # attention
     assert any(node.op_type == "MatMulInteger" for node in graph.node)

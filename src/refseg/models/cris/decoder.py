@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from refseg.encoders.layers import Attention, Preparable
+from refseg.encoders.layers import Attention, CrossAttention, Preparable
 from refseg.models.cris.neck import STRIDE
 
 __all__ = ["DecoderLayer", "VisionLanguageDecoder", "sine_1d", "sine_2d"]
@@ -25,7 +25,7 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(width, heads, dropout)
         self.self_attention_norm = nn.LayerNorm(width)
         self.norm2 = nn.LayerNorm(width)
-        self.cross_attention = Attention(width, heads, dropout)
+        self.cross_attention = CrossAttention(width, heads, dropout)
         self.cross_attention_norm = nn.LayerNorm(width)
         self.norm3 = nn.LayerNorm(width)
         self.ffn = nn.Sequential(

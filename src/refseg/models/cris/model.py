@@ -69,7 +69,6 @@ class CRIS(AttentionModel):
     """Two encoders, a neck, a decoder and a projector, in the order of the paper's figure 3, and a head of ours."""
 
     family = "cris"
-    unrounded = ("projector",)
     config: CRISConfig
 
     def __init__(self, config: CRISConfig, inputs: Inputs, decision: Decision) -> None:
@@ -78,8 +77,10 @@ class CRIS(AttentionModel):
         self.visual: ModifiedResNet | EfficientNet
         if isinstance(config.vision, EfficientNetConfig):
             self.visual = EfficientNet(config.vision)
+            self.unrounded = ("visual", "neck", "projector")
         else:
             self.visual = ModifiedResNet(config.vision)
+            self.unrounded = ("neck", "projector")
         self.text = TextTransformer(config.text)
         self.neck = CrossModalNeck(config.vision.channels, config.neck_channels, sentence)
         self.decoder: VisionLanguageDecoder | None = None
