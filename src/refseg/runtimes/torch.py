@@ -24,6 +24,12 @@ from refseg.values import WordSource
 
 __all__ = ["TorchRuntime", "has_bfloat16", "pick_device"]
 
+FEATURES_AT_ONCE = 2**24
+"""Bytes of the features of an image, times the number of expressions, that are computed together on a processor.
+
+Larger maps are slower, as the C library gives their memory back to the system after each use.
+"""
+
 
 class TorchRuntime:
     """A model on a device, in evaluation mode (see `runtimes.base.Runtime`).
@@ -110,9 +116,15 @@ class TorchRuntime:
     ) -> Float[ndarray, "B h w"]:
         """Return the logits of B expressions about one image."""
         tokens, padding = shortened(tokens, padding)
+        groups = self._groups(image, len(tokens))
         with self._computing():
-            logits = self._combine(self._image(image), self._texts(tokens, padding), self._tensor(padding))
-            return np.asarray(logits[:, 0].float().cpu().numpy())
+            features = self._image(image)
+            texts = {name: value.tensor_split(groups) for name, value in self._texts(tokens, padding).items()}
+            logits = [
+                self._combine(features, dict(zip(texts, text, strict=True)), mask)
+                for *text, mask in zip(*texts.values(), self._tensor(padding).tensor_split(groups), strict=True)
+            ]
+            return np.asarray(torch.cat(logits)[:, 0].float().cpu().numpy())
 
     def detect(
         self, image: Mapping[str, ndarray], tokens: Int64[ndarray, "B L"], padding: Bool[ndarray, "B L"]
@@ -152,6 +164,13 @@ class TorchRuntime:
     def _computing(self) -> Iterator[None]:
         with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
             yield
+
+    def _groups(self, image: Mapping[str, ndarray], expressions: int) -> int:
+        """Return the number of groups in which expressions are computed, each with maps that the processor caches."""
+        if self._device.type != "cpu":
+            return 1
+        together = max(1, FEATURES_AT_ONCE // sum(array.nbytes for array in image.values()))
+        return max(1, -(-expressions // together))
 
     def _image(self, arrays: Mapping[str, ndarray]) -> dict[str, Tensor]:
         # Copied, as PyTorch has no read-only tensors.
