@@ -30,7 +30,7 @@ import refseg.runtimes.export
 from authors import authors_model
 from measure import machine, report, side_by_side, write
 from refseg.inputs.clip_bpe import Tokens
-from refseg.masks import iou
+from refseg.masks import agreement
 from refseg.models.base import Model
 from refseg.models.clipseg.convert import from_transformers
 from refseg.models.clipseg.model import clipseg
@@ -165,10 +165,7 @@ def compare_cris(ours: dict[str, Predictor], theirs: nn.Module, rounds: int, exp
     threshold = ours["ours, exact"].decision.threshold
     masks = {name: 1 / (1 + np.exp(-one)) > threshold for name, one in logits.items()}
     result["ratios"] = {name: round(medians["theirs"] / medians[name], 4) for name in ours}
-    result["iou_with_exact"] = {
-        name: round(float(np.mean([iou(*pair) for pair in zip(masks["ours, exact"], mine, strict=True)])), 4)
-        for name, mine in masks.items()
-    }
+    result["iou_with_exact"] = {name: round(agreement(masks["ours, exact"], mine), 4) for name, mine in masks.items()}
     for name in ours:
         ratio, same_mask = result["ratios"][name], result["iou_with_exact"][name]
         print(f"  theirs / {name}: {ratio:.2f}; mean IoU of its masks with those of exact: {same_mask:.4f}")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,7 +31,7 @@ from authors import authors_pixels, authors_scores
 from measure import report, side_by_side, write
 from refseg.data.shapes import Shapes
 from refseg.inputs.read import read_image
-from refseg.masks import iou
+from refseg.masks import agreement
 from refseg.predictor import Predictor
 
 WORDS = ("the red ball", "the largest ring on the left", "second star from the left")
@@ -92,7 +92,11 @@ def read_mask(path: Path) -> ndarray:
 def mean_iou(folders: Sequence[Path], files: Sequence[Path]) -> float:
     """Return the mean IoU of the masks in two folders."""
     places = [(file, number) for file in files for number in range(len(WORDS))]
-    return float(np.mean([iou(*(read_mask(mask_path(folder, *place)) for folder in folders)) for place in places]))
+
+    def masks(folder: Path) -> Iterator[ndarray]:
+        return (read_mask(mask_path(folder, *place)) for place in places)
+
+    return agreement(*map(masks, folders))
 
 
 def compare(theirs: nn.Module, ours: dict[str, Predictor], images: int, folder: Path) -> dict[str, object]:

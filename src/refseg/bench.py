@@ -25,14 +25,13 @@ from numpy import ndarray
 from refseg import __version__
 from refseg.errors import RefsegError
 from refseg.inputs.read import read_image
-from refseg.masks import intersection_and_union
 from refseg.predictor import load
 from refseg.runtimes.base import Arithmetic
 from refseg.runtimes.choose import RuntimeName, processor
 from refseg.segmenter import BaseSegmenter
 from refseg.values import Encoding
 
-__all__ = ["Bench", "Speed", "agreement", "machine", "measure", "measure_apart", "with_operations"]
+__all__ = ["Bench", "Speed", "machine", "measure", "measure_apart", "with_operations"]
 
 THINGS = ("ring", "star", "ball", "cube", "heart", "cross", "triangle", "square")
 PLACES = ("on the left", "on the right", "at the top", "at the bottom")
@@ -178,12 +177,6 @@ def with_operations(one: Bench, counted: Bench) -> Bench:
         replace(speed, operations=same.operations) for speed, same in zip(one.segment, counted.segment, strict=True)
     ]
     return replace(one, encode=replace(one.encode, operations=counted.encode.operations), segment=segment)
-
-
-def agreement(one: Bench, other: Bench) -> float:
-    """Return the mean IoU of the masks of two measurements; of two empty masks it is 1."""
-    pairs = [intersection_and_union(*masks) for masks in zip(one.masks, other.masks, strict=True)]
-    return statistics.fmean(both / either if either else 1.0 for both, either in pairs)
 
 
 def machine() -> dict[str, object]:

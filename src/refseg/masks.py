@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from refseg.errors import DataError
 
 __all__ = [
     "MAX_PIXELS",
+    "agreement",
     "bounding_box",
     "check_mask_size",
     "check_rle",
@@ -254,6 +256,12 @@ def iou(one: Bool[ndarray, "H W"], other: Bool[ndarray, "H W"]) -> float:
     """Return the intersection over union of two masks, 0 where both are empty."""
     intersection, union = intersection_and_union(one, other)
     return intersection / union if union else 0.0
+
+
+def agreement(masks: Iterable[Bool[ndarray, "H W"]], others: Iterable[Bool[ndarray, "H W"]]) -> float:
+    """Return the mean intersection over union of masks with others; of two empty masks it is 1."""
+    pairs = [intersection_and_union(one, other) for one, other in zip(masks, others, strict=True)]
+    return statistics.fmean(both / either if either else 1.0 for both, either in pairs)
 
 
 # ── shape ────────────────────────────────────────────────────────────────────────────────────────────────────────────

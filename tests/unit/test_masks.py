@@ -13,6 +13,7 @@ from pycocotools import mask as coco
 
 from refseg.errors import DataError
 from refseg.masks import (
+    agreement,
     bounding_box,
     check_rle,
     decode_rle,
@@ -288,3 +289,10 @@ def test_polygons_give_back_a_mask_without_holes(seed, density):
         outside = around & dilate(outside, 1)
     filled = ~outside[1:-1, 1:-1]
     assert np.array_equal(polygon_mask(polygons(mask), size=mask.shape), filled)
+
+
+def test_agreement_of_two_empty_masks_is_full():
+    empty, half, full = np.zeros((2, 2), bool), np.array([[True, True], [False, False]]), np.ones((2, 2), bool)
+    assert agreement([empty, half, empty], [empty, full, full]) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="shorter"):
+        agreement([empty, half], [empty])

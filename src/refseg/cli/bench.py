@@ -66,7 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Carry out the command."""
     if min(arguments.rounds, *arguments.expressions) < 1:
         raise ConfigError("--rounds and --expressions must be at least 1")
-    from refseg.bench import agreement, machine, measure_apart, with_operations
+    from refseg.bench import machine, measure_apart, with_operations
+    from refseg.masks import agreement
     from refseg.data.shapes import EXAMPLE as SCENE
     from refseg.files import write_text
     from refseg.writers.table import aligned
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     table = _table(list(found.values()))
     print(aligned(table), end="")
     agreements = {
-        model: agreement(found[model, "torch", "exact"], one)
+        model: agreement(found[model, "torch", "exact"].masks, one.masks)
         for (model, _, precision), one in found.items()
         if precision == "fast" and (model, "torch", "exact") in found
     }

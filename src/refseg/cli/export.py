@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from refseg.errors import ConfigError, DataError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from refseg.data.dataset import DataSet
     from refseg.runtimes.choose import RuntimeName
+    from refseg.values import Expression, Prediction, Sample
 
 __all__ = ["EXAMPLE", "add_arguments", "run"]
 
@@ -61,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on",
         metavar="DATASET:SPLIT",
-        help="then score the model and the exported one on a data set, and print the loss in mean IoU",
+        help="then score the model and the exported one on a data set, and print the loss in mean IoU, and the mean IoU of "
+        "the masks of both",
     )
     parser.add_argument(
         "--data", type=Path, metavar="ROOT", help="with --on or --examples: the folder that holds the public data sets"
@@ -89,6 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    from refseg.masks import agreement, decode_rle
     from refseg.models.exported import read_export
     from refseg.runtimes.export import export
 
@@ -105,9 +108,11 @@ def _export(arguments: argparse.Namespace) -> int:
     size = sum(file.stat().st_size for file in folder.iterdir())
     print(f"{folder}: {size / 1e6:.1f} MB; differs from PyTorch by {made['largest_deviation']:.1e} at most", flush=True)
     if data is not None:
-        before = _mean_iou(arguments.model, "torch", data, arguments.limit)
-        after = _mean_iou(folder, arguments.to, data, arguments.limit)
+        before, masks = _scored(arguments.model, "torch", data, arguments.limit)
+        after, exported_masks = _scored(folder, arguments.to, data, arguments.limit)
         print(f"mean IoU on {arguments.on}: {before:.4f} by PyTorch, {after:.4f} exported; loss {before - after:.4f}")
+        same = agreement(map(decode_rle, masks), map(decode_rle, exported_masks))
+        print(f"mean IoU of the masks of both: {same:.4f}")
     return 0
 
 
@@ -126,14 +131,23 @@ def _examples(data: DataSet) -> Iterator[tuple[ndarray, list[str]]]:
         yield np.asarray(sample.load_image()), [one.text for one in sample.expressions]
 
 
-def _mean_iou(model: str | Path, runtime: RuntimeName, data: DataSet, limit: int | None) -> float:
+def _scored(
+    model: str | Path, runtime: RuntimeName, data: DataSet, limit: int | None
+) -> tuple[float, list[dict[str, Any]]]:
+    """Return the mean IoU of a model on the first images of a data set, and the run lengths of all its masks."""
     from refseg.evaluation.evaluate import evaluate
     from refseg.evaluation.metrics import summarise
+    from refseg.masks import encode_rle
     from refseg.predictor import load
 
     images = range(min(data.num_images, limit or data.num_images))
-    segmenter = load(model, "cpu", runtime=runtime)
-    mean_iou = summarise(evaluate(segmenter, data, images, progress=sys.stderr.isatty()))["mean_iou"]
+    masks = []
+
+    def keep(_sample: Sample, _expression: Expression, prediction: Prediction) -> None:
+        masks.append(encode_rle(prediction.mask))
+
+    outcomes = evaluate(load(model, "cpu", runtime=runtime), data, images, progress=sys.stderr.isatty(), each=keep)
+    mean_iou = summarise(outcomes)["mean_iou"]
     if mean_iou is None:
         raise DataError("no expression of these images has a target, so that there is no IoU")
-    return float(mean_iou)
+    return float(mean_iou), masks

@@ -122,6 +122,7 @@ def test_smaller_weights(model_folder, photo, tmp_path, monkeypatch, capsys, to,
     printed = capsys.readouterr()
     assert printed.out.startswith(f"{folder}: ")
     assert "mean IoU on shapes:val: 0." in printed.out
+    assert "mean IoU of the masks of both: " in printed.out
     assert printed.err == ""
     assert read_export(folder).precision == precision
     assert read_export(folder).about["name"] == "tiny"
