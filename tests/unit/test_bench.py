@@ -74,9 +74,6 @@ def test_no_expression_is_asked_twice(model_folder, photo, monkeypatch):
     assert len(asked) == len(set(asked)) == 3 * 41
 
 
-def test_a_model_agrees_with_itself(measured):
-
-
 @pytest.mark.usefixtures("in_this_process")
 def test_the_command(model_folder, photo, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch_runtime, "has_bfloat16", lambda device: True)

@@ -67,9 +67,9 @@ def run(arguments: argparse.Namespace) -> int:
     if min(arguments.rounds, *arguments.expressions) < 1:
         raise ConfigError("--rounds and --expressions must be at least 1")
     from refseg.bench import machine, measure_apart, with_operations
-    from refseg.masks import agreement
     from refseg.data.shapes import EXAMPLE as SCENE
     from refseg.files import write_text
+    from refseg.masks import agreement
     from refseg.writers.table import aligned
 
     kinds = [("torch", precision) for precision in arguments.precision] if "torch" in arguments.runtime else []

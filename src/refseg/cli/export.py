@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "float16", "bfloat16", "int8"),
         default="float32",
         help="in which the weights are stored: float16 halves the files; bfloat16, of openvino, halves them and "
-        "multiplies numbers of bfloat16; int8 quarters them and rounds the factors of products too (default: float32)",
+        "multiplies numbers of bfloat16; int8 quarters those of the encoders, or all, and rounds the factors of their "
+        "products too (default: float32)",
     )
     parser.add_argument(
         "--examples",
@@ -62,8 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on",
         metavar="DATASET:SPLIT",
-        help="then score the model and the exported one on a data set, and print the loss in mean IoU, and the mean IoU of "
-        "the masks of both",
+        help="then score the model and the exported one on a data set, and print the loss in mean IoU, and the mean "
+        "IoU of the masks of both",
     )
     parser.add_argument(
         "--data", type=Path, metavar="ROOT", help="with --on or --examples: the folder that holds the public data sets"

@@ -91,7 +91,9 @@ def export(
         to: the format of the graphs: `onnx` or `openvino`.
         precision: in which the weights are stored. `float16` halves the files, and values are computed in float32.
             `bfloat16`, of `openvino`, halves them too, and computes products in bfloat16 on processors that have
-            instructions for it. `int8` quarters them, and rounds the factors of products to 8 bits.
+            instructions for it. `int8` quarters the weights that it rounds, and rounds what they are multiplied by to 8
+            bits too: those of the encoders of CRIS, but no EfficientNet, and all matrices and kernels of the others;
+            with `openvino` the rest is as in `bfloat16`.
         examples: for int8, images with expressions about each, from which the ranges that are rounded to 8 bits are
             taken. Without any they are taken of each call, which `openvino` cannot do.
 
