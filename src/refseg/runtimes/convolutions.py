@@ -90,8 +90,9 @@ class TiledConv2d(nn.Module):
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
         _, kernel, _ = _transforms()
-        weight = torch.einsum("ay,bx,dcyx->bacd", kernel, kernel, conv.weight.detach().double())
-        self.weight = nn.Parameter(weight.flatten(0, 1).float().contiguous(), requires_grad=False)
+        both_axes = torch.einsum("ay,bx->bayx", kernel, kernel).reshape(PRODUCTS**2, KERNEL**2).float()
+        weight = both_axes @ conv.weight.detach().permute(2, 3, 1, 0).reshape(KERNEL**2, -1)
+        self.weight = nn.Parameter(weight.view(PRODUCTS**2, conv.in_channels, -1), requires_grad=False)
         self.bias = conv.bias
         self._matrices: dict[int, tuple[Tensor, Tensor]] = {}
 
