@@ -17,6 +17,8 @@ from refseg.data.asked import Photo
 from refseg.data.examples import EXAMPLES
 from refseg.data.label import label
 from refseg.data.label_run import Labeller, LabelRun, add_answers, earlier_answers, save_run
+from refseg.data.verdicts import Verdicts
+from refseg.errors import OutputError
 from refseg.masks import decode_rle, encode_rle, iou
 from refseg.predictor import load
 from refseg.review.app import create_review_app
@@ -79,13 +81,17 @@ def shows(page, number, expression, verdict):
     expect(page.locator("#verdict")).to_have_text(verdict)
 
 
+def no_space(*_):
+    raise OutputError("verdicts.jsonl: cannot be written: no space left")
+
+
 def check_axe(page):
     found = Axe().run(page).response["violations"]
     assert [(one["id"], node["html"]) for one in found for node in one["nodes"]] == []
 
 
 @pytest.mark.slow
-def test_a_review_by_keyboard_alone(visit, folder, segmenter, reviewing):
+def test_a_review_by_keyboard_alone(visit, folder, segmenter, reviewing, monkeypatch):
     """Keep, drop, threshold, reword, undo, an error, a reload, and the labels that follow."""
     found = dict(
         zip(
@@ -122,11 +128,11 @@ def test_a_review_by_keyboard_alone(visit, folder, segmenter, reviewing):
     keys.press("Enter")
     expect(page.locator("#asked")).to_have_text(f"Was: {RIGHT}")
     expect(page.locator("#score")).to_contain_text("changed")
-    answer = {"status": 409, "json": {"error": "verdicts.jsonl: cannot be written: no space left"}}
-    page.route("**/review/verdicts", lambda route: route.fulfill(**answer), times=1)
-    keys.press("k")
-    expect(page.get_by_role("alert")).to_have_text("Verdicts.jsonl: cannot be written: no space left.")
-    shows(page, 3, BOTH, "undecided")
+    with monkeypatch.context() as patched:
+        patched.setattr(Verdicts, "add", no_space)
+        keys.press("k")
+        expect(page.get_by_role("alert")).to_have_text("Verdicts.jsonl: cannot be written: no space left.")
+        shows(page, 3, BOTH, "undecided")
     keys.press("k")
     shows(page, 3, BOTH, "kept")
 
