@@ -33,12 +33,14 @@ from refseg.models.vlt.model import VLTConfig
 from refseg.predictor import Predictor, load
 from refseg.runtimes.export import export
 from refseg.runtimes.prepare import prepare
+from refseg.runtimes.torch import TorchRuntime
 from refseg.training.config import TrainingConfig
 from refseg.training.engine import Objective
 from refseg.training.families import training_spec
 from refseg.training.optim import freeze, set_mode, without_gradient
 from refseg.values import Calibration, Decision, Encoding
 
+FEATURES = "refseg.runtimes.torch.FEATURES_AT_ONCE"
 START, END = 49406, 49407
 RESNET = ResNetConfig(layers=(1, 1, 1, 1), width=8, heads=4, output_dim=24, pretrained_size=96)
 VIT = ViTConfig(patch=16, width=32, layers=4, heads=4, output_dim=24, pretrained_size=96)
@@ -186,6 +188,19 @@ def test_one_image_for_many_expressions(model):
         repeated = model(pixels[:1].expand(4, -1, -1, -1), tokens, padding)
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together, repeated, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("together", [0, 2])
+def test_a_processor_computes_expressions_in_groups(model, monkeypatch, together):
+    pixels, tokens, padding = (array.numpy() for array in inputs(5, side(model, 64), 12))
+    runtime = TorchRuntime(model, "cpu")
+    image = runtime.encode(pixels[:1])
+    expected = runtime.decode(image, tokens, padding)
+    asked = []
+    monkeypatch.setattr(FEATURES, together * sum(array.nbytes for array in image.values()))
+    monkeypatch.setattr(runtime, "_combine", lambda *given: asked.append(len(given[-1])) or model.combine(*given))
+    np.testing.assert_allclose(runtime.decode(image, tokens, padding), expected, rtol=1e-4, atol=1e-5)
+    assert asked == [[1] * 5, None, [2, 2, 1]][together]
 
 
 def test_logits_do_not_depend_on_the_batch(model):

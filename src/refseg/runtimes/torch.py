@@ -166,7 +166,7 @@ class TorchRuntime:
             yield
 
     def _groups(self, image: Mapping[str, ndarray], expressions: int) -> int:
-        """Return the number of groups in which expressions are computed, each with maps that the processor caches."""
+        """Return the number of groups in which expressions are computed (see `FEATURES_AT_ONCE`)."""
         if self._device.type != "cpu":
             return 1
         together = max(1, FEATURES_AT_ONCE // sum(array.nbytes for array in image.values()))
