@@ -12,6 +12,7 @@ import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Protocol, runtime_checkable
@@ -107,7 +108,8 @@ class GraphRuntime(ABC):
             raise ConfigError(f"an exported model is computed on the processor: take the device cpu, not {device}")
         self._folder = folder
         paths = self._paths(folder)
-        self._image, self._expression = map(self._load, paths)
+        with ThreadPoolExecutor(len(paths)) as pool:  # each is prepared in one thread for the most part
+            self._image, self._expression = pool.map(self._load, paths)
         needed = {TOKENS, PADDING, *(PREFIX + name for name in self._image.outputs)}
         if LOGITS not in self._expression.outputs or set(self._expression.inputs) != needed:
             names = " and ".join(path.name for path in paths)

@@ -56,22 +56,24 @@ class _OpenVinoGraph:
         model = core.read_model(path)
         free_image(model)
         self._compiled = core.compile_model(model, "CPU", dict(settings))
-        self._own = _Request(self._compiled)
+        self._own = _Own()
         self.inputs = frozenset(given.any_name for given in self._compiled.inputs)
         self.outputs = tuple(output.any_name for output in self._compiled.outputs)
         self.layout = _layout(path)
 
     def run(self, outputs: Sequence[str], given: Mapping[str, ndarray]) -> list[ndarray]:
         """Compute all outputs, and return some of them."""
+        if self._own.request is None:
+            self._own.request = self._compiled.create_infer_request()
         computed = self._own.request.infer(dict(given))
         return [np.array(computed[name]) for name in outputs]  # copied: the next run writes to the same memory
 
 
-class _Request(threading.local):
-    """A request to compute, of each thread its own: making one takes as long as a run, and it serves one at a time."""
+class _Own(threading.local):
+    """What a thread has for itself."""
 
-    def __init__(self, compiled: Any) -> None:
-        self.request = compiled.create_infer_request()
+    request: Any = None
+    """To compute, one run at a time; made at the first run and kept, as making it takes as long as a run."""
 
 
 def free_image(model: Any) -> None:
@@ -104,7 +106,7 @@ def openvino() -> Any:
         raise ConfigError("this needs the library openvino: pip install 'refseg[openvino]'") from None
     finally:
         if blocked:
-            del sys.modules[TELEMETRY]
+            sys.modules.pop(TELEMETRY, None)  # another thread may have done so
 
 
 def _layout(path: Path) -> str | None:
