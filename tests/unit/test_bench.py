@@ -10,6 +10,7 @@ from refseg import bench
 from refseg.bench import Bench, Speed, measure
 from refseg.cli.main import main
 from refseg.errors import RefsegError
+from refseg.masks import agreement
 from refseg.runtimes import torch as torch_runtime
 
 
@@ -72,6 +73,10 @@ def test_no_expression_is_asked_twice(model_folder, photo, monkeypatch):
     )
     measure(str(model_folder), image=photo, expressions=[1, 40], rounds=2, device="cpu")
     assert len(asked) == len(set(asked)) == 3 * 41
+
+
+def test_a_model_agrees_with_itself(measured):
+    assert agreement(measured.masks, measured.masks) == 1
 
 
 @pytest.mark.usefixtures("in_this_process")

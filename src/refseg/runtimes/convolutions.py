@@ -134,8 +134,7 @@ class UpsampledConv2d(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        weight = conv.weight.detach().permute(2, 1, 3, 0).flatten(2)
-        self.weight = nn.Parameter(weight.contiguous(), requires_grad=False)  # (row of the kernel, channel, column D)
+        self.weight = nn.Parameter(_rows(conv).contiguous(), requires_grad=False)
         self.bias = conv.bias
         self._matrices: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -173,8 +172,7 @@ class UpsampledConvGraph(nn.Module):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
-        weight = conv.weight.detach().permute(2, 1, 3, 0).flatten(2)
-        self.rows = nn.ParameterList(nn.Parameter(row, requires_grad=False) for row in weight)  # (channel, column D)
+        self.rows = nn.ParameterList(nn.Parameter(row, requires_grad=False) for row in _rows(conv))
         self.bias = conv.bias
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H2 W2"]:
@@ -214,6 +212,11 @@ def _axis_transforms(length: int) -> tuple[Float[Tensor, "Kt n"], Float[Tensor, 
     to.scatter_(2, place.expand(PRODUCTS, -1, -1), inputs[:, None].expand(-1, tiles, -1))
     back = torch.einsum("ok,tu->toku", outputs, torch.eye(tiles, dtype=torch.float64)).reshape(tiles * TILE, -1)
     return to[:, :, 1 : length + 1].reshape(-1, length), back[:length]
+
+
+def _rows(conv: nn.Conv2d) -> Float[Tensor, "3 C kD"]:
+    """Return the rows of a kernel, each as a matrix from the input channels to the outputs of each column."""
+    return conv.weight.detach().permute(2, 1, 3, 0).flatten(2)
 
 
 def _enlarged_and_shifted(length: int) -> Float[Tensor, "m 3 n"]:
