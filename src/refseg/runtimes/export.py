@@ -436,7 +436,9 @@ def _store_in_int8(folder: Path, exact: Runtime, model: Model, examples: Sequenc
         del graph.graph.value_info[:]
         with _quiet():
             if examples:
-                quantization.quantize_static(graph, path, _Reader(calls), **settings)
+                # Signed values have a zero point after a ReLU, with which OpenVINO 2026.4 finds no convolution for AMX.
+                unsigned = quantization.QuantType.QUInt8
+                quantization.quantize_static(graph, path, _Reader(calls), activation_type=unsigned, **settings)
             else:
                 quantization.quantize_dynamic(graph, path, **settings)
 
