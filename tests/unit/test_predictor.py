@@ -247,7 +247,11 @@ def test_the_limit_on_pixels_can_be_set(predictor, photo):
 def test_one_call(predictor, photo, model_folder):
     found = refseg.predict(photo, WORDS, model=model_folder, device="cpu", threshold=0.3)
     expected = predictor.segment(predictor.encode(photo), WORDS, threshold=0.3)
-    assert [one.to_dict() for one in found] == [one.to_dict() for one in expected]
+    assert [one.expression for one in found] == WORDS
+    for one, other in zip(found, expected, strict=True):
+        assert one.decision == other.decision
+        # Not to the last bit: expressions that were asked before were encoded in other company.
+        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
     with pytest.raises(ExpressionError):
         refseg.predict(photo, "the cup", model="no model is loaded before the expressions are checked")
 

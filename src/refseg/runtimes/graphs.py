@@ -107,20 +107,25 @@ class GraphRuntime(ABC):
         if device not in ("auto", "cpu"):
             raise ConfigError(f"an exported model is computed on the processor: take the device cpu, not {device}")
         self._folder = folder
+        self._weights: Path | None = None
         paths = self._paths(folder)
-        with ThreadPoolExecutor(len(paths)) as pool:  # each is prepared in one thread for the most part
-            self._image, self._expression = pool.map(self._load, paths)
+        files = sorted(file for path in paths for file in _files_of(path))
+        # Each graph is prepared in one thread for the most part, and hashing need not be done when they are loaded.
+        pool = ThreadPoolExecutor(len(paths) + 1)
+        graphs = pool.map(self._load, paths)
+        self._digests = [pool.submit(_digest, file) for file in files]
+        pool.shutdown(wait=False)
+        self._image, self._expression = graphs
         needed = {TOKENS, PADDING, *(PREFIX + name for name in self._image.outputs)}
         if LOGITS not in self._expression.outputs or set(self._expression.inputs) != needed:
             names = " and ".join(path.name for path in paths)
             raise WeightsError(f"{folder}: {names} are not of one model; export the model again")
-        self._files = sorted(file for path in paths for file in _files_of(path))
         layouts = {self._image.layout, self._expression.layout}
         if layouts != {None}:
             weights = folder / WEIGHTS
             if not weights.is_file() or layouts != {layout_of(weights)}:
                 raise WeightsError(f"{folder}: the graphs were made for another {WEIGHTS}; export the model again")
-            self._files.append(weights)
+            self._weights = weights
 
     def _load(self, path: Path) -> Graph:
         if not path.is_file():
@@ -147,12 +152,11 @@ class GraphRuntime(ABC):
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the files of both graphs and of their weights; computed at first use."""
-        digest = hashlib.sha256()
-        for path in self._files:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        return digest.hexdigest()
+        """SHA-256 of the files of both graphs and of their weights."""
+        digests = [digest.result() for digest in self._digests]
+        if self._weights is not None:
+            digests.append(_digest(self._weights))
+        return hashlib.sha256(b"".join(digests)).hexdigest()
 
     @property
     def word_source(self) -> WordSource | None:
@@ -233,3 +237,8 @@ def _files_of(path: Path) -> list[Path]:
     """Return the files of a graph: its own, and that of its weights."""
     files = (path, path.with_name(f"{path.name}.data"), path.with_suffix(".bin"))
     return [file for file in files if file.is_file()]
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
