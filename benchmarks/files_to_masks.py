@@ -4,7 +4,7 @@ Both have the same random weights and run in one process, a few images at a time
 test program: OpenCV reads, warps and writes, and each expression is a pass through the whole model. Ours reads in
 threads, encodes several images at once, asks all expressions of an image together, and writes in threads while the next
 ones are computed. The images are generated scenes of 640 x 480 with noise, so that the files are as large as photos. It
-needs OpenCV: pip install opencv-python-headless
+needs OpenCV: pip install opencv-python-headless. Ctrl+C ends it with the files that all sides have answered.
 
 python benchmarks/files_to_masks.py --authors CLONE [--images 1000] [--out FILE]
 
@@ -120,8 +120,10 @@ def compare(theirs: nn.Module, ours: dict[str, Predictor], images: int, folder: 
             parts = iter([files[start : start + TOGETHER] for start in range(0, len(files), TOGETHER)])
             return lambda: write_masks(name, next(parts))
 
-        title = f"{TOGETHER} JPEG files of 640 x 480 to {len(WORDS)} masks each on disk, of {turns * TOGETHER} files"
         seconds = side_by_side({name: in_turns(name) for name in names}, turns)
+    turns = len(seconds["theirs"])
+    files = files[: (turns + 1) * TOGETHER]
+    title = f"{TOGETHER} JPEG files of 640 x 480 to {len(WORDS)} masks each on disk, of {turns * TOGETHER} files"
     result = report(title, seconds, ("theirs", "ours, exact"))
     result["images"] = turns * TOGETHER
     medians = result["medians"]

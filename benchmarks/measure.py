@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,17 +13,32 @@ from refseg.bench import machine
 
 __all__ = ["machine", "report", "side_by_side", "write"]
 
+SHOWN = 10
+"""Rounds after which the progress is shown."""
+
 
 def side_by_side(things: Mapping[str, Callable[[], object]], rounds: int, *, warmup: int = 1) -> dict[str, list[float]]:
-    """Time each function once a round, in turn, so that a slow machine slows all of them; returns seconds."""
+    """Time each function once a round, in turn, so that a slow machine slows all of them; returns seconds.
+
+    Ctrl+C ends it with the rounds that are complete, if there is one after the warm-up.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in things}
-    for turn in range(warmup + rounds):
-        for name, thing in things.items():
-            start = time.perf_counter()
-            thing()
-            if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    complete, begun = 0, time.perf_counter()
+    try:
+        for turn in range(warmup + rounds):
+            for name, thing in things.items():
+                start = time.perf_counter()
+                thing()
+                if turn >= warmup:
+                    seconds[name].append(time.perf_counter() - start)
+            complete = turn + 1 - warmup
+            if (turn + 1) % SHOWN == 0:
+                print(f"{turn + 1} of {warmup + rounds} rounds, {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+    except KeyboardInterrupt:
+        if complete < 1:
+            raise
+        print(f"interrupted after {complete} rounds", file=sys.stderr)
+    return {name: values[:complete] for name, values in seconds.items()}
 
 
 def report(title: str, seconds: Mapping[str, list[float]], ratio: tuple[str, str] | None = None) -> dict[str, object]:
