@@ -298,7 +298,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "against_authors": lambda: _against_authors(
         _results("against_authors.json") | {"files": _results("files_to_masks.json")["files"]}
     ),
-    "against_authors_amx": lambda: _against_authors(_results("against_authors_amx.json")),
+    "against_authors_amx": lambda: _against_authors(
+        _results("against_authors_amx.json") | {"files": _results("files_to_masks_amx.json")["files"]}
+    ),
     "against_authors_avx2": lambda: _against_authors(_results("against_authors_avx2.json")),
     "serve_load": _serve_load,
     "video": _video,
