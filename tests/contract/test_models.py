@@ -110,6 +110,8 @@ FEWER_PARTS = {"cris-baseline", "risclip-without-parts", "clipseg-not-refined"}
 """Variants whose graphs are parts of those of another one: they are not exported."""
 EXPORTED_ALWAYS = {"cris-photos", "clip-map-vit", "clipseg"}
 """Variants that are exported in each test run; the others, which take up to a minute, in `make long`."""
+INT8_ALWAYS = {"clip-map-resnet"}
+"""The same for exports in int8."""
 
 
 def make(variant):
@@ -319,6 +321,31 @@ def test_an_exported_model_answers_as_the_model_does(model, tmp_path):
         first, second = (each.ground(each.encode(images[1]), words[0]) for each in (exported, eager))
         np.testing.assert_allclose(first.cosines, second.cosines, atol=1e-4)
         np.testing.assert_allclose(first.probability, second.probability, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        name if name in INT8_ALWAYS else pytest.param(name, marks=pytest.mark.long)
+        for name in VARIANTS
+        if name not in FEWER_PARTS
+    ],
+    indirect=True,
+)
+@pytest.mark.usefixtures("unchecked")  # the tracer's numbers are no integers
+def test_a_model_in_int8_answers_nearly_the_same(model, to, tmp_path):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    eager, rng = Predictor.from_model(model, "cpu"), np.random.default_rng(0)
+    image, words = rng.integers(0, 256, (50, 120, 3), np.uint8), ["left thing", "it", "the third red thing"]
+    examples = [(image, words)] if to == "openvino" else []
+    folder = export(save_model(model, tmp_path / "model"), tmp_path / "out", to=to, precision="int8", examples=examples)
+    exported = load(folder, "cpu", runtime=to)
+    for found, expected in zip(*(each.segment(each.encode(image), words) for each in (exported, eager)), strict=True):
+        assert np.abs(found.scores - expected.scores).mean() < 0.05
 
 
 def test_where_each_word_looks(model):

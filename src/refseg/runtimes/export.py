@@ -69,6 +69,8 @@ PRECISIONS: Mapping[Format, tuple[Precision, ...]] = {
 """In which each format stores weights."""
 QUANTISED = ("Conv", "MatMul", "Gemm", "Gather")
 """The operations of ONNX whose weights are stored in int8."""
+GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
+"""The attributes of a Gemm of ONNX that is a linear layer."""
 
 
 def export(
@@ -431,6 +433,8 @@ def _store_in_int8(folder: Path, exact: Runtime, model: Model, examples: Sequenc
         graph = onnx.load(path)
         for file in folder.glob(f"{path.name}*"):
             file.unlink()
+        if not examples:
+            _split_gemms(graph.graph)
         settings["nodes_to_exclude"] = _not_in_int8(graph.graph, model.unrounded)
         # The quantiser transposes weights, but not the shapes that are stated of them; it infers those that are not.
         del graph.graph.value_info[:]
@@ -441,6 +445,39 @@ def _store_in_int8(folder: Path, exact: Runtime, model: Model, examples: Sequenc
                 quantization.quantize_static(graph, path, _Reader(calls), activation_type=unsigned, **settings)
             else:
                 quantization.quantize_dynamic(graph, path, **settings)
+
+
+def _split_gemms(graph: Any) -> None:
+    """Replace what multiplies by a transposed matrix of weights and adds a bias by a product and a sum.
+
+    The quantiser would do that too, but that of ONNX Runtime 1.31 transposes a matrix anew for each operation that has
+    it, so that recurrent networks were multiplied by the wrong ones.
+
+    Args:
+        graph: an `onnx.GraphProto`.
+    """
+    onnx = importlib.import_module("onnx")
+    weights = {weight.name: weight for weight in graph.initializer}
+    nodes, replaced = [], set()
+    for node in graph.node:
+        flags = {flag.name: onnx.helper.get_attribute_value(flag) for flag in node.attribute}
+        if node.op_type != "Gemm" or GEMM | flags != GEMM or node.input[1] not in weights:
+            nodes.append(node)
+            continue
+        values, name, *bias = node.input
+        transposed = f"{name}.transposed"
+        replaced.add(name)
+        if transposed not in weights:
+            matrix = np.ascontiguousarray(onnx.numpy_helper.to_array(weights[name]).T)
+            weights[transposed] = onnx.numpy_helper.from_array(matrix, transposed)
+        product = f"{node.output[0]}.product" if bias else node.output[0]
+        nodes.append(onnx.helper.make_node("MatMul", [values, transposed], [product], node.name))
+        if bias:
+            nodes.append(onnx.helper.make_node("Add", [product, *bias], node.output, f"{node.name}.bias"))
+    replaced -= {name for node in nodes for name in node.input}
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(weight for name, weight in weights.items() if name not in replaced)
 
 
 def _not_in_int8(graph: Any, unrounded: Sequence[str]) -> list[str]:
@@ -460,7 +497,7 @@ def _not_in_int8(graph: Any, unrounded: Sequence[str]) -> list[str]:
     for node in graph.node:
         if not exact.isdisjoint(node.input):
             exact.update(node.output)
-            names += [node.name, f"{node.name}_MatMul"]  # the second is what the quantiser first makes of a Gemm
+            names.append(node.name)
         elif node.op_type == "MatMul" and matrices.isdisjoint(node.input):
             names.append(node.name)
     return names

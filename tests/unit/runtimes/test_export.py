@@ -7,6 +7,7 @@ import importlib
 import shutil
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import onnx
@@ -156,6 +157,32 @@ def test_int8_rounds_the_encoders_of_cris_and_channels_are_mixed_first(model_fol
     left = [node for node in graph.node if node.op_type == "MatMul"]
     assert any(set(node.input).isdisjoint(weights) for node in left)  # attention
     assert any(node.op_type == "MatMulInteger" for node in graph.node)
+
+
+def test_a_matrix_of_several_operations_is_transposed_once():
+    random = np.random.default_rng(0)
+    weights = {
+        name: random.standard_normal(size, np.float32) for name, size in (("w", (4, 4)), ("b", 4), ("v", (4, 4)))
+    }
+    made = partial(onnx.helper.make_node, "Gemm", transB=1)
+    nodes = [
+        made(["x", "w", "b"], ["y"], "first"),
+        made(["y", "w"], ["z"], "second"),
+        made(["z", "v"], ["u"], "halved", alpha=0.5),
+        onnx.helper.make_node("MatMul", ["u", "v"], ["end"], "last"),
+    ]
+    ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (2, 4)) for name in ("x", "end")]
+    stored = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = onnx.helper.make_graph(nodes, "graph", ends[:1], ends[1:], stored)
+    MODULE._split_gemms(graph)
+    assert [node.op_type for node in graph.node] == ["MatMul", "Add", "MatMul", "Gemm", "MatMul"]
+    assert [node.name for node in graph.node if node.op_type == "MatMul"] == ["first", "second", "last"]
+    assert {weight.name for weight in graph.initializer} == {"b", "v", "w.transposed"}
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", MODULE.OPSET)], ir_version=10)
+    x = random.standard_normal((2, 4), np.float32)
+    (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
+    w, b, v = weights.values()
+    np.testing.assert_allclose(found, 0.5 * ((x @ w.T + b) @ w.T) @ v.T @ v, rtol=1e-4, atol=1e-5)
 
 
 # ── graphs in a model folder ─────────────────────────────────────────────────────────────────────────────────────────
