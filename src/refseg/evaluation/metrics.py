@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -182,8 +183,8 @@ def summarise(outcomes: Sequence[Outcome], protocol: Protocol = PROTOCOLS["refse
     figures: dict[str, Any] = {"n": int(columns.present.sum()), "n_absent": int((~columns.present).sum())}
     precision: dict[str, float | None] = {}
     for name, (numerator, denominator) in columns.sums(protocol).items():
-        below = float(denominator.sum())
-        value = float(numerator.sum()) / below if below else None
+        below = fsum(denominator)  # exact, so that the order of the outcomes changes no digit
+        value = fsum(numerator) / below if below else None
         if name.startswith("precision@"):
             precision[name.removeprefix("precision@")] = value
         else:
@@ -193,8 +194,8 @@ def summarise(outcomes: Sequence[Outcome], protocol: Protocol = PROTOCOLS["refse
     for one, iou in zip(outcomes, columns.iou.tolist(), strict=True):
         if one.present:
             by_reference.setdefault(one.reference, []).append(iou)
-    means = [sum(ious) / len(ious) for ious in by_reference.values()]
-    figures["mean_iou_by_reference"] = sum(means) / len(means) if means else None
+    means = [fsum(ious) / len(ious) for ious in by_reference.values()]
+    figures["mean_iou_by_reference"] = fsum(means) / len(means) if means else None
     return figures
 
 

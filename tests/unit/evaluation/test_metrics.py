@@ -164,7 +164,7 @@ cases = st.lists(
 def test_order_does_not_matter(outcomes, random):
     figures, edges = summarise(outcomes), intervals(outcomes)
     random.shuffle(outcomes)
-    assert flat(summarise(outcomes)) == pytest.approx(flat(figures))
+    assert flat(summarise(outcomes)) == flat(figures)  # to the last digit
     assert intervals(outcomes).keys() == edges.keys()
 
 
