@@ -6,6 +6,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ __all__ = ["OpenVinoRuntime", "free_image", "openvino"]
 
 TELEMETRY = "openvino_telemetry"
 """The module by which OpenVINO would report to a server that it is imported, and write into the home folder."""
+KEPT = "CPU_RUNTIME_CACHE_CAPACITY"
+"""The setting of OpenVINO for how many layers, each for one shape, are kept prepared; its default is 5,000."""
+KEPT_AT_MOST = "64"
+"""So that memory stays flat where every call has other numbers of expressions and words; answers are as fast."""
 
 
 class OpenVinoRuntime(GraphRuntime):
@@ -53,6 +58,9 @@ class _OpenVinoGraph:
 
     def __init__(self, path: Path, settings: Mapping[str, str]) -> None:
         core = openvino().Core()
+        core.get_property("CPU", "FULL_DEVICE_NAME")  # before, any setting is accepted, and a wrong one fails later
+        with suppress(RuntimeError):  # no public setting: a later version may have none
+            core.set_property("CPU", {KEPT: KEPT_AT_MOST})
         model = core.read_model(path)
         free_image(model)
         self._compiled = core.compile_model(model, "CPU", dict(settings))

@@ -209,3 +209,11 @@ def test_predicting_needs_neither_pytorch_nor_the_network(exported, images, tmp_
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list((tmp_path / "out").glob("*.png"))) == 1
+
+
+def test_openvino_that_lacks_the_setting_for_what_is_kept_computes_too(exported, images, monkeypatch):
+    expected = load(exported, runtime="openvino")
+    monkeypatch.setattr("refseg.runtimes.openvino.KEPT", "NO_SUCH_SETTING")
+    found = load(exported, runtime="openvino")
+    for one, other in zip(*(each.segment(each.encode(images[0]), WORDS) for each in (found, expected)), strict=True):
+        assert np.array_equal(one.scores, other.scores)
