@@ -130,6 +130,19 @@ def model(request):
     return model.eval()
 
 
+def to_export(always):
+    """Return the variants that are exported; all but a few in `make long` only."""
+    names = [name for name in VARIANTS if name not in FEWER_PARTS]
+    return [name if name in always else pytest.param(name, marks=pytest.mark.long) for name in names]
+
+
+def add_noise(model):
+    """Add to all weights: the last layers of residual branches are 0 at first, and would hide those before them."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+
+
 def side(model, size):
     """Return the side of images: another one than the model's own, if the model can read it."""
     return size if model.any_size else model.inputs.image_size
@@ -264,29 +277,18 @@ def test_a_model_folder_keeps_spec_and_weights(model, tmp_path):
 
 def test_a_prepared_model_computes_the_same(model):
     pixels, tokens, padding = inputs(2, side(model, 96), 12)
+    add_noise(model)
     with torch.no_grad():
-        for parameter in model.parameters():  # the last layers of residual branches are 0 at first
-            parameter += 0.05 * torch.randn_like(parameter)
         expected = model(pixels, tokens, padding)
         prepare(model)
         torch.testing.assert_close(model(pixels, tokens, padding), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "model",
-    [
-        name if name in EXPORTED_ALWAYS else pytest.param(name, marks=pytest.mark.long)
-        for name in VARIANTS
-        if name not in FEWER_PARTS
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("model", to_export(EXPORTED_ALWAYS), indirect=True)
 @pytest.mark.usefixtures("unchecked")  # the tracer's numbers are no integers
 def test_an_exported_model_answers_as_the_model_does(model, tmp_path):
-    with torch.no_grad():  # the last layers of residual branches are 0 at first, and would hide those before them
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+    add_noise(model)
     eager = Predictor.from_model(model, "cpu")
     exported = load(export(save_model(model, tmp_path / "model", domain="photos"), tmp_path / "exported"))
     assert (exported.inputs, exported.decision, exported.domain) == (INPUTS, DECISION, "photos")
@@ -325,20 +327,10 @@ def test_an_exported_model_answers_as_the_model_does(model, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
-@pytest.mark.parametrize(
-    "model",
-    [
-        name if name in INT8_ALWAYS else pytest.param(name, marks=pytest.mark.long)
-        for name in VARIANTS
-        if name not in FEWER_PARTS
-    ],
-    indirect=True,
-)
+@pytest.mark.parametrize("model", to_export(INT8_ALWAYS), indirect=True)
 @pytest.mark.usefixtures("unchecked")  # the tracer's numbers are no integers
 def test_a_model_in_int8_answers_nearly_the_same(model, to, tmp_path):
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
+    add_noise(model)
     eager, rng = Predictor.from_model(model, "cpu"), np.random.default_rng(0)
     image, words = rng.integers(0, 256, (50, 120, 3), np.uint8), ["left thing", "it", "the third red thing"]
     examples = [(image, words)] if to == "openvino" else []

@@ -244,14 +244,11 @@ def test_the_limit_on_pixels_can_be_set(predictor, photo):
     assert predictor.encode(photo, max_pixels=64 * 96).frame.width == 96
 
 
-def test_one_call(predictor, photo, model_folder):
+def test_one_call(photo, model_folder):
     found = refseg.predict(photo, WORDS, model=model_folder, device="cpu", threshold=0.3)
-    expected = predictor.segment(predictor.encode(photo), WORDS, threshold=0.3)
-    assert [one.expression for one in found] == WORDS
-    for one, other in zip(found, expected, strict=True):
-        assert one.decision == other.decision
-        # Not to the last bit: expressions that were asked before were encoded in other company.
-        np.testing.assert_allclose(one.scores, other.scores, atol=1e-5)
+    fresh = refseg.load(model_folder, "cpu")  # the other one may keep expressions that were encoded in other company
+    expected = fresh.segment(fresh.encode(photo), WORDS, threshold=0.3)
+    assert [one.to_dict() for one in found] == [one.to_dict() for one in expected]
     with pytest.raises(ExpressionError):
         refseg.predict(photo, "the cup", model="no model is loaded before the expressions are checked")
 

@@ -69,8 +69,8 @@ PRECISIONS: Mapping[Format, tuple[Precision, ...]] = {
 """In which each format stores weights."""
 QUANTISED = ("Conv", "MatMul", "Gemm", "Gather")
 """The operations of ONNX whose weights are stored in int8."""
-GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 1}
-"""The attributes of a Gemm of ONNX that is a linear layer."""
+GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+"""The attributes of a Gemm of ONNX that has none."""
 
 
 def export(
@@ -461,7 +461,8 @@ def _split_gemms(graph: Any) -> None:
     nodes, replaced = [], set()
     for node in graph.node:
         flags = {flag.name: onnx.helper.get_attribute_value(flag) for flag in node.attribute}
-        if node.op_type != "Gemm" or GEMM | flags != GEMM or node.input[1] not in weights:
+        linear = node.op_type == "Gemm" and GEMM | flags == GEMM | {"transB": 1}
+        if not linear or node.input[1] not in weights:
             nodes.append(node)
             continue
         values, name, *bias = node.input
@@ -497,7 +498,7 @@ def _not_in_int8(graph: Any, unrounded: Sequence[str]) -> list[str]:
     for node in graph.node:
         if not exact.isdisjoint(node.input):
             exact.update(node.output)
-            names.append(node.name)
+            names += [node.name, f"{node.name}_MatMul"]  # the second is what the quantiser makes of a Gemm
         elif node.op_type == "MatMul" and matrices.isdisjoint(node.input):
             names.append(node.name)
     return names

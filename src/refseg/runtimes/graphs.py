@@ -107,14 +107,12 @@ class GraphRuntime(ABC):
         if device not in ("auto", "cpu"):
             raise ConfigError(f"an exported model is computed on the processor: take the device cpu, not {device}")
         self._folder = folder
-        self._weights: Path | None = None
         paths = self._paths(folder)
         files = sorted(file for path in paths for file in _files_of(path))
         # Each graph is prepared in one thread for the most part, and hashing need not be done when they are loaded.
         pool = ThreadPoolExecutor(len(paths) + 1)
         graphs = pool.map(self._load, paths)
         self._digests = [pool.submit(_digest, file) for file in files]
-        pool.shutdown(wait=False)
         self._image, self._expression = graphs
         needed = {TOKENS, PADDING, *(PREFIX + name for name in self._image.outputs)}
         if LOGITS not in self._expression.outputs or set(self._expression.inputs) != needed:
@@ -125,7 +123,7 @@ class GraphRuntime(ABC):
             weights = folder / WEIGHTS
             if not weights.is_file() or layouts != {layout_of(weights)}:
                 raise WeightsError(f"{folder}: the graphs were made for another {WEIGHTS}; export the model again")
-            self._weights = weights
+            self._digests.append(pool.submit(_digest, weights))
 
     def _load(self, path: Path) -> Graph:
         if not path.is_file():
@@ -153,10 +151,7 @@ class GraphRuntime(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the files of both graphs and of their weights."""
-        digests = [digest.result() for digest in self._digests]
-        if self._weights is not None:
-            digests.append(_digest(self._weights))
-        return hashlib.sha256(b"".join(digests)).hexdigest()
+        return hashlib.sha256(b"".join(digest.result() for digest in self._digests)).hexdigest()
 
     @property
     def word_source(self) -> WordSource | None:

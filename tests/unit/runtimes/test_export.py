@@ -169,20 +169,21 @@ def test_a_matrix_of_several_operations_is_transposed_once():
         made(["x", "w", "b"], ["y"], "first"),
         made(["y", "w"], ["z"], "second"),
         made(["z", "v"], ["u"], "halved", alpha=0.5),
-        onnx.helper.make_node("MatMul", ["u", "v"], ["end"], "last"),
+        onnx.helper.make_node("Gemm", ["u", "v"], ["t"], "not transposed"),
+        onnx.helper.make_node("MatMul", ["t", "v"], ["end"], "last"),
     ]
     ends = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (2, 4)) for name in ("x", "end")]
     stored = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
     graph = onnx.helper.make_graph(nodes, "graph", ends[:1], ends[1:], stored)
     MODULE._split_gemms(graph)
-    assert [node.op_type for node in graph.node] == ["MatMul", "Add", "MatMul", "Gemm", "MatMul"]
+    assert [node.op_type for node in graph.node] == ["MatMul", "Add", "MatMul", "Gemm", "Gemm", "MatMul"]
     assert [node.name for node in graph.node if node.op_type == "MatMul"] == ["first", "second", "last"]
     assert {weight.name for weight in graph.initializer} == {"b", "v", "w.transposed"}
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", MODULE.OPSET)], ir_version=10)
     x = random.standard_normal((2, 4), np.float32)
     (found,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})
     w, b, v = weights.values()
-    np.testing.assert_allclose(found, 0.5 * ((x @ w.T + b) @ w.T) @ v.T @ v, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, 0.5 * ((x @ w.T + b) @ w.T) @ v.T @ v @ v, rtol=1e-4, atol=1e-5)
 
 
 # ── graphs in a model folder ─────────────────────────────────────────────────────────────────────────────────────────
